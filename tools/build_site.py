@@ -1,0 +1,222 @@
+#!/usr/bin/env python
+"""Make the site's pages from the notebooks.
+
+    python tools/build_site.py                    process the notebooks into _proc/, ready for Quarto
+    python tools/build_site.py --render           ... and build the site in _docs/ (needs the `quarto` command)
+    python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc, to look at without Quarto
+
+nbdev does the processing (front matter, signatures, exported source, links to symbols). This script adds
+what nbdev leaves to chance: while settings.ini names no repository nothing may link to one, links between
+pages are relative so that they work under any address, and with a GitHub repository every page can be
+opened in Colab.
+"""
+
+import argparse
+import base64
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE_LINK = re.compile(r"\[source\]\([^)]*\)\{[^}]*\}\n*")
+PAGE_LINK = re.compile(r"\]\((?!\w+:)[^)\s]*?([\w-]+\.html(?:#[\w.-]+)?)\)")
+REPO_LINE = re.compile(r'^\s*(repo-url|repo-branch|site-url): *(""|main)?\n', re.MULTILINE)
+COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
+
+
+def joined(text):
+    "Notebook text is a string or a list of lines: make it a string."
+    return text if isinstance(text, str) else "".join(text)
+
+
+def settings():
+    "The project's settings.ini."
+    parser = ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+# ---------------------------------------------------------------- processing, as nbdev does it
+def repair(text, cfg):
+    "Markdown whose links work: pages relative, and source links only if there is a repository."
+    if not cfg["git_url"]:
+        text = SOURCE_LINK.sub("", text)
+    base = cfg["doc_host"] + cfg["doc_baseurl"]
+    if base:
+        text = text.replace(f"]({base.rstrip('/')}/", "](/")
+    return PAGE_LINK.sub(r"](\1)", text)
+
+
+def colab(name, cfg):
+    "A link that opens the notebook in Colab, or nothing while there is no GitHub repository."
+    match = re.match(r"https://github\.com/([^/]+/[^/]+?)/?$", cfg["git_url"])
+    return f"[Open in Colab]({COLAB.format(repo=match[1], branch=cfg['branch'], name=name)})" if match else ""
+
+
+def finish(path, cfg):
+    "Repair the links of one processed notebook, in place."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = repair(joined(cell["source"]), cfg)
+        for out in cell.get("outputs", []):
+            if "text/markdown" in out.get("data", {}):
+                out["data"]["text/markdown"] = repair(joined(out["data"]["text/markdown"]), cfg)
+    if link := colab(path.name, cfg):
+        nb["cells"].insert(2, {"cell_type": "markdown", "id": "colab", "metadata": {}, "source": link})
+    path.write_text(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def prepare(n_workers=2):
+    "Process every notebook into _proc/ -> that folder."
+    os.chdir(ROOT)
+    sys.path[0] = str(ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+
+    cfg = settings()
+    refresh_quarto_yml()
+    shutil.rmtree(ROOT / "_proc", ignore_errors=True)
+    proc = Path(proc_nbs(n_workers=n_workers, force=True))
+    notebooks = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
+    if missing := [nb.name for nb in notebooks if not (proc / nb.name).exists()]:
+        sys.exit(f"nbdev could not process {', '.join(missing)}: see above.")
+    for nb in notebooks:
+        finish(proc / nb.name, cfg)
+    shutil.copyfile(ROOT / "_quarto.yml", proc / "_quarto.yml")  # the symlink is a text file on Windows
+    if not cfg["git_url"]:
+        yml = (proc / "nbdev.yml").read_text(encoding="utf-8")
+        (proc / "nbdev.yml").write_text(REPO_LINE.sub("", yml), encoding="utf-8")
+    return proc
+
+
+def render(proc):
+    "Build the site with Quarto -> the folder that holds it."
+    if not shutil.which("quarto"):
+        sys.exit("Building the site needs the `quarto` command (https://quarto.org). To look at the pages without it: --preview DIR")
+    subprocess.run(["quarto", "render", "--no-cache"], cwd=proc, check=True)
+    docs = ROOT / settings()["doc_path"]
+    shutil.rmtree(docs, ignore_errors=True)
+    shutil.move(proc / docs.name, docs)
+    return docs
+
+
+# ---------------------------------------------------------------- plain pages with pandoc
+def front_matter(nb):
+    "The first raw cell's `key: value` lines (nbdev puts title, description and output-file there)."
+    import yaml
+
+    raw = joined(nb["cells"][0]["source"]) if nb["cells"] and nb["cells"][0]["cell_type"] == "raw" else ""
+    return yaml.safe_load(raw.strip().strip("-")) or {}
+
+
+def as_markdown(out, number, folder):
+    "One output as pandoc markdown; images are written to `folder`."
+    data = out.get("data", {})
+    if out["output_type"] == "stream":
+        return "~~~{.output}\n" + joined(out["text"]).rstrip() + "\n~~~\n"
+    if "image/png" in data:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"cell-{number}.png"
+        file.write_bytes(base64.b64decode(joined(data["image/png"])))
+        width = out.get("metadata", {}).get("image/png", {}).get("width")
+        return f"![]({folder.name}/{file.name})" + (f"{{width={width}}}" if width else "") + "\n"
+    if "text/markdown" in data:
+        return joined(data["text/markdown"]) + "\n"
+    if "text/html" in data:
+        return joined(data["text/html"]).strip() + "\n"
+    return "~~~{.output}\n" + joined(data.get("text/plain", "")).rstrip() + "\n~~~\n"
+
+
+def page_markdown(nb, folder):
+    "A processed notebook as one pandoc markdown text, showing what Quarto would show."
+    parts = []
+    for number, cell in enumerate(nb["cells"]):
+        source = joined(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif cell["cell_type"] == "code":
+            options = dict(re.findall(r"^#\| *([\w-]+): *(\S+)", source, re.MULTILINE))
+            code = re.sub(r"^#\|.*\n?", "", source, flags=re.MULTILINE).strip()
+            if options.get("include") == "false":
+                continue
+            if code and options.get("echo") != "false":
+                parts.append("~~~{.python}\n" + code + "\n~~~\n")
+            for k, out in enumerate(cell.get("outputs", [])):
+                parts.append(as_markdown(out, f"{number}-{k}", folder))
+    # pandoc's MathML drops equation numbers: write them out
+    return re.sub(r"\\tag\{([^}]*)\}", r"\\qquad\\text{(\1)}", "\n\n".join(parts))
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><link rel="stylesheet" href="preview.css"><link rel="stylesheet" href="styles.css"></head>
+<body class="{theme}"><nav>{nav}</nav><main><h1 class="title">{title}</h1>
+<p class="lead">{description}</p>
+{body}
+</main></body></html>
+"""
+
+PREVIEW_CSS = """body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
+nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+main { max-width: 800px; margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
+pre { background: #f3f4f6; padding: .6rem; font-size: .85rem; } pre.output { background: none; border-left: 2px solid #a3adb8; margin-top: -.6rem; }
+.quarto-dark { color: #ddd; background: #1b1d21; } .quarto-dark pre { background: #2a2d33; } .quarto-dark a { color: #8ab8f0; }
+.lead { color: #777; } code { font-size: .92em; }
+"""
+
+
+def preview(proc, dest, theme="quarto-light"):
+    "Render every processed notebook to a page in `dest` with pandoc -> (pages, pandoc's warnings)."
+    import pypandoc
+
+    dest.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(proc / "styles.css", dest / "styles.css")
+    (dest / "preview.css").write_text(PREVIEW_CSS, encoding="utf-8")
+    books = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(proc.glob("*.ipynb"))}
+    meta = {p: {"title": p.stem, "output-file": p.stem + ".html"} | front_matter(nb) for p, nb in books.items()}
+    pages = {p.name: meta[p]["output-file"] for p in books}
+    nav = " ".join(f'<a href="{page}">{html.escape(str(meta[p]["title"]))}</a>' for p, page in zip(books, pages.values()))
+    warnings, written = [], []
+    for path, nb in books.items():
+        text = page_markdown(nb, dest / f"{path.stem}_files")
+        command = [pypandoc.get_pandoc_path(), "--from=markdown", "--to=html", "--mathml"]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, cwd=proc)
+        body, said = done.stdout.decode(), done.stderr.decode().strip()
+        if done.returncode or said:
+            warnings.append(f"{path.name}: {said or 'pandoc failed'}")
+        body = re.sub(r'href="([^":#]+\.ipynb)', lambda m: f'href="{pages.get(m[1], m[1])}', body)
+        page = dest / meta[path]["output-file"]
+        title, description = (html.escape(str(meta[path].get(k, ""))) for k in ("title", "description"))
+        page.write_text(PAGE.format(title=title, description=description, body=body, nav=nav, theme=theme), encoding="utf-8")
+        written.append(page)
+    return written, warnings
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true", help="build the site with Quarto in _docs/")
+    parser.add_argument("--preview", type=Path, metavar="DIR", help="make plain pages with pandoc in DIR")
+    parser.add_argument("--dark", action="store_true", help="with --preview: dark pages")
+    args = parser.parse_args()
+    dest = args.preview.resolve() if args.preview else None
+    proc = prepare()
+    if args.render:
+        print(render(proc))
+    if dest:
+        pages, warnings = preview(proc, dest, "quarto-dark" if args.dark else "quarto-light")
+        print("\n".join(map(str, pages)))
+        print("\n".join(warnings), file=sys.stderr)
+        return 1 if warnings else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

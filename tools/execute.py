@@ -1,0 +1,238 @@
+#!/usr/bin/env python
+"""Run notebooks and store their outputs, the same way on every machine.
+
+    python tools/execute.py                         every notebook in nbs/
+    python tools/execute.py nbs/01_moe1991.ipynb    only these
+    python tools/execute.py --check                 write nothing, say which outputs would change
+    python tools/execute.py --flags data            run the cells marked `#| data` as well
+
+Every notebook runs in a process of its own, with execnb (the shell that nbdev tests with), in the
+folder nbs/, on one thread. Old outputs are cleared first. Cells marked `#| eval: false`, and cells
+with one of settings.ini's tst_flags (`#| slow`, `#| data`), do not run and keep what they had.
+What would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
+addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells ran;
+after an error the file is as it was, and the message names the notebook and the cell.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+
+# Text that a plotting call leaves beside its figure: an artist's repr, worth nothing to a reader.
+ARTIST = re.compile(r"^[\[(]*(array\(\[*)?(<(matplotlib|mpl_toolkits|Axes|seaborn)\b|Text\()")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
+
+
+def settings():
+    "The project's settings.ini."
+    parser = ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def joined(text):
+    "Notebook text is a string or a list of lines: make it a string."
+    return (text if isinstance(text, str) else "".join(text)).replace("\r\n", "\n")
+
+
+# ---------------------------------------------------------------- what is stored
+def tidy(outputs):
+    "Outputs without what changes from run to run -> (outputs, dropped stderr)."
+    kept, stderr = [], ""
+    for out in outputs:
+        if out["output_type"] == "stream":
+            if out["name"] == "stderr":
+                stderr += joined(out["text"])
+                continue
+            out["text"] = ADDRESS.sub("", joined(out["text"])).splitlines(keepends=True)
+        data = out.get("data", {})
+        if set(data) == {"text/plain"} and ARTIST.match(joined(data["text/plain"])):
+            continue
+        if "image/png" in data:
+            data["image/png"] = smaller(data["image/png"])
+        for kind in data:
+            if kind.startswith("text/"):
+                data[kind] = ADDRESS.sub("", joined(data[kind])).splitlines(keepends=True)
+        kept.append(out)
+    return kept, stderr
+
+
+def smaller(png):
+    "A figure with a palette of 128 colors: it looks the same and takes a third of the space."
+    import io
+
+    from PIL import Image
+
+    packed = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(joined(png)))).convert("RGB").quantize(128, dither=0).save(packed, "PNG", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+def local_paths(outputs):
+    "Paths of this machine that stand in the outputs' text."
+    text = "\n".join(shown for kind, shown in comparable(outputs) if not kind.startswith("image/"))
+    here = {str(folder) + os.sep for folder in (ROOT, Path.home(), tempfile.gettempdir())}
+    return sorted(path for path in here if len(path) > 3 and path in text)
+
+
+# ---------------------------------------------------------------- the worker: one notebook, one process
+def make_shell():
+    "An execnb shell whose figures do not depend on who runs it."
+    import matplotlib
+    from execnb.shell import CaptureShell
+
+    shell = CaptureShell(NBS)
+    backend = matplotlib.get_backend()
+    matplotlib.rcdefaults()
+    matplotlib.use(backend)
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    # pixels doubled for sharp screens; matplotlib writes its own version into every PNG unless told not to
+    set_matplotlib_formats("retina", bbox_inches="tight", metadata={"Software": None})
+    return shell
+
+
+def run_notebook(path, dest, flags):
+    "Run the notebook at `path`, write it with its outputs to `dest`; exit status 0 or 1."
+    from execnb.nbio import _dict2obj, read_nb, write_nb
+    from nbdev.clean import clean_nb
+    from nbdev.process import extract_directives
+
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    os.chdir(NBS)
+    cfg, nb, shell = settings(), read_nb(path), make_shell()
+    skip = set(cfg["tst_flags"].split()) - set(flags)
+
+    def fail(number, cell, error):
+        head = "\n".join("    " + line for line in joined(cell["source"]).splitlines()[:12])
+        print(f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file is as it was.\n"
+              f"{head}\n{error}", file=sys.stderr)
+        return 1
+
+    for number, cell in enumerate(nb.cells, 1):
+        if cell.cell_type != "code":
+            continue
+        source = cell.source
+        directives = extract_directives(cell, remove=True)
+        code = cell.source
+        cell.set_source(source)
+        if directives.get("eval:", [""])[0].lower() == "false" or skip & set(directives):
+            continue
+        cell.outputs, cell.execution_count = [], None
+        outputs = shell.run(code) if code.strip() else []
+        if shell.exc is not None and code.strip():
+            trace = [o for o in outputs if o["output_type"] == "error"]
+            return fail(number, cell, "".join(trace[-1]["traceback"]) if trace else repr(shell.exc))
+        outputs, stderr = tidy(outputs)
+        if stderr.strip():
+            print(f"{name}: cell {number}: stderr not stored: {stderr.strip()[:400]}", file=sys.stderr)
+        if found := local_paths(outputs):
+            return fail(number, cell, f"Its output holds a path of this machine ({', '.join(found)}): print a name instead.")
+        cell.outputs = _dict2obj(outputs)
+
+    clean_nb(nb, False, cfg["allowed_metadata_keys"].split(), cfg["allowed_cell_metadata_keys"].split(), True)
+    write_nb(nb, dest)
+    return 0
+
+
+# ---------------------------------------------------------------- the parent
+def environment(scratch, keep_data):
+    "The environment of a worker: this checkout first, one thread, nothing of the user's own settings."
+    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP")}
+    if not keep_data:
+        env.pop("GENMIX_DATA", None)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "COLUMNS": "100", "NO_COLOR": "1", "TQDM_DISABLE": "1"}
+    env |= {"IPYTHONDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    return env
+
+
+def comparable(outputs):
+    "What `--check` compares: text as it stands, images by their size."
+    shown = []
+    for out in outputs:
+        if out["output_type"] == "stream":
+            shown.append(("stream", joined(out["text"])))
+        for kind, value in sorted(out.get("data", {}).items()):
+            if kind == "image/png":
+                width, height = struct.unpack(">II", base64.b64decode(joined(value))[16:24])
+                value = f"{width} x {height}"
+            elif kind.startswith("image/"):
+                value = ""
+            shown.append((kind, joined(value) if isinstance(value, (str, list)) else json.dumps(value, sort_keys=True)))
+    return shown
+
+
+def differences(old, new):
+    "Lines that say which cells' outputs differ between two notebooks."
+    lines = []
+    for number, (a, b) in enumerate(zip(old["cells"], new["cells"]), 1):
+        before, after = comparable(a.get("outputs", [])), comparable(b.get("outputs", []))
+        if before != after:
+            gone, came = [x for x in before if x not in after], [x for x in after if x not in before]
+            lines.append(f"  cell {number} (id {b.get('id', '?')}):")
+            lines += [f"    - {kind}: {text.strip()[:200]}" for kind, text in gone]
+            lines += [f"    + {kind}: {text.strip()[:200]}" for kind, text in came]
+    return lines
+
+
+def execute(path, check=False, flags=(), timeout=3600):
+    "Run one notebook in a process of its own and replace the file; True if all went well."
+    name = os.path.relpath(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        dest = Path(scratch) / path.name
+        command = [sys.executable, str(Path(__file__).resolve()), str(path), "--worker", str(dest), "--flags", " ".join(flags)]
+        try:
+            done = subprocess.run(command, env=environment(scratch, "data" in flags), timeout=timeout)
+        except subprocess.TimeoutExpired:
+            print(f"{name}: not done after {timeout} seconds; the file is as it was.", file=sys.stderr)
+            return False
+        if done.returncode or not dest.exists():
+            if done.returncode < 0:
+                print(f"{name}: its process was ended by signal {-done.returncode}; the file is as it was.", file=sys.stderr)
+            return False
+        old, new = path.read_text(encoding="utf-8"), dest.read_text(encoding="utf-8")
+    if check:
+        changed = differences(json.loads(old), json.loads(new))
+        print("\n".join([f"{name}: {'outputs would change' if changed else 'same'}", *changed]))
+        return not changed
+    if old != new:
+        part = path.with_name(path.name + ".part")
+        part.write_text(new, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    print(f"{name}: {'same' if old == new else 'written'} ({len(new) // 1000} kB)")
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (default: all in nbs/)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stored outputs would change")
+    parser.add_argument("--flags", default="", help="flags whose cells run as well, e.g. --flags 'slow data'")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for one notebook (default: 3600)")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    paths = [p.resolve() for p in args.notebooks] or sorted(NBS.glob("*.ipynb"))
+    for path in paths:
+        if not path.is_file() or path.suffix != ".ipynb":
+            parser.error(f"{path} is not a notebook")
+    if args.worker:
+        sys.path[0] = str(ROOT)
+        return run_notebook(paths[0], args.worker, args.flags.split())
+    results = [execute(p, args.check, args.flags.split(), args.timeout) for p in paths]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
