@@ -8,12 +8,12 @@ __all__ = ['REMEDY', 'Dir', 'MaybeDir', 'MaybeFile', 'Names', 'Flag', 'Settings'
            'Reproduce', 'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch',
            'prepare_terminal', 'flush', 'main']
 
-# %% ../nbs/09_cli.ipynb #12e79f84
+# %% ../nbs/09_cli.ipynb #80ddd4d4
 import errno
 import inspect
 import os
+import re
 import sys
-import textwrap
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,20 +23,22 @@ import tyro
 
 from . import __version__, configs
 
-# %% ../nbs/09_cli.ipynb #6fd3cb97
+# %% ../nbs/09_cli.ipynb #584fbff6
 REMEDY = {
     errno.ENOSPC: "free some space, or choose another folder",
     errno.EACCES: "choose a place that you may read and write",
     errno.EROFS: "choose a folder that can be written",
 }
 
-# %% ../nbs/09_cli.ipynb #a57ecd43
+# %% ../nbs/09_cli.ipynb #4eaf35b1
 def explain(
     e: BaseException,  # what went wrong
 ) -> tuple:  # one line to print, exit code
     "What to tell the user about `e`."
     if isinstance(e, KeyboardInterrupt):
         return "interrupted; files written so far are whole", 130
+    if isinstance(e, BrokenPipeError):
+        return "nobody reads the output any more", 141
     if isinstance(e, ValueError) and type(e).__module__.startswith("genmix."):
         text = str(e)
     elif isinstance(e, OSError):
@@ -50,21 +52,21 @@ def explain(
         return f"{type(e).__name__}: {one_line(e)} (an error of genmix itself: --debug shows where; please report it)", 1
     return f"error: {one_line(text)}", 2
 
-# %% ../nbs/09_cli.ipynb #5f6b6027
+# %% ../nbs/09_cli.ipynb #d1877973
 def one_line(
     message,  # a text, or an error
 ) -> str:  # the same without line breaks
     "`message` in one line."
     return " ".join(str(message).split())
 
-# %% ../nbs/09_cli.ipynb #4c2d6825
+# %% ../nbs/09_cli.ipynb #c89b32a4
 Dir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 MaybeDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 MaybeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
-# %% ../nbs/09_cli.ipynb #5c3933dd
+# %% ../nbs/09_cli.ipynb #1346dad0
 @dataclass(frozen=True)
 class Command:
     "Something that `genmix` can do."
@@ -74,14 +76,14 @@ class Command:
     def do(self) -> int | None:  # exit code, if not 0
         raise NotImplementedError
 
-# %% ../nbs/09_cli.ipynb #4961c47c
+# %% ../nbs/09_cli.ipynb #a87e59b6
 @dataclass(frozen=True)
 class DataCommand(Command):
     "A command about data sets."
 
     root: MaybeDir = None  # folder with the data sets (default: $GENMIX_DATA, else your cache folder)
 
-# %% ../nbs/09_cli.ipynb #0ce40844
+# %% ../nbs/09_cli.ipynb #b7102900
 @dataclass(frozen=True)
 class DataList(DataCommand):
     """List the data sets: what is here, what can be fetched, what needs no file.
@@ -99,7 +101,7 @@ class DataList(DataCommand):
             print(f"{'':10} {row['about']}")
             print(f"{'':10} {row['origin']}; license: {row['license']}{size}")
 
-# %% ../nbs/09_cli.ipynb #696cc1be
+# %% ../nbs/09_cli.ipynb #99790fb8
 def for_each(
     names: tuple,  # of data sets
     action,  # takes a name, returns a line to print
@@ -117,7 +119,7 @@ def for_each(
             worst = code
     return worst
 
-# %% ../nbs/09_cli.ipynb #7c578cf4
+# %% ../nbs/09_cli.ipynb #09b9d9ff
 @dataclass(frozen=True)
 class DataFetch(DataCommand):
     """Download data sets, check them, and keep them.
@@ -137,7 +139,7 @@ class DataFetch(DataCommand):
         names = self.names or [name for name, s in data.SETS.items() if s.url]
         return for_each(names, lambda name: f"{name}: {data.fetch(name, root=self.root)}")
 
-# %% ../nbs/09_cli.ipynb #1b308ebf
+# %% ../nbs/09_cli.ipynb #b41dff2f
 @dataclass(frozen=True)
 class DataCheck(DataCommand):
     """Read data sets from end to end and compare their checksums.
@@ -159,7 +161,7 @@ class DataCheck(DataCommand):
                 print(f"{name}: not here, not checked (genmix data fetch {name})")
         return for_each(self.names or filter(here.get, here), lambda name: data.check(name, root=self.root))
 
-# %% ../nbs/09_cli.ipynb #8add7bc5
+# %% ../nbs/09_cli.ipynb #07e7c06e
 Settings = TypeVar("Settings")
 
 
@@ -176,7 +178,7 @@ class Train(Command, Generic[Settings]):
       genmix train {system} --config runs/{system}/NAME/config.json --seed 2
     """
 
-    preset: Literal[(*configs.PRESETS, *configs.NAMED)] = "quick"  # where the defaults of the settings come from
+    preset: Literal[(*configs.PRESETS, *configs.NAMED)] = "quick"  # where the defaults of the settings come from (earlier: moe1991 only)
     config: MaybeFile = None  # take them from the config.json of an earlier run instead
     out: Dir = Path("runs")  # folder that all runs go to
     download: Flag = False  # fetch real data that is missing
@@ -188,13 +190,13 @@ class Train(Command, Generic[Settings]):
         show_at_once()
         experiments.train(self.settings, out=self.out, download=self.download)
 
-# %% ../nbs/09_cli.ipynb #3c586db0
+# %% ../nbs/09_cli.ipynb #a1a150ea
 def show_at_once():
     "Let every printed line through at its end."
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
 
-# %% ../nbs/09_cli.ipynb #ed8ccef1
+# %% ../nbs/09_cli.ipynb #36a219c8
 @dataclass(frozen=True)
 class Reproduce(Command):
     """Make the book's results again: train, measure, draw, and write a report.
@@ -232,7 +234,7 @@ class Reproduce(Command):
             systems = list(self.systems or configs.CHAPTERS)
             experiments.reproduce(systems, preset=self.preset, out=self.out, data=self.data, download=self.download)
 
-# %% ../nbs/09_cli.ipynb #ce329f29
+# %% ../nbs/09_cli.ipynb #600a58c6
 @dataclass(frozen=True)
 class Figures(Command):
     """Draw figures again from stored results, without training.
@@ -260,7 +262,7 @@ class Figures(Command):
             for path in figures.draw(list(self.names) or None, run=self.run, out=self.out):
                 print(path)
 
-# %% ../nbs/09_cli.ipynb #e7c1443f
+# %% ../nbs/09_cli.ipynb #749bc256
 COMMANDS = {
     "data list": DataList,
     "data fetch": DataFetch,
@@ -270,7 +272,7 @@ COMMANDS = {
     "figures": Figures,
 }
 
-# %% ../nbs/09_cli.ipynb #5b772a89
+# %% ../nbs/09_cli.ipynb #036792a0
 def describe(
     words: str,  # a command, such as "train moe1991"
 ) -> str:  # its docstring, complete
@@ -281,19 +283,19 @@ def describe(
         text = text.format(about=settings.__doc__, system=words.split()[-1])
     return text
 
-# %% ../nbs/09_cli.ipynb #2bd55010
+# %% ../nbs/09_cli.ipynb #3e6c6801
 EXIT_CODES = "exit codes: 0 done, 1 an error of genmix, 2 wrong usage or bad input, 130 interrupted"
 
-# %% ../nbs/09_cli.ipynb #80bf6073
+# %% ../nbs/09_cli.ipynb #3f504510
 def overview(
-    group: str = "",  # only commands that start so, such as "data"
+    group: str = "",  # only commands that start so, such as "data "
 ) -> str:  # a page of help
     "The commands, a line each."
     commands = [words for words in COMMANDS if words.startswith(group)]
     width = max(map(len, commands))
     lines = [f"  genmix {words:{width}}  {describe(words).splitlines()[0]}" for words in commands]
     return "\n".join([
-        f"usage: genmix {group + ' ' if group else ''}COMMAND [OPTIONS]",
+        f"usage: genmix {group}COMMAND [OPTIONS]",
         "",
         "Mixtures of experts and variational autoencoders, from 1991 to today, as a book that runs.",
         "",
@@ -308,7 +310,7 @@ def overview(
         EXIT_CODES,
     ])
 
-# %% ../nbs/09_cli.ipynb #6575d877
+# %% ../nbs/09_cli.ipynb #9c731f17
 def option(
     args: list,  # the words of a command line
     name: str,  # an option, such as --preset
@@ -322,7 +324,7 @@ def option(
             value = this.removeprefix(name + "=")
     return value
 
-# %% ../nbs/09_cli.ipynb #5310798d
+# %% ../nbs/09_cli.ipynb #3ea26a92
 def starting_point(
     system: str,  # what `genmix train` trains
     preset: str | None,  # a preset's name
@@ -336,7 +338,7 @@ def starting_point(
         raise configs.ConfigError(f"{config} has settings of {configs.system_of(found)}, not of {system}")
     return found
 
-# %% ../nbs/09_cli.ipynb #398d5495
+# %% ../nbs/09_cli.ipynb #8f60b657
 def parse(
     words: str,  # a command, such as "train moe1991"
     args: list,  # what follows it on the line
@@ -348,10 +350,10 @@ def parse(
     start = {}
     if words.startswith("train "):
         start["default"] = Train(settings=starting_point(words.split()[1], preset, config))
-    text = textwrap.indent(f"{describe(words)}\n\n{EXIT_CODES}", "  ")
+    text = re.sub(r"(?<=.)\n(?=\w)", "\n  ", describe(words)) + "\n\n" + EXIT_CODES
     return tyro.cli(COMMANDS[words], prog=f"genmix {words}", description=text, args=args, **start)
 
-# %% ../nbs/09_cli.ipynb #8c04872a
+# %% ../nbs/09_cli.ipynb #c451ae3e
 def dispatch(
     argv: list,  # the words after `genmix`
 ) -> int | None:  # exit code, if not 0
@@ -363,16 +365,15 @@ def dispatch(
     for n in (2, 1):
         if (words := " ".join(argv[:n])) in COMMANDS:
             return parse(words, argv[n:]).do()
-    group = [words.split()[1] for words in COMMANDS if words.startswith(argv[0] + " ")]
+    group = [words for words in COMMANDS if words.startswith(argv[0] + " ")]
     if group and argv[1:2] in (["--help"], ["-h"]):
         return print(overview(argv[0] + " "))
     if group:
-        said = f" {argv[1]!r}" if argv[1:] else ""
-        raise configs.ConfigError(f"there is no 'genmix {argv[0]}'{said}: it is genmix {argv[0]} {' or '.join(group)}")
+        raise configs.ConfigError(f"'genmix {' '.join(argv[:2])}' is no command; there is genmix {', genmix '.join(group)}")
     known = dict.fromkeys(words.split()[0] for words in COMMANDS)
     raise configs.ConfigError(f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
 
-# %% ../nbs/09_cli.ipynb #d5e53c29
+# %% ../nbs/09_cli.ipynb #14320237
 def prepare_terminal():
     "Replace what cannot be shown; no color if none is wanted."
     if hasattr(sys.stdout, "reconfigure"):
@@ -380,7 +381,7 @@ def prepare_terminal():
     if os.environ.get("NO_COLOR"):
         tyro._experimental_options["ansi_codes"] = False
 
-# %% ../nbs/09_cli.ipynb #d1116a5b
+# %% ../nbs/09_cli.ipynb #d8eee0b9
 def flush(
     code: int,  # exit code so far
 ) -> int:  # exit code
@@ -395,7 +396,7 @@ def flush(
         print(f"genmix: {explain(e)[0]}", file=sys.stderr)
         return 2
 
-# %% ../nbs/09_cli.ipynb #9bd3e02e
+# %% ../nbs/09_cli.ipynb #6a36e417
 def main(
     argv: list | None = None,  # the words after `genmix` (default: the command line's)
 ) -> int:  # exit code

@@ -7,7 +7,7 @@ __all__ = ['AT_LEAST', 'SYSTEMS', 'CHAPTERS', 'PRESETS', 'NAMED', 'ConfigError',
            'MoE1991Config', 'Table1Config', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict',
            'load_config', 'config_hash', 'slug', 'comments', 'options_table', 'write_atomic']
 
-# %% ../nbs/00b_configs.ipynb #9cdb96f0
+# %% ../nbs/00b_configs.ipynb #844147f4
 import hashlib
 import inspect
 import io
@@ -22,14 +22,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-# %% ../nbs/00b_configs.ipynb #15562303
+# %% ../nbs/00b_configs.ipynb #b6f71dfb
 class ConfigError(ValueError):
     "A setting that cannot work: the message names the setting, the value, and what is possible."
 
-# %% ../nbs/00b_configs.ipynb #f6a6b4e9
+# %% ../nbs/00b_configs.ipynb #e909f04f
 AT_LEAST = dict(experts=1, hidden=1, trials=1, epochs=1, smooth=1, plot_every=0, seed=0)
 
-# %% ../nbs/00b_configs.ipynb #0571d975
+# %% ../nbs/00b_configs.ipynb #5c47f875
 def checked(
     name: str,  # the setting's name
     kind,  # its type: bool, int, float, str, a Literal, or `float | None`
@@ -59,7 +59,7 @@ def checked(
         raise ConfigError(f"{name} must be {expected}, got {value!r}")
     return value if options else kind(value)
 
-# %% ../nbs/00b_configs.ipynb #7a50610e
+# %% ../nbs/00b_configs.ipynb #b1029f21
 @dataclass(frozen=True)
 class Config:
     "What all settings have in common: they are checked when they are made, and never change."
@@ -68,13 +68,13 @@ class Config:
         for f in fields(self):
             object.__setattr__(self, f.name, checked(f.name, f.type, getattr(self, f.name)))
 
-# %% ../nbs/00b_configs.ipynb #9f01c956
+# %% ../nbs/00b_configs.ipynb #74d2a7c0
 @dataclass(frozen=True)
 class VowelConfig(Config):
     "The task, the experts and the stopping rule of chapter 01."
 
-    data: str = "auto"  # auto (real vowels if they are found, else the synthetic formants), vowels (real), formants (synthetic), or the path of a Peterson-Barney CSV file
-    split: Literal["stratified", "shifted"] = "stratified"  # the 50 training speakers: a share of each speaker type, or the first 50 in the file (men and women; tested on women and children)
+    data: str = "auto"  # auto (real vowels if found, else synthetic formants), vowels (real), formants (synthetic), or a Peterson-Barney CSV file
+    split: Literal["stratified", "shifted"] = "stratified"  # training speakers: a share of each type, or the file's first (men, women; test: women, children)
     expert: Literal["softmax", "linear"] = "softmax"  # what an expert puts out: class probabilities, or plain linear outputs (moe)
     error: Literal["cooperation", "competition", "mixture"] = "mixture"  # error function: equation 1.1, 1.2 or 1.3 of the paper (moe)
     sigma: float = 1.0  # width of the Gaussians in equation 1.3 (the paper has none, which is 1)
@@ -87,7 +87,7 @@ class VowelConfig(Config):
     seed: int = 0  # seed of the initial weights
     plots: bool = True  # draw figures
 
-# %% ../nbs/00b_configs.ipynb #392f1780
+# %% ../nbs/00b_configs.ipynb #1900c639
 @dataclass(frozen=True)
 class MoE1991Config(VowelConfig):
     "Train one mixture of experts, or its backprop baseline, on four vowels (chapter 01)."
@@ -100,7 +100,7 @@ class MoE1991Config(VowelConfig):
     smooth: int = 1  # moving average over so many epochs in the training curves
     gate_overlay: bool = True  # draw the gate's boundaries over the decision regions
 
-# %% ../nbs/00b_configs.ipynb #c462a446
+# %% ../nbs/00b_configs.ipynb #60bf58e0
 @dataclass(frozen=True)
 class Table1Config(VowelConfig):
     "Table 1 of the 1991 paper: 4 and 8 experts against 6 and 12 hidden units (chapter 01)."
@@ -110,13 +110,13 @@ class Table1Config(VowelConfig):
     lr_bp: float | None = None  # step size of both backprop networks (None: what the published search chose for each)
     search: bool = False  # run the step-size search itself instead of reading the published one
 
-# %% ../nbs/00b_configs.ipynb #e1655a39
+# %% ../nbs/00b_configs.ipynb #a8a687aa
 SYSTEMS = {"moe1991": MoE1991Config, "table1": Table1Config}
 
-# %% ../nbs/00b_configs.ipynb #d298bb6e
+# %% ../nbs/00b_configs.ipynb #ad65f13d
 CHAPTERS = ("moe1991",)
 
-# %% ../nbs/00b_configs.ipynb #157e8fcc
+# %% ../nbs/00b_configs.ipynb #168622fc
 PRESETS = {
     "quick": {"moe1991": MoE1991Config(), "table1": Table1Config()},
     "debug": {
@@ -126,7 +126,7 @@ PRESETS = {
     "paper": {"moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True)},
 }
 
-# %% ../nbs/00b_configs.ipynb #594b7328
+# %% ../nbs/00b_configs.ipynb #7c60e7de
 NAMED = {
     "earlier": MoE1991Config(
         data="vowels", split="shifted", expert="linear", sigma=2.0, tau=0.5, lr=0.8,
@@ -134,14 +134,14 @@ NAMED = {
     ),
 }
 
-# %% ../nbs/00b_configs.ipynb #c4c5fd7a
+# %% ../nbs/00b_configs.ipynb #62f0b8de
 def preset_names(
     system: str,  # what `genmix train` trains, such as moe1991
 ) -> tuple:  # the presets and named settings it knows
     "The names that `preset` takes for `system`."
     return (*PRESETS, *(name for name, c in NAMED.items() if type(c) is SYSTEMS[system]))
 
-# %% ../nbs/00b_configs.ipynb #4d2f39ab
+# %% ../nbs/00b_configs.ipynb #0692097b
 def preset(
     name: str,  # quick, debug, paper, or a named setting such as earlier
     system: str,  # what `genmix train` trains, such as moe1991
@@ -153,21 +153,21 @@ def preset(
         raise ConfigError(f"{system} has no preset {name!r}; it has {', '.join(preset_names(system))}")
     return NAMED[name] if name in NAMED else PRESETS[name][system]
 
-# %% ../nbs/00b_configs.ipynb #e52a0624
+# %% ../nbs/00b_configs.ipynb #cc336b76
 def system_of(
     config: Config,  # settings
 ) -> str:  # the name `genmix train` knows them by
     "Which system `config` belongs to."
     return next(name for name, cls in SYSTEMS.items() if cls is type(config))
 
-# %% ../nbs/00b_configs.ipynb #eb15319b
+# %% ../nbs/00b_configs.ipynb #58165ed8
 def to_dict(
     config: Config,  # settings
 ) -> dict:  # the same as plain values, ready for JSON
     "`config` as a dictionary which says what system it belongs to."
     return {"config": system_of(config), **asdict(config)}
 
-# %% ../nbs/00b_configs.ipynb #42ae76d1
+# %% ../nbs/00b_configs.ipynb #7236034e
 def from_dict(
     d: dict,  # what `to_dict` gave, perhaps edited
 ) -> Config:  # the settings it describes
@@ -184,7 +184,7 @@ def from_dict(
             raise ConfigError(f"{system} has no setting {name!r}; it has {', '.join(known)}")
     return SYSTEMS[system](**d)
 
-# %% ../nbs/00b_configs.ipynb #383a788f
+# %% ../nbs/00b_configs.ipynb #74f52e7b
 def load_config(
     path: str | Path,  # a run's config.json, or the run's folder
 ) -> Config:  # the settings in it
@@ -205,7 +205,7 @@ def load_config(
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from None
 
-# %% ../nbs/00b_configs.ipynb #d05f8817
+# %% ../nbs/00b_configs.ipynb #e1abe8f1
 def config_hash(
     config: Config,  # settings
 ) -> str:  # eight hexadecimal digits
@@ -213,7 +213,7 @@ def config_hash(
     text = json.dumps(to_dict(config), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../nbs/00b_configs.ipynb #3c319114
+# %% ../nbs/00b_configs.ipynb #9b9f5d98
 def slug(
     config: Config,  # settings
     longest: int = 72,  # cut what differs so that no more than so many characters remain
@@ -232,7 +232,7 @@ def slug(
     end = f"-s{config.seed}"[:24]
     return "-".join([data, *words])[: longest - len(end)].rstrip("-_.") + end
 
-# %% ../nbs/00b_configs.ipynb #ab2b73e4
+# %% ../nbs/00b_configs.ipynb #e39b5922
 def comments(
     cls: type,  # a class of settings
 ) -> dict:  # setting -> the comment at the end of its line
@@ -246,7 +246,7 @@ def comments(
         found |= {name: text for name, text in lines.items() if name in base.__dataclass_fields__}
     return found
 
-# %% ../nbs/00b_configs.ipynb #a86f90b6
+# %% ../nbs/00b_configs.ipynb #1208c962
 def options_table(
     cls: type,  # a class of settings
 ) -> list:  # rows of (option, default, meaning)
@@ -259,7 +259,7 @@ def options_table(
         rows.append((flag, "yes" if f.default is True else "no" if f.default is False else str(f.default), meaning[f.name]))
     return rows
 
-# %% ../nbs/00b_configs.ipynb #830a8442
+# %% ../nbs/00b_configs.ipynb #b1f1a614
 def write_atomic(
     path: str | Path,  # the file; its folder is made if need be
     data: bytes | str,  # what it shall hold (text is written as UTF-8)

@@ -6,7 +6,7 @@
 __all__ = ['HEADER', 'FIX', 'HERTZ', 'OFFICIAL', 'SETS', 'SPLITS', 'VowelData', 'DataError', 'read_vowels', 'DataSet',
            'data_root', 'find', 'fetch', 'load', 'listing', 'check', 'FourVowels', 'four_vowels']
 
-# %% ../nbs/00_data.ipynb #19f28a9e
+# %% ../nbs/00_data.ipynb #c9b519d6
 import csv
 import hashlib
 import io
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from . import synthetic
 from .synthetic import FORMANTS, KINDS, VOWELS
@@ -44,8 +45,9 @@ def _size_line(d: VowelData) -> str:
     if np.prod(counts) != len(d): return f"{len(d):,} rows of {counts[0]} speakers"
     return "{} speakers x {} vowels x {}".format(*counts) + f" = {len(d):,} rows"
 
-# %% ../nbs/00_data.ipynb #76001d51
-def _describe(self) -> str:
+# %% ../nbs/00_data.ipynb #a6a43ec8
+@patch
+def describe(self: VowelData) -> str:
     "One line: which data, of what origin, how much."
     who = {
         "official": "official (Peterson & Barney 1952, ",
@@ -54,23 +56,21 @@ def _describe(self) -> str:
     }[self.origin]
     return f"data: {self.name}, {who}{_size_line(self)}" + (f"; sha256 {self.sha256[:8]}...)" if self.sha256 else ")")
 
-VowelData.describe = _describe
-
-# %% ../nbs/00_data.ipynb #de4cc996
-def _subset(
-    self,
+# %% ../nbs/00_data.ipynb #2b7cda16
+@patch
+def subset(
+    self: VowelData,
     mask: np.ndarray,  # [N] bool, or row numbers
 ) -> VowelData:
     "The rows that the mask picks, with the same origin."
     columns = ("formants", "vowel", "speaker", "kind", "repetition")
     return replace(self, **{c: getattr(self, c)[mask] for c in columns})
 
-VowelData.subset = _subset
-
-# %% ../nbs/00_data.ipynb #b4cdcb77
+# %% ../nbs/00_data.ipynb #d30644dc
 HEADER = ("type", "sex", "speaker", "vowel", "repetition") + FORMANTS
 
-def _to_csv(self) -> str:
+@patch
+def to_csv(self: VowelData) -> str:
     "The table as CSV text in the layout that `read_vowels` reads."
     sex = {"m": "m", "w": "f", "c": ""}
     out = io.StringIO()
@@ -79,8 +79,6 @@ def _to_csv(self) -> str:
     for k, s, v, r, f in zip(self.kind, self.speaker, self.vowel, self.repetition, self.formants):
         rows.writerow([k, sex[k], s, v, r, *(f"{hz:g}" for hz in f)])
     return out.getvalue()
-
-VowelData.to_csv = _to_csv
 
 # %% ../nbs/00_data.ipynb #ea40b82c
 class DataError(ValueError):
@@ -100,15 +98,17 @@ def _bad(
     where = f"{path}, line {line}" if line else f"{path}"
     return DataError(f"{where}: {what}; expected {expected}. {fix}")
 
-# %% ../nbs/00_data.ipynb #6060c562
+# %% ../nbs/00_data.ipynb #4a2e1f08
 def _read_bytes(path: Path, limit: int = 10_000_000) -> bytes:
     "The file's bytes, if it is a file that one can read."
-    if path.exists() and not path.is_file(): raise _bad(path, "this is not a file", "a CSV file")
+    fix = "Give the path of the CSV file itself, or get the official one: genmix data fetch vowels"
+    if os.path.exists(path) and not os.path.isfile(path): raise _bad(path, "this is not a file", "a CSV file", fix=fix)
     try:
-        if path.stat().st_size > limit: raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
-        return path.read_bytes()
-    except OSError as e:
-        raise _bad(path, f"cannot be read ({e.strerror})", "a CSV file") from None
+        with open(path, "rb") as f: raw = f.read(limit + 1)
+    except (OSError, ValueError) as e:
+        raise _bad(path, f"cannot be read ({getattr(e, 'strerror', None) or e})", "a CSV file", fix=fix) from None
+    if len(raw) > limit: raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
+    return raw
 
 # %% ../nbs/00_data.ipynb #54f62bf7
 def _decode(path: Path, raw: bytes) -> str:
@@ -222,12 +222,12 @@ SETS = {
     "formants": DataSet(about="the same table, SYNTHETIC: drawn from published statistics of the real one", origin="genmix.synthetic", license="MIT"),
 }
 
-# %% ../nbs/00_data.ipynb #c024f256
+# %% ../nbs/00_data.ipynb #0a0e86a8
 def data_root(
     root: str | Path | None = None,  # a folder; default: GENMIX_DATA, else the user's cache folder
 ) -> Path:
     "The folder where data sets lie."
-    if chosen := root or os.environ.get("GENMIX_DATA"): return Path(chosen).expanduser()
+    if chosen := root or os.environ.get("GENMIX_DATA"): return Path(os.path.expanduser(chosen))
     home = Path(os.path.expanduser("~"))
     if sys.platform == "darwin": return home / "Library" / "Caches" / "genmix"
     if os.name == "nt": return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "genmix" / "Cache"
@@ -298,7 +298,7 @@ def _missing(name: str, root: str | Path | None) -> DataError:
         " (or --download), set GENMIX_DATA to the folder that holds it, or use the synthetic stand-in: --data formants"
     )
 
-# %% ../nbs/00_data.ipynb #0f0172c6
+# %% ../nbs/00_data.ipynb #4fe44d33
 def load(
     name: str | Path = "auto",  # "vowels" (real), "formants" (synthetic), "auto" (real if found), or the path of a CSV file
     root: str | Path | None = None,  # see `data_root`
@@ -314,7 +314,7 @@ def load(
         path = find(name, root) or (fetch(name, root) if download else None)
         if path is None: raise _missing(name, root)
         return read_vowels(path)
-    if os.path.exists(name) or Path(name).name != name or name.lower().endswith(".csv"): return read_vowels(Path(name).expanduser())
+    if os.path.exists(name) or Path(name).name != name or name.lower().endswith(".csv"): return read_vowels(os.path.expanduser(name))
     _known(name)  # raises: lists the names there are
 
 # %% ../nbs/00_data.ipynb #452ae58d
@@ -382,7 +382,7 @@ class FourVowels:
     classes: tuple[str, ...] = ("i", "I", "A", "V")  # names in the file
     labels: tuple[str, ...] = ("[i]", "[I]", "[a]", "[Λ]")  # names in the paper
 
-# %% ../nbs/00_data.ipynb #87d6761b
+# %% ../nbs/00_data.ipynb #b71bb31b
 def four_vowels(
     data: VowelData,  # a table of vowels
     split: str = "stratified",  # or "shifted"
@@ -391,6 +391,7 @@ def four_vowels(
 ) -> FourVowels:
     "The task of the 1991 paper: tell [i] [I] [a] [Λ] apart by (f1, f2)."
     if split not in SPLITS: raise DataError(f"there is no split {split!r}; there are: {', '.join(SPLITS)}")
+    if repetitions not in ("both", "first"): raise DataError(f"repetitions is {repetitions!r}; expected both or first")
     classes = FourVowels.classes
     if missing := set(classes) - set(data.vowel):
         raise _bad(data.source, f"vowel {min(missing)} is missing", "the vowels " + " ".join(classes))

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
 
+sys.path.insert(0, str(ROOT))  # this checkout, installed or not
+
 # Before NumPy or torch is imported, here and in every subprocess.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

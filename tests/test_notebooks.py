@@ -47,15 +47,25 @@ def runs(source):
     return found.get("eval:", "").lower() != "false" and not {"slow", "data"} & set(found)
 
 
+def files(root):
+    "The files below `root`: name -> bytes, with Unix line ends."
+    found = [p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")]
+    return {p.relative_to(root).as_posix(): p.read_bytes().replace(b"\r\n", b"\n") for p in found}
+
+
 # ---------------------------------------------------------------- they run
 def test_there_are_notebooks():
     assert {"index", "notation", "00_data", "00b_configs", "01_moe1991", "09_cli"} <= {p.stem for p in NBS}
 
 
 def test_every_notebook_passes_nbdev_test(python):
+    before = files(ROOT / "nbs")
     done = python("-c", "from nbdev.test import nbdev_test; nbdev_test(n_workers=2)", timeout=3600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "Success" in done.stdout
+    after = files(ROOT / "nbs")
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    assert not changed, f"running the notebooks left traces in nbs/: {', '.join(changed)}"
 
 
 @pytest.mark.slow
@@ -84,13 +94,10 @@ def test_exporting_and_cleaning_changes_nothing(tree):
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
-    def texts(root):
-        files = [p for folder in ("genmix", "nbs") for p in (root / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        return {p.relative_to(root).as_posix(): p.read_bytes().replace(b"\r\n", b"\n") for p in files if not p.name.startswith(".")}
-
-    ours, fresh = texts(ROOT), texts(tree)
-    wrong = sorted(name for name in ours.keys() | fresh.keys() if ours.get(name) != fresh.get(name))
-    assert not wrong, f"run nbdev_export and nbdev_clean: {', '.join(wrong)}"
+    for folder in ("genmix", "nbs"):
+        ours, fresh = files(ROOT / folder), files(tree / folder)
+        wrong = sorted(name for name in ours.keys() | fresh.keys() if ours.get(name) != fresh.get(name))
+        assert not wrong, f"run nbdev_export and nbdev_clean: {folder}/{', '.join(wrong)}"
 
 
 @each_module
@@ -128,11 +135,11 @@ def shows_something(source):
 # ---------------------------------------------------------------- they keep the habits
 @each_notebook
 def test_opens_with_title_and_summary(path):
-    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+    first, second, *_ = json.loads(path.read_text(encoding="utf-8"))["cells"]
     lines = [line for line in joined(first["source"]).splitlines() if line.strip()]
     assert first["cell_type"] == "markdown" and lines[0].startswith("# "), "the first cell is '# Title'"
-    assert lines[1].startswith("> "), "the title is followed by a one-line '> summary'"
-    assert len(lines) > 2 or cells(path, "markdown")[1:], "then a paragraph: the question, the use, the cost"
+    assert len(lines) == 2 and lines[1].startswith("> "), "and a one-line '> summary'; nbdev drops all else in this cell from the site"
+    assert second["cell_type"] == "markdown" and len(joined(second["source"])) > 150, "then a paragraph: the question, the use, the cost"
 
 
 @each_notebook

@@ -1,5 +1,6 @@
 "The site's pages can be made from the notebooks: every formula converts, every link leads somewhere, every image is there."
 
+import html
 import re
 import shutil
 import subprocess
@@ -87,6 +88,16 @@ def test_no_dead_links_and_no_missing_images(site):
     assert sum(len(page.images) for page in site.values()) > 0
     dead = dead_ends(site)
     assert not dead, "\n".join(dead)
+
+
+def test_symbols_are_shown_once_and_in_order(site):
+    "A heading and the docstring for each function of an exported cell, then their source; no signature twice, no links in code."
+    page = next(p for p in site if p.name == "moe1991.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert page.index('id="design"') < page.index('id="one_hot"')
+    assert text.count("def design(") == text.count("def one_hot(") == 1
+    assert text.index("\none_hot\n") < text.index("def design(") < text.index("def one_hot(")
+    assert not re.search(r"\]\(\w+\.html", text)
 
 
 @pytest.mark.skipif(bool(SETTINGS["git_url"]), reason="settings.ini names a repository")

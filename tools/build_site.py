@@ -5,13 +5,15 @@
     python tools/build_site.py --render           ... and build the site in _docs/ (needs the `quarto` command)
     python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc, to look at without Quarto
 
-nbdev does the processing (front matter, signatures, exported source, links to symbols). This script adds
-what nbdev leaves to chance: while settings.ini names no repository nothing may link to one, links between
-pages are relative so that they work under any address, and with a GitHub repository every page can be
-opened in Colab.
+nbdev does the processing (front matter, signatures, exported source, links to symbols). This script mends
+what nbdev leaves rough: where a page shows a symbol's source it need not show its signature as well, and
+symbols stand in the order of the source; while settings.ini names no repository nothing may link to one;
+links between pages are relative, so that they work under any address. With a GitHub repository every page
+can be opened in Colab.
 """
 
 import argparse
+import ast
 import base64
 import html
 import json
@@ -27,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE_LINK = re.compile(r"\[source\]\([^)]*\)\{[^}]*\}\n*")
 PAGE_LINK = re.compile(r"\]\((?!\w+:)[^)\s]*?([\w-]+\.html(?:#[\w.-]+)?)\)")
 REPO_LINE = re.compile(r'^\s*(repo-url|repo-branch|site-url): *(""|main)?\n', re.MULTILINE)
+SHOW_DOC = re.compile(r"^show_doc\(([\w.]+)", re.MULTILINE)
+EXPORTED = '#| code-summary: "Exported source"'
+FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
 COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
 
 
@@ -50,7 +55,41 @@ def repair(text, cfg):
     base = cfg["doc_host"] + cfg["doc_baseurl"]
     if base:
         text = text.replace(f"]({base.rstrip('/')}/", "](/")
-    return PAGE_LINK.sub(r"](\1)", text)
+    text = PAGE_LINK.sub(r"](\1)", text)
+    # nbdev links symbols in signatures too, where a link is only noise
+    return FENCE.sub(lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text)
+
+
+def defined(source):
+    "Names of the functions and classes that a cell defines, `Class.method` if added with @patch."
+    names = []
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
+            owner = ast.unparse(node.args.args[0].annotation) + "." if patched else ""
+            names.append(owner + node.name)
+    return names
+
+
+def show_once(cells):
+    "Cells in which each piece of exported source follows the headings of what it defines, without their signatures."
+    shown, waiting = [], {}
+    for cell in cells + [None]:
+        source = joined(cell["source"]) if cell else ""
+        name = SHOW_DOC.search(source)
+        if cell and (name or EXPORTED in source):  # a run of nbdev's documentation and source cells
+            waiting[name[1] if name else f"#{len(waiting)}"] = cell
+            continue
+        for key in [k for k in waiting if k[0] == "#"]:
+            for symbol in defined(joined(waiting[key]["source"])):
+                if doc := waiting.pop(symbol, None):
+                    for out in doc["outputs"]:
+                        out["data"]["text/markdown"] = FENCE.sub("", joined(out["data"]["text/markdown"]), count=1)
+                    shown.append(doc)
+            shown.append(waiting.pop(key))
+        shown += [*waiting.values(), *([cell] if cell else [])]
+        waiting = {}
+    return shown
 
 
 def colab(name, cfg):
@@ -62,6 +101,7 @@ def colab(name, cfg):
 def finish(path, cfg):
     "Repair the links of one processed notebook, in place."
     nb = json.loads(path.read_text(encoding="utf-8"))
+    nb["cells"] = show_once(nb["cells"])
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = repair(joined(cell["source"]), cfg)
@@ -71,6 +111,11 @@ def finish(path, cfg):
     if link := colab(path.name, cfg):
         nb["cells"].insert(2, {"cell_type": "markdown", "id": "colab", "metadata": {}, "source": link})
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def folders(root):
+    "Folders with images and other files that pages show."
+    return [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] not in "._" and p.name != "__pycache__"]
 
 
 def prepare(n_workers=2):
@@ -84,12 +129,19 @@ def prepare(n_workers=2):
     cfg = settings()
     refresh_quarto_yml()
     shutil.rmtree(ROOT / "_proc", ignore_errors=True)
-    proc = Path(proc_nbs(n_workers=n_workers, force=True))
+    try:
+        proc = Path(proc_nbs(n_workers=n_workers, force=True))
+    except Exception as error:  # raised in a worker, with a long trail of process pools
+        trail = str(error.__cause__).split("\nThe above exception")[0].strip()
+        sys.exit(f"nbdev could not process the notebooks. {error}\nThe error was: {trail.splitlines()[-1]}\n"
+                 "(nbdev runs only the cells that import, and the exported ones: imports need cells of their own.)")
     notebooks = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
     if missing := [nb.name for nb in notebooks if not (proc / nb.name).exists()]:
         sys.exit(f"nbdev could not process {', '.join(missing)}: see above.")
     for nb in notebooks:
         finish(proc / nb.name, cfg)
+    for folder in folders(ROOT / "nbs"):  # nbdev looks into none of them (recursive = False)
+        shutil.copytree(folder, proc / folder.name, dirs_exist_ok=True)
     shutil.copyfile(ROOT / "_quarto.yml", proc / "_quarto.yml")  # the symlink is a text file on Windows
     if not cfg["git_url"]:
         yml = (proc / "nbdev.yml").read_text(encoding="utf-8")
@@ -179,6 +231,8 @@ def preview(proc, dest, theme="quarto-light"):
 
     dest.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(proc / "styles.css", dest / "styles.css")
+    for folder in folders(proc):
+        shutil.copytree(folder, dest / folder.name, dirs_exist_ok=True)
     (dest / "preview.css").write_text(PREVIEW_CSS, encoding="utf-8")
     books = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(proc.glob("*.ipynb"))}
     meta = {p: {"title": p.stem, "output-file": p.stem + ".html"} | front_matter(nb) for p, nb in books.items()}

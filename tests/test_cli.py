@@ -1,0 +1,442 @@
+"""The command line, end to end: help, exit codes, one-line errors, interrupts, pipes, and runs that leave what they promise."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from dataclasses import fields, replace
+from pathlib import Path
+
+import genmix
+import pytest
+from genmix import cli, configs
+
+HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "pandas", "numpy")
+LEVELS = ["", "data", "train", *cli.COMMANDS]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, terminals or devices")
+
+
+@pytest.fixture
+def command(python, tmp_path):
+    "Run `python -m genmix ...` in an empty folder: command('train', 'moe1991', ...) -> CompletedProcess."
+    return lambda *args, **kw: python("-m", "genmix", *args, **{"cwd": tmp_path, **kw})
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    "A stand-in for genmix.experiments which trains nothing and remembers what it was asked for."
+    fake = types.ModuleType("genmix.experiments")
+    fake.asked, fake.error = [], None
+
+    def answer(*args, **kw):
+        if fake.error:
+            raise fake.error
+        fake.asked.append((args, kw))
+        return kw["out"]
+
+    fake.train = fake.reproduce = answer
+    monkeypatch.setitem(sys.modules, "genmix.experiments", fake)
+    monkeypatch.setattr(genmix, "experiments", fake, raising=False)
+    return fake
+
+
+def one_line_error(result, says="", code=2):
+    "The whole of stderr is one line of ours that says so."
+    assert result.returncode == code, (result.stdout, result.stderr)
+    assert re.fullmatch(r"genmix: [^\n]+\n", result.stderr), result.stderr
+    assert says in result.stderr, result.stderr
+
+
+# ---------------------------------------------------------------- help
+@pytest.mark.parametrize("words", LEVELS)
+def test_help(command, words):
+    result = command(*words.split(), "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"usage: genmix {words}".rstrip() in result.stdout
+    assert "exit codes: 0 done" in result.stdout and "--debug" in result.stdout
+    for name in cli.COMMANDS:
+        if words in ("", "data", "train") and name.startswith(words):
+            assert f"genmix {name} " in result.stdout  # an overview lists its commands
+    if words in cli.COMMANDS:
+        assert f"\n  genmix {words}" in result.stdout  # a command shows an example
+    if words.startswith("train "):
+        for option, _, meaning in configs.options_table(configs.SYSTEMS[words.split()[1]]):
+            for flag in option.split(" / "):
+                assert re.search(rf"{flag}\b", result.stdout), flag
+            assert meaning.split(" (")[0] in re.sub(r"[\s│|]+", " ", result.stdout), option
+
+
+@pytest.mark.parametrize("words", LEVELS)
+def test_help_loads_nothing_heavy(python, words):
+    "Modules are looked at rather than a clock: a test that depends on the time fails on a busy machine."
+    code = f"""
+import sys
+from genmix.cli import main
+assert main({words.split()!r} + ["--help"]) == 0
+print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert python("-c", code).stdout.endswith("loaded: []\n")
+
+
+def test_alone_and_version(command):
+    alone = command()
+    assert alone.returncode == 0 and alone.stdout == command("--help").stdout == command("-h").stdout
+    assert command("--version").stdout == f"genmix {genmix.__version__}\n"
+
+
+def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
+    text = command("train", "moe1991", "--preset", "debug", "--help").stdout
+    assert "(default: formants)" in text and "(default: 200)" in text
+    file = configs.write_atomic(tmp_path / "config.json", json.dumps({"config": "moe1991", "seed": 4321}))
+    assert "(default: 4321)" in command("train", "moe1991", "--config", file, "--help").stdout
+
+
+# ---------------------------------------------------------------- wrong usage
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("trian", "data, train, reproduce, figures"),
+        ("train", "genmix train moe1991, genmix train table1"),
+        ("train moe1992", "genmix train moe1991, genmix train table1"),
+        ("data", "genmix data list, genmix data fetch, genmix data check"),
+        ("train moe1991 --preset thorough", "it has quick, debug, paper, earlier"),
+        ("train table1 --preset earlier", "it has quick, debug, paper"),
+        ("train moe1991 --preset=debug --config=x.json", "give one of them"),
+        ("train moe1991 --config x.json", "x.json: no such file"),
+        ("train moe1991 --config .", "config.json: no such file"),
+        ("reproduce moe1991 nothing", "cannot reproduce 'nothing'; there is moe1991"),
+        ("reproduce moe1991 --config x.json", "leave out moe1991"),
+        ("data check nothing", "vowels, formants"),
+        ("data check missing.csv", "missing.csv"),
+        ("data fetch formants", "nothing to fetch"),
+    ],
+)
+def test_wrong_usage_gets_one_line(command, line, says):
+    one_line_error(command(*line.split()), says)
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("train moe1991 --experts 0", "experts must be at least 1, got 0"),
+        ("train moe1991 --lr nan", "lr must be a finite number above 0, got nan"),
+        ("train moe1991 --sigma -1", "sigma must be a finite number above 0, got -1.0"),
+        ("train moe1991 --split random", "stratified"),
+        ("train moe1991 --epochs many", "--epochs"),
+        ("train moe1991 --expertts 4", "--experts"),
+        ("train moe1991 --preset", "--preset"),
+        ("train moe1991 something", "something"),
+        ("train table1 --trials 0", "trials must be at least 1, got 0"),
+        ("reproduce --preset thorough", "quick"),
+        ("data list everything", "everything"),
+    ],
+)
+def test_wrong_options_get_the_parsers_box(command, line, says):
+    result = command(*line.split())
+    assert (result.returncode, result.stdout) == (2, "")
+    assert says in result.stderr and "--help" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "line 1: this is not JSON"),
+        (b'{"config": "moe1991",\n"experts": ', "line 2: this is not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[]", "got list"),
+        (b"{}", "'config' must name a system"),
+        (b'{"config": "table1"}', "settings of table1, not of moe1991"),
+        (b'{"config": "moe1991", "expert_count": 8}', "no setting 'expert_count'"),
+        (b'{"config": "moe1991", "experts": "8"}', "experts must be a whole number, got '8'"),
+        (b'{"config": "moe1991", "lr": NaN}', "lr must be a finite number above 0, got nan"),
+    ],
+)
+def test_hostile_configs(command, tmp_path, content, says):
+    (tmp_path / "broken.json").write_bytes(content)
+    result = command("train", "moe1991", "--config", "broken.json")
+    one_line_error(result, says)
+    assert "broken.json" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["--debug reproduce nothing", "reproduce --debug nothing", "reproduce nothing --debug"])
+def test_debug_shows_the_traceback(command, line):
+    result = command(*line.split())
+    assert result.returncode == 2
+    assert result.stderr.startswith("Traceback") and "configs.ConfigError" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("genmix: error: cannot reproduce")
+
+
+# ---------------------------------------------------------------- what reaches the experiments
+def test_train_asks_for_the_settings_of_the_preset_and_the_flags(experiments):
+    assert cli.main("train moe1991 --preset debug --experts 8 --no-plots --plot_every 5 --out there --download".split()) == 0
+    [((config,), kw)] = experiments.asked
+    assert config == replace(configs.preset("debug", "moe1991"), experts=8, plots=False, plot_every=5)
+    assert kw == dict(out=Path("there"), download=True)
+
+
+def test_waiting_threads_sleep_unless_told_otherwise(experiments, monkeypatch):
+    for before, after in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if before:
+            monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        assert cli.main(["train", "moe1991"]) == 0 and os.environ["OMP_WAIT_POLICY"] == after
+
+
+@pytest.mark.parametrize("system", configs.SYSTEMS)
+def test_every_preset_and_named_setting(experiments, system):
+    for name in configs.preset_names(system):
+        assert cli.main(["train", system, "--preset", name]) == 0
+        assert experiments.asked.pop() == ((configs.preset(name, system),), dict(out=Path("runs"), download=False))
+
+
+def test_every_setting_has_a_flag_that_works(experiments):
+    "Each field is given a value that is not its default, through its flag."
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2, str: lambda v: "formants", float | None: lambda v: 0.25}
+    for system, cls in configs.SYSTEMS.items():
+        for f in fields(cls):
+            value = other[f.type](f.default) if f.type in other else f.type.__args__[f.default == f.type.__args__[0]]
+            flag = f.name.replace("_", "-")
+            words = [f"--{flag}" if value else f"--no-{flag}"] if f.type is bool else [f"--{flag}", str(value)]
+            assert cli.main(["train", system, *words]) == 0
+            expected = replace(cls(), **{f.name: value})
+            assert expected != cls() and experiments.asked.pop()[0] == (expected,)
+
+
+def test_config_round_trip(experiments, tmp_path):
+    "The config.json of any run gives its settings back; flags still have the last word; reproduce repeats it."
+    config = replace(configs.preset("earlier", "moe1991"), hidden=12)
+    file = configs.write_atomic(tmp_path / "run" / "config.json", json.dumps(configs.to_dict(config)))
+    for path in (file, file.parent):
+        assert cli.main(["train", "moe1991", "--config", str(path)]) == 0
+        assert experiments.asked.pop()[0] == (config,)
+    assert cli.main(["train", "moe1991", "--config", str(file), "--seed", "7", "--no-zscore"]) == 0
+    assert experiments.asked.pop()[0] == (replace(config, seed=7, zscore=False),)
+    assert cli.main(["reproduce", "--config", str(file)]) == 0
+    assert experiments.asked.pop() == ((config,), dict(out=Path("reproduction"), download=False))
+    assert cli.main(["reproduce", "--config", str(file), "--data", "formants"]) == 0
+    assert experiments.asked.pop()[0] == (replace(config, data="formants"),)
+
+
+def test_reproduce_asks_for_all_chapters_unless_told(experiments):
+    usual = dict(preset="quick", out=Path("reproduction"), data="auto", download=False)
+    assert cli.main(["reproduce"]) == 0
+    assert experiments.asked.pop() == ((list(configs.CHAPTERS),), usual)
+    assert cli.main("reproduce moe1991 --preset paper --data vowels --out o --download".split()) == 0
+    assert experiments.asked.pop() == ((["moe1991"],), dict(preset="paper", out=Path("o"), data="vowels", download=True))
+
+
+# ---------------------------------------------------------------- what can go wrong inside
+@pytest.mark.parametrize(
+    "error, code, says",
+    [
+        (configs.ConfigError("a setting\ncannot work"), 2, "error: a setting cannot work"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "pb52.csv"), 2, "pb52.csv: No such file or directory"),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "runs: Permission denied: choose"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a"), 2, "runs/a: No space left on device: free some space"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "No module named 'torch'"),
+        (MemoryError("Unable to allocate 8 TiB"), 2, "not enough memory: Unable to allocate 8 TiB"),
+        (ModuleNotFoundError("No module named 'genmix.vae'", name="genmix.vae"), 1, "--debug"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero (an error of genmix itself"),
+        (ValueError("shapes do not match"), 1, "ValueError: shapes do not match"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_become_a_line_and_a_code(experiments, capsys, error, code, says):
+    experiments.error = error
+    assert cli.main(["train", "moe1991"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("genmix: ") and says in err and err.count("\n") == 1
+    assert cli.main(["train", "moe1991", "--debug"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_data_errors_are_messages_too(experiments, capsys):
+    from genmix.data import DataError
+
+    experiments.error = DataError("pb52.csv, line 7: f1 is 'x'")
+    assert cli.main(["train", "moe1991"]) == 2
+    assert capsys.readouterr().err == "genmix: error: pb52.csv, line 7: f1 is 'x'\n"
+
+
+def test_one_bad_data_set_does_not_hide_the_next(command):
+    result = command("data", "check", "nothing", "formants")
+    one_line_error(result, "no data set 'nothing'")
+    assert result.stdout.count("\n") == 1 and all(word in result.stdout for word in ("ok", "formants", "SYNTHETIC"))
+
+
+def test_data_list_and_check(command, tmp_path):
+    result = command("data", "list", "--root", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "vowels     not here: genmix data fetch vowels" in result.stdout
+    assert "formants   always available (synthetic)" in result.stdout
+    result = command("data", "check", "--root", tmp_path)
+    assert result.returncode == 0 and "vowels: not here, not checked" in result.stdout
+    one_line_error(command("data", "check", "vowels", "--root", tmp_path), "vowels not found")
+
+
+def test_data_check_of_the_real_vowels(command, real_vowels, tmp_path):
+    result = command("data", "check", "vowels", "--root", real_vowels.parent)
+    assert result.returncode == 0 and "ok" in result.stdout and "vowels, official" in result.stdout
+    (tmp_path / "pb52.csv").write_bytes(real_vowels.read_bytes()[:-20])  # cut short
+    one_line_error(command("data", "check", "vowels", "--root", tmp_path), "pb52.csv")
+
+
+# ---------------------------------------------------------------- terminals, pipes, interrupts
+@posix
+@pytest.mark.parametrize("line", ["data list", "data check formants", "train moe1991 --help", "--help"])
+@pytest.mark.parametrize("unbuffered, code", [("", 0), ("1", 141)])
+def test_a_closed_pipe_ends_quietly(line, unbuffered, code, tmp_path):
+    "Without PYTHONUNBUFFERED a short output leaves at the very end, when all is done; with it, in the middle."
+    read, write = os.pipe()
+    os.close(read)  # nobody listens
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(write, "w") as out:
+        result = subprocess.run([sys.executable, "-m", "genmix", *line.split()], cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True, env=env)
+    assert (result.returncode, result.stderr) == (code, "")
+
+
+FAKE = """
+import sys, time, types, genmix
+from genmix.cli import main
+fake = genmix.experiments = sys.modules["genmix.experiments"] = types.ModuleType("genmix.experiments")
+def train(config, out, download):
+    print("started")
+    {what}
+    print("finished")
+fake.train = train
+sys.exit(main(["train", "moe1991"]))
+"""
+
+
+@posix
+def test_a_pipe_that_closes_during_a_run(tmp_path):
+    "The run ends as the shell's tools do, with 128 + SIGPIPE, not with 0: it was not done."
+    code = FAKE.format(what="sys.stdin.read()")
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert run.stdout.readline() == "started\n"
+    run.stdout.close()
+    run.stdin.close()  # go on
+    assert run.stderr.read() == ""
+    run.stderr.close()
+    assert run.wait(60) == 141
+
+
+@posix
+def test_interrupt(tmp_path):
+    code = FAKE.format(what="time.sleep(600)")
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert run.stdout.readline() == "started\n"  # arrives at once although it goes to a pipe
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, "")
+    assert err.startswith("genmix: interrupted") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("line", ["data list", "--help", "data list --help"])
+def test_output_to_a_full_disk(line, tmp_path):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "genmix", *line.split()], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.fullmatch(r"genmix: error: No space left on device[^\n]*\n", result.stderr), result.stderr
+
+
+def in_terminal(tmp_path, **env):
+    "What `genmix data list --help` shows in a terminal."
+    import pty
+
+    ours, theirs = pty.openpty()
+    env = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm", **env}
+    subprocess.run([sys.executable, "-m", "genmix", "data", "list", "--help"], stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, check=True)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    return shown
+
+
+@posix
+def test_color_only_where_wanted(command, tmp_path):
+    assert b"\x1b[" in in_terminal(tmp_path)
+    assert b"\x1b[" not in in_terminal(tmp_path, NO_COLOR="1")
+    assert "\x1b[" not in command("data", "list", "--help").stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_console_that_cannot_show_every_character(command, encoding, tmp_path):
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    folder = tmp_path / "Données Λ"
+    folder.mkdir()
+    for line in (["train", "moe1991", "--help"], ["train", "moe1991", "--experts", "0"], ["data", "list", "--root", folder], ["data", "check", "Λ.csv"]):
+        result = command(*line, env=env)
+        assert result.returncode in (0, 2) and "Traceback" not in result.stderr and "codec" not in result.stderr
+
+
+# ---------------------------------------------------------------- real runs, in seconds
+RUN = ("config.json", "history.csv", "result.json", "figures.npz")
+
+
+def test_train_leaves_a_run_folder(command, tmp_path):
+    result = command("train", "moe1991", "--preset", "debug", "--out", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("data: formants, SYNTHETIC")
+    config = configs.preset("debug", "moe1991")
+    folder = tmp_path / "out" / "moe1991" / f"{configs.slug(config)}-{configs.config_hash(config)}"
+    assert all((folder / name).is_file() for name in RUN), sorted(folder.iterdir())
+    assert any((folder / "figures").iterdir())
+    assert configs.load_config(folder) == config
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert not list(tmp_path.rglob(".part-*"))
+
+    again = command("reproduce", "--config", folder / "config.json", "--out", tmp_path / "again")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (tmp_path / "again" / "moe1991" / folder.name / "history.csv").read_bytes() == (folder / "history.csv").read_bytes()
+
+
+def test_train_without_plots(command, tmp_path):
+    result = command("train", "moe1991", "--preset", "debug", "--system", "bp", "--no-plots", "--out", "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    [folder] = (tmp_path / "out" / "moe1991").iterdir()
+    assert (folder / "result.json").is_file() and not list(folder.rglob("*.png"))
+
+
+def test_reproduce_names_what_it_made(command, tmp_path):
+    out = tmp_path / "out"
+    result = command("reproduce", "--preset", "debug", "--out", out)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.match("data: (formants, SYNTHETIC|vowels, official|vowels, user)", result.stdout)
+    end = "\n".join(result.stdout.splitlines()[-10:])
+    assert all(word in end.lower() for word in ("report", "table", "figure")), end
+    named = [Path(text.rstrip(".,;:)")) for text in re.findall(re.escape(str(out)) + r"\S*", result.stdout)]
+    assert len(named) >= 3 and all(path.exists() for path in named), named
+
+
+@pytest.mark.parametrize("words", [("train", "moe1991"), ("reproduce",)])
+def test_bad_places_get_one_line(command, tmp_path, words):
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "bad.csv").write_text("type,sex\n")
+    one_line_error(command(*words, "--preset", "debug", "--out", "file"), "file")
+    one_line_error(command(*words, "--preset", "debug", "--data", "missing.csv"), "missing.csv")
+    one_line_error(command(*words, "--preset", "debug", "--data", "bad.csv"), "bad.csv, line 1")
+    one_line_error(command(*words, "--preset", "debug", "--data", "vowels", env={"GENMIX_DATA": str(tmp_path)}), "genmix data fetch vowels")
+
+
+@posix
+def test_interrupting_a_real_run(tmp_path):
+    line = "train moe1991 --preset debug --epochs 100000000 --target-mse 1e-12 --no-plots --out out"
+    run = subprocess.Popen([sys.executable, "-m", "genmix", *line.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert run.stdout.readline().startswith("data: formants, SYNTHETIC")
+    time.sleep(1)  # somewhere in the middle
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and err.startswith("genmix: interrupted") and "Traceback" not in err
+    assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob(".part-*"))
