@@ -87,7 +87,7 @@ class VowelConfig(Config):
     seed: int = 0  # seed of the initial weights
     plots: bool = True  # draw figures
 
-# %% ../nbs/00b_configs.ipynb #1900c639
+# %% ../nbs/00b_configs.ipynb #e31b5d28
 @dataclass(frozen=True)
 class MoE1991Config(VowelConfig):
     "Train one mixture of experts, or its backprop baseline, on four vowels (chapter 01)."
@@ -95,7 +95,7 @@ class MoE1991Config(VowelConfig):
     system: Literal["moe", "bp"] = "moe"  # mixture of experts, or one backprop network
     experts: int = 4  # number of experts K (moe)
     hidden: int = 6  # number of hidden units (bp)
-    lr: float = 3.0  # step size of batch gradient descent on the mean error (for the sum over n cases divide by n)
+    lr: float = 2.0  # step size of batch gradient descent on the mean error (for the sum over n cases divide by n)
     plot_every: int = 0  # also draw the decision regions every so many epochs (0: first and last only)
     smooth: int = 1  # moving average over so many epochs in the training curves
     gate_overlay: bool = True  # draw the gate's boundaries over the decision regions

@@ -6,7 +6,7 @@
 __all__ = ['HEADER', 'FIX', 'HERTZ', 'OFFICIAL', 'SETS', 'SPLITS', 'VowelData', 'DataError', 'read_vowels', 'DataSet',
            'data_root', 'find', 'fetch', 'load', 'listing', 'check', 'FourVowels', 'four_vowels']
 
-# %% ../nbs/00_data.ipynb #c9b519d6
+# %% ../nbs/00_data.ipynb #c5cc2b19
 import csv
 import hashlib
 import io
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from . import synthetic
 from .synthetic import FORMANTS, KINDS, VOWELS
 
-# %% ../nbs/00_data.ipynb #c9ad1c36
+# %% ../nbs/00_data.ipynb #ad719350
 @dataclass(frozen=True, eq=False)
 class VowelData:
     "A table of vowels in memory, which knows where it came from."
@@ -38,14 +38,14 @@ class VowelData:
 
     def __len__(self): return len(self.vowel)
 
-# %% ../nbs/00_data.ipynb #bc8ae345
+# %% ../nbs/00_data.ipynb #b76098dc
 def _size_line(d: VowelData) -> str:
     "For example: 76 speakers x 10 vowels x 2 = 1,520 rows"
     counts = [len(np.unique(a)) for a in (d.speaker, d.vowel, d.repetition)]
     if np.prod(counts) != len(d): return f"{len(d):,} rows of {counts[0]} speakers"
     return "{} speakers x {} vowels x {}".format(*counts) + f" = {len(d):,} rows"
 
-# %% ../nbs/00_data.ipynb #a6a43ec8
+# %% ../nbs/00_data.ipynb #e18463bb
 @patch
 def describe(self: VowelData) -> str:
     "One line: which data, of what origin, how much."
@@ -56,7 +56,7 @@ def describe(self: VowelData) -> str:
     }[self.origin]
     return f"data: {self.name}, {who}{_size_line(self)}" + (f"; sha256 {self.sha256[:8]}...)" if self.sha256 else ")")
 
-# %% ../nbs/00_data.ipynb #2b7cda16
+# %% ../nbs/00_data.ipynb #eb91c2f5
 @patch
 def subset(
     self: VowelData,
@@ -66,7 +66,7 @@ def subset(
     columns = ("formants", "vowel", "speaker", "kind", "repetition")
     return replace(self, **{c: getattr(self, c)[mask] for c in columns})
 
-# %% ../nbs/00_data.ipynb #d30644dc
+# %% ../nbs/00_data.ipynb #8ba243ba
 HEADER = ("type", "sex", "speaker", "vowel", "repetition") + FORMANTS
 
 @patch
@@ -80,11 +80,11 @@ def to_csv(self: VowelData) -> str:
         rows.writerow([k, sex[k], s, v, r, *(f"{hz:g}" for hz in f)])
     return out.getvalue()
 
-# %% ../nbs/00_data.ipynb #ea40b82c
+# %% ../nbs/00_data.ipynb #843957d8
 class DataError(ValueError):
     "Something is wrong with a data file; the message says what, where, and what to do."
 
-# %% ../nbs/00_data.ipynb #48280798
+# %% ../nbs/00_data.ipynb #84ea583a
 FIX = "Correct the file, or get the official one: genmix data fetch vowels"
 
 def _bad(
@@ -98,7 +98,7 @@ def _bad(
     where = f"{path}, line {line}" if line else f"{path}"
     return DataError(f"{where}: {what}; expected {expected}. {fix}")
 
-# %% ../nbs/00_data.ipynb #4a2e1f08
+# %% ../nbs/00_data.ipynb #e6d63756
 def _read_bytes(path: Path, limit: int = 10_000_000) -> bytes:
     "The file's bytes, if it is a file that one can read."
     fix = "Give the path of the CSV file itself, or get the official one: genmix data fetch vowels"
@@ -110,7 +110,7 @@ def _read_bytes(path: Path, limit: int = 10_000_000) -> bytes:
     if len(raw) > limit: raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
     return raw
 
-# %% ../nbs/00_data.ipynb #54f62bf7
+# %% ../nbs/00_data.ipynb #178fdd1b
 def _decode(path: Path, raw: bytes) -> str:
     "The bytes as text."
     if not raw.strip(): raise _bad(path, "the file is empty", "a header and a row for each utterance")
@@ -123,7 +123,7 @@ def _decode(path: Path, raw: bytes) -> str:
     if text.lstrip().startswith("<"): raise _bad(path, "this is a web page, perhaps a download's error page", "a CSV file", 1)
     return text
 
-# %% ../nbs/00_data.ipynb #d96f5048
+# %% ../nbs/00_data.ipynb #1581890e
 def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     "Line number and fields of every row below the header, empty lines left out."
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -137,7 +137,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     if len(rows) == 1: raise _bad(path, "nothing follows the header", "a row for each utterance", 1)
     return rows[1:]
 
-# %% ../nbs/00_data.ipynb #f9f61d27
+# %% ../nbs/00_data.ipynb #ed8a64a6
 HERTZ = {"f0": (50, 700), "f1": (100, 2000), "f2": (300, 5000), "f3": (800, 7000)}  # lowest and highest plausible
 
 def _hertz(path: Path, line: int, name: str, text: str) -> float:
@@ -148,7 +148,7 @@ def _hertz(path: Path, line: int, name: str, text: str) -> float:
         raise _bad(path, f"{name} is {ascii(text[:20])}", f"a frequency between {low} and {high} Hz", line)
     return number
 
-# %% ../nbs/00_data.ipynb #e88d4207
+# %% ../nbs/00_data.ipynb #712ada22
 def _record(path: Path, line: int, row: list[str]) -> tuple:
     "One row: kind, speaker, vowel, repetition, four frequencies."
     if len(row) != len(HEADER): raise _bad(path, f"the row has {len(row)} fields (is the file cut short?)", f"{len(HEADER)}", line)
@@ -161,7 +161,7 @@ def _record(path: Path, line: int, row: list[str]) -> tuple:
     if not f[1] <= f[2] <= f[3]: raise _bad(path, f"f1, f2, f3 are {', '.join(hertz[1:])}", "formants numbered from below: f1 <= f2 <= f3", line)
     return kind, int(speaker), vowel, int(repetition), f
 
-# %% ../nbs/00_data.ipynb #18e1d240
+# %% ../nbs/00_data.ipynb #d5c7c728
 def _check_whole(path: Path, lines: list[int], records: list[tuple]) -> None:
     "Rules that one row alone cannot break."
     kinds, last, said = {}, {}, {}
@@ -178,7 +178,7 @@ def _check_whole(path: Path, lines: list[int], records: list[tuple]) -> None:
             vowel, repetition = missing[0]
             raise _bad(path, f"speaker {speaker} ends without vowel {vowel}, repetition {repetition}", "the same utterances from every speaker", last[speaker])
 
-# %% ../nbs/00_data.ipynb #b8d76140
+# %% ../nbs/00_data.ipynb #92a94dbd
 OFFICIAL = "a1cc7f9dcb23c7f626c90a09cfee6a6908cc4ccb7b321c5e0a1eabe5b42cc0bf"  # sha256 of Peterson & Barney's table as we fetch it
 
 def read_vowels(
@@ -195,7 +195,7 @@ def read_vowels(
     origin = "official" if sha256 == OFFICIAL else "user"
     return VowelData(f.astype(float), vowel, speaker, kind, repetition, "vowels", origin, str(path), sha256)
 
-# %% ../nbs/00_data.ipynb #5bd58d4c
+# %% ../nbs/00_data.ipynb #4a8dfbfe
 @dataclass(frozen=True)
 class DataSet:
     "An entry of the registry."
@@ -207,7 +207,7 @@ class DataSet:
     sha256: str | None = None
     places: tuple[str, ...] = ()  # where it may lie below the data folder; `fetch` writes the first
 
-# %% ../nbs/00_data.ipynb #0a1f31bf
+# %% ../nbs/00_data.ipynb #83db1771
 SETS = {
     "vowels": DataSet(
         about="76 speakers x 10 vowels x 2: pitch and three formants in Hz",
@@ -222,7 +222,7 @@ SETS = {
     "formants": DataSet(about="the same table, SYNTHETIC: drawn from published statistics of the real one", origin="genmix.synthetic", license="MIT"),
 }
 
-# %% ../nbs/00_data.ipynb #0a0e86a8
+# %% ../nbs/00_data.ipynb #4c0c4f84
 def data_root(
     root: str | Path | None = None,  # a folder; default: GENMIX_DATA, else the user's cache folder
 ) -> Path:
@@ -233,7 +233,7 @@ def data_root(
     if os.name == "nt": return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "genmix" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "genmix"
 
-# %% ../nbs/00_data.ipynb #de7b08e9
+# %% ../nbs/00_data.ipynb #b362b13b
 def find(
     name: str,  # a name in SETS
     root: str | Path | None = None,  # see `data_root`
@@ -243,7 +243,7 @@ def find(
     candidates = [folder, *(folder / p for p in SETS[name].places)]  # the root may be the file itself
     return next((p for p in candidates if os.path.isfile(p)), None)
 
-# %% ../nbs/00_data.ipynb #259bd905
+# %% ../nbs/00_data.ipynb #0a40418b
 def fetch(
     name: str,  # a name in SETS
     root: str | Path | None = None,  # see `data_root`
@@ -257,7 +257,7 @@ def fetch(
     if folder.is_file(): raise _bad(folder, "this file is not the official one", f"a folder to put {name} in", fix="Point --root or GENMIX_DATA to a folder.")
     return _download(s, folder / s.places[0], progress)
 
-# %% ../nbs/00_data.ipynb #1ae1fdf7
+# %% ../nbs/00_data.ipynb #f3b04039
 def _download(s: DataSet, target: Path, progress: bool) -> Path:
     "Download one file, check it, move it into its place; or a DataError and nothing left behind."
     import pooch
@@ -275,7 +275,7 @@ def _download(s: DataSet, target: Path, progress: bool) -> Path:
         ) from None
     return target
 
-# %% ../nbs/00_data.ipynb #8ecdff96
+# %% ../nbs/00_data.ipynb #a8ff5f91
 def _reason(e: BaseException) -> str:
     "A network or disk error in a few words."
     while e.args and isinstance(e.args[0], BaseException): e = e.args[0]  # requests wraps urllib3 wraps the cause
@@ -283,13 +283,13 @@ def _reason(e: BaseException) -> str:
     text = getattr(e, "strerror", None) or str(e)
     return f"{type(e).__name__}: {re.sub(r'<[^>]*>:? ?', '', text)[:160]}"  # without memory addresses
 
-# %% ../nbs/00_data.ipynb #31105a50
+# %% ../nbs/00_data.ipynb #c3e38f11
 def _known(name: str) -> DataSet:
     "The registry's entry, or an error that lists the names there are."
     if name not in SETS: raise DataError(f"there is no data set {name!r}; there are: {', '.join(SETS)}. A CSV file of your own goes by its path.")
     return SETS[name]
 
-# %% ../nbs/00_data.ipynb #b410bfb8
+# %% ../nbs/00_data.ipynb #5e58e8cf
 def _missing(name: str, root: str | Path | None) -> DataError:
     "The file of a data set is not there: where it was looked for, and what can be done."
     s, folder = SETS[name], data_root(root)
@@ -298,7 +298,7 @@ def _missing(name: str, root: str | Path | None) -> DataError:
         " (or --download), set GENMIX_DATA to the folder that holds it, or use the synthetic stand-in: --data formants"
     )
 
-# %% ../nbs/00_data.ipynb #4fe44d33
+# %% ../nbs/00_data.ipynb #6aa4cff8
 def load(
     name: str | Path = "auto",  # "vowels" (real), "formants" (synthetic), "auto" (real if found), or the path of a CSV file
     root: str | Path | None = None,  # see `data_root`
@@ -317,7 +317,7 @@ def load(
     if os.path.exists(name) or Path(name).name != name or name.lower().endswith(".csv"): return read_vowels(os.path.expanduser(name))
     _known(name)  # raises: lists the names there are
 
-# %% ../nbs/00_data.ipynb #452ae58d
+# %% ../nbs/00_data.ipynb #953f23a5
 def listing(
     root: str | Path | None = None,  # see `data_root`
 ) -> list[dict]:  # one row for each set: name, state, size, origin, license, about
@@ -329,7 +329,7 @@ def listing(
         rows.append(dict(name=name, state=state, size=s.size, origin=s.origin, license=s.license, about=s.about))
     return rows
 
-# %% ../nbs/00_data.ipynb #3c913a00
+# %% ../nbs/00_data.ipynb #f54b0952
 def check(
     name: str | Path,  # a name in SETS, or the path of a CSV file
     root: str | Path | None = None,  # see `data_root`
@@ -341,7 +341,7 @@ def check(
                    fix=f"Fetch it again (genmix data fetch {name}), or use your own table by its path: --data {d.source}")
     return f"{d.name}: ok. {d.describe()}"
 
-# %% ../nbs/00_data.ipynb #dec49261
+# %% ../nbs/00_data.ipynb #dc226a10
 def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
     "Speakers that train, test, are left out: within each kind every third tests."
     rng = None if seed is None else np.random.default_rng(seed)
@@ -356,7 +356,7 @@ def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
         train += [s for i, s in enumerate(who) if i % 3 < 2]
     return sorted(train), sorted(test), left_out
 
-# %% ../nbs/00_data.ipynb #a0b09ce6
+# %% ../nbs/00_data.ipynb #f5aaa95c
 def _shifted(data: VowelData, seed: int | None) -> tuple[list, list, list]:
     "Speakers that train, test, are left out: the first two thirds of the file train."
     who = list(dict.fromkeys(data.speaker.tolist()))
@@ -365,7 +365,7 @@ def _shifted(data: VowelData, seed: int | None) -> tuple[list, list, list]:
 
 SPLITS = {"stratified": _stratified, "shifted": _shifted}
 
-# %% ../nbs/00_data.ipynb #47dd7acb
+# %% ../nbs/00_data.ipynb #429e0d13
 @dataclass(frozen=True, eq=False)
 class FourVowels:
     "Four vowels, two formants in kHz, speakers on one side or the other."
@@ -382,7 +382,7 @@ class FourVowels:
     classes: tuple[str, ...] = ("i", "I", "A", "V")  # names in the file
     labels: tuple[str, ...] = ("[i]", "[I]", "[a]", "[Λ]")  # names in the paper
 
-# %% ../nbs/00_data.ipynb #b71bb31b
+# %% ../nbs/00_data.ipynb #21be7779
 def four_vowels(
     data: VowelData,  # a table of vowels
     split: str = "stratified",  # or "shifted"

@@ -12,7 +12,7 @@ __all__ = ['ERRORS', 'AVERAGES', 'PAIRS', 'STEP_SIZES', 'SEARCH_SEEDS', 'RULES',
            'published', 'variant', 'earlier_init', 'model_of', 'stored', 'run_figures', 'best_step', 'fit_softmax',
            'em', 'm_step', 'to_simplex', 'MixtureOfExpertsClassifier', 'BackpropClassifier', 'explore']
 
-# %% ../nbs/01_moe1991.ipynb #7a8ea37c
+# %% ../nbs/01_moe1991.ipynb #ed8cfc17
 import warnings
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from genmix.plots import MARKERS, PALETTE, caption, expert_color, heatmap, save_gif, subplots
 
-# %% ../nbs/01_moe1991.ipynb #70f9227c
+# %% ../nbs/01_moe1991.ipynb #098f4ebd
 def plot_task(
     X,  # formants in kHz [N, 2]
     y,  # class of each case [N], integers
@@ -46,7 +46,7 @@ def plot_task(
     ax.set(xlabel="first formant F1 (kHz)", ylabel="second formant F2 (kHz)")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #e9952ad1
+# %% ../nbs/01_moe1991.ipynb #ed1a3335
 def design(
     X,  # inputs [N, F]
 ):  # [N, F+1]
@@ -60,18 +60,18 @@ def one_hot(
     "Desired outputs `d`: class first, then an axis of length one for the experts, then cases."
     return np.ascontiguousarray((np.arange(C)[:, None] == y).astype(float)[:, None])
 
-# %% ../nbs/01_moe1991.ipynb #d6962b95
+# %% ../nbs/01_moe1991.ipynb #740c0e77
 def softmax(
     a,  # logits; overwritten
     axis: int,  # axis that sums to one
 ):  # probabilities, in the memory of `a`
-    "Stable softmax, in place: the training loop spends its time here and in memory traffic."
+    "Stable softmax, in place: the training loop spends a third of its time here."
     a -= a.max(axis, keepdims=True)
     np.exp(a, out=a)
     a /= a.sum(axis, keepdims=True)
     return a
 
-# %% ../nbs/01_moe1991.ipynb #916c732a
+# %% ../nbs/01_moe1991.ipynb #d4c0bcb6
 def affine(
     W,  # weights [..., F+1]
     Xb,  # inputs with a column of ones [N, F+1]
@@ -88,7 +88,7 @@ def blend(
     "The system's output: the experts' outputs weighted by the gate."
     return np.einsum("...kn,...ckn->...cn", p, o)
 
-# %% ../nbs/01_moe1991.ipynb #9667a41b
+# %% ../nbs/01_moe1991.ipynb #58caaa00
 def E_cooperation(
     d,  # desired outputs [C, 1, N]
     o,  # experts' outputs [..., C, K, N]
@@ -97,7 +97,7 @@ def E_cooperation(
     "Equation 1.1: squared error of the blend, summed over classes."
     return ((d[..., 0, :] - blend(p, o))**2).sum(-2)
 
-# %% ../nbs/01_moe1991.ipynb #1c8807e6
+# %% ../nbs/01_moe1991.ipynb #ded53893
 def squared_errors(
     d,  # desired outputs [C, 1, N]
     o,  # experts' outputs [..., C, K, N]
@@ -114,7 +114,7 @@ def E_competition(
     "Equation 1.2: expected squared error of an expert drawn by the gate."
     return (p*squared_errors(d, o)).sum(-2)
 
-# %% ../nbs/01_moe1991.ipynb #e1a3f135
+# %% ../nbs/01_moe1991.ipynb #d4632a01
 def log_joint(
     sq,  # squared errors [..., K, N]
     p,  # mixing proportions [..., K, N]
@@ -134,16 +134,18 @@ def E_mixture(
     m = l.max(-2, keepdims=True)
     return -(m + np.log(np.exp(l - m).sum(-2, keepdims=True)))[..., 0, :]
 
-# %% ../nbs/01_moe1991.ipynb #ca064f32
+# %% ../nbs/01_moe1991.ipynb #62341aae
 def responsibilities(
     sq,  # squared errors [..., K, N]
     p,  # mixing proportions [..., K, N]
     sigma: float = 1.0,  # width of the Gaussians
 ):  # [..., K, N]
     "h_i of equation 1.5: the posterior probability of each expert given the target."
-    return softmax(log_joint(sq, p, sigma), -2)
+    h = (p + np.finfo(float).tiny)*np.exp((sq.min(-2, keepdims=True) - sq)/(2*sigma**2))
+    h /= h.sum(-2, keepdims=True)
+    return h
 
-# %% ../nbs/01_moe1991.ipynb #f270302e
+# %% ../nbs/01_moe1991.ipynb #d00753a8
 ERRORS = ("cooperation", "competition", "mixture")
 
 def error_grads(
@@ -167,7 +169,7 @@ def error_grads(
     do *= w[..., None, :, :]
     return do, ds
 
-# %% ../nbs/01_moe1991.ipynb #0007c32f
+# %% ../nbs/01_moe1991.ipynb #a625b01f
 @dataclass(frozen=True)
 class Mixture:
     "A mixture of local experts; parameters are W `[..., C, K, F+1]` (experts) and V `[..., K, F+1]` (gate)."
@@ -187,7 +189,7 @@ class Mixture:
         "Working memory of `R` runs: outputs and their derivatives."
         return np.empty((2, R, C, self.K, N))
 
-# %% ../nbs/01_moe1991.ipynb #8e3c1e43
+# %% ../nbs/01_moe1991.ipynb #f9c130dd
 def experts_and_gate(
     m: Mixture,  # the model's settings
     params,  # [W, V]
@@ -201,10 +203,10 @@ def experts_and_gate(
     s /= m.tau
     return o, softmax(s, -2)
 
-# %% ../nbs/01_moe1991.ipynb #8a4048c5
+# %% ../nbs/01_moe1991.ipynb #c9c6692a
 from fastcore.basics import patch
 
-# %% ../nbs/01_moe1991.ipynb #5698650d
+# %% ../nbs/01_moe1991.ipynb #bc476aac
 @patch
 def output(self: Mixture,
     params,  # [W, V]
@@ -230,7 +232,7 @@ def grads(self: Mixture,
         da *= o
     return [(g.reshape(-1, len(Xb)) @ Xb).reshape(*g.shape[:-1], -1)/len(Xb) for g in (da, ds)], y
 
-# %% ../nbs/01_moe1991.ipynb #0ddfc0ec
+# %% ../nbs/01_moe1991.ipynb #705e2db5
 @dataclass(frozen=True)
 class Backprop:
     "One hidden layer; parameters are W1 `[..., H, F+1]` and W2 `[..., C, H+1]`; the error is half the squared error."
@@ -249,7 +251,7 @@ class Backprop:
         z = 1/(1 + np.exp(-affine(params[0], Xb)))
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
-# %% ../nbs/01_moe1991.ipynb #44ac29bb
+# %% ../nbs/01_moe1991.ipynb #7d8d578f
 @patch
 def output(self: Backprop,
     params,  # [W1, W2]
@@ -273,7 +275,7 @@ def grads(self: Backprop,
     g2 = np.concatenate([da @ np.swapaxes(z, -1, -2), da.sum(-1, keepdims=True)], -1)
     return [(dz.reshape(-1, len(Xb)) @ Xb).reshape(params[0].shape)/len(Xb), g2/len(Xb)], y
 
-# %% ../nbs/01_moe1991.ipynb #c41c3bb9
+# %% ../nbs/01_moe1991.ipynb #3a5082a8
 AVERAGES = {"half": .5, "sum": 1.0, "mean": None}
 
 def average_error(
@@ -285,7 +287,7 @@ def average_error(
     e = y - d[:, 0]
     return np.einsum("...cn,...cn->...", e, e)*(AVERAGES[average] or 1/len(d))/d.shape[-1]
 
-# %% ../nbs/01_moe1991.ipynb #735f22d5
+# %% ../nbs/01_moe1991.ipynb #5e06ed82
 @dataclass
 class Runs:
     "What `train` returns: R trained runs of one system."
@@ -302,9 +304,9 @@ class Runs:
     def score(self, X, y): return (self.outputs(X).argmax(1) == y).mean(-1)  # [R]
     def run(self, r): return [a[r] for a in self.params]  # one run's parameters
 
-# %% ../nbs/01_moe1991.ipynb #588f5e9e
-def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every):
-    "Train some runs side by side; yields nothing until all are done."
+# %% ../nbs/01_moe1991.ipynb #a96efc5c
+def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, bar):
+    "Train some runs side by side until all are done."
     R, idx = len(lr), np.arange(len(lr))
     memory = model.memory(R, d.shape[0], len(Xb))
     final = [np.array(a) for a in params]
@@ -314,6 +316,7 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every):
         error = average_error(y, d, average)
         if t == len(curves): curves = np.concatenate([curves, np.full_like(curves, np.nan)])
         curves[t, idx] = error
+        if t % 100 == 0: bar.set_postfix(epoch=t)
         stop = ~(error > target_mse) | ~np.isfinite(error) | (t == epochs)
         if every and idx[0] == 0 and (t % every == 0 or stop[0]): snapshots.append((t, [a[0].copy() for a in params]))
         if stop.any():
@@ -321,11 +324,12 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every):
             done_at[idx[stop]], mse[idx[stop]] = t, error[stop]
             params, gradient = [a[~stop] for a in params], [g[~stop] for g in gradient]
             idx, lr = idx[~stop], lr[~stop]
+            bar.update(int(stop.sum()))
             if not len(idx): break
         params = [a - lr.reshape(-1, *[1]*(a.ndim - 1))*g for a, g in zip(params, gradient)]
     return final, done_at, mse, [curves[:t + 1, r] for r, t in enumerate(done_at)], snapshots
 
-# %% ../nbs/01_moe1991.ipynb #a8c7aea5
+# %% ../nbs/01_moe1991.ipynb #d75e5dfa
 def train(
     model,  # `Mixture` or `Backprop`
     X,  # inputs [N, F]
@@ -338,27 +342,26 @@ def train(
     target_mse: float = 0.08,  # stop at this average squared training error
     average: str = "half",  # which average, one of `AVERAGES`
     every: int = 0,  # keep the first run's parameters every so many epochs (0: never)
-    cache: int = 2**17,  # bytes that one row of a chunk's arrays, runs x cases x (experts or units), may take
-    progress: bool = False,  # show a progress bar
+    cache: int = 2**19,  # bytes for runs x cases x (experts or units): how many runs make a chunk
+    progress: bool = False,  # show a progress bar (on a terminal or in a notebook)
 ) -> Runs:
     "Batch gradient descent on many runs at once, each until it converges."
     Xb, C = design(X), n_classes or int(np.max(y)) + 1
     d, lr = one_hot(y, C), np.broadcast_to(np.asarray(lr, float), len(seeds))
     params = init or [np.stack(a) for a in zip(*(model.init(s, X.shape[1], C) for s in seeds))]
     size = max(1, cache//(8*len(X)*getattr(model, "K", getattr(model, "H", 1))))
-    parts, bar = [], tqdm(total=len(seeds), unit="run", disable=not progress, leave=False)
+    parts, bar = [], tqdm(total=len(seeds), unit="run", disable=None if progress else True, leave=False)
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(0, len(seeds), size):
             chunk = slice(i, i + size)
-            parts.append(_train_chunk(model, [a[chunk] for a in params], lr[chunk], Xb, d, epochs, target_mse, average, 0 if i else every))
-            bar.update(len(lr[chunk]))
+            parts.append(_train_chunk(model, [a[chunk] for a in params], lr[chunk], Xb, d, epochs, target_mse, average, 0 if i else every, bar))
     bar.close()
     final, done_at, mse = [np.concatenate(a) for a in zip(*(p[0] for p in parts))], *(np.concatenate([p[j] for p in parts]) for j in (1, 2))
     curve = [c for p in parts for c in p[3]]
     rises = np.array([np.mean(np.diff(c) > 0) if len(c) > 1 else 0. for c in curve])
     return Runs(model, final, done_at, mse, mse <= target_mse, rises, curve, parts[0][4])
 
-# %% ../nbs/01_moe1991.ipynb #b4bd439d
+# %% ../nbs/01_moe1991.ipynb #39f0e759
 def pair_lines(
     W,  # experts' weights [..., C, K, F+1]
     pair,  # two classes
@@ -375,7 +378,7 @@ def in_use(
     "Which experts the gate still calls on."
     return experts_and_gate(model, params, design(X))[1].mean(-1) >= least
 
-# %% ../nbs/01_moe1991.ipynb #d7a85c1c
+# %% ../nbs/01_moe1991.ipynb #65367efa
 PAIRS = ((0, 1), (2, 3))  # [i] against [I], [a] against [Λ]
 
 def own_pair(
@@ -389,7 +392,7 @@ def own_pair(
     h = responsibilities(squared_errors(d, o), p, model.sigma)
     return np.array([h[:, np.isin(y, pair)].sum(-1) for pair in PAIRS]).argmax(0)
 
-# %% ../nbs/01_moe1991.ipynb #f4f179ce
+# %% ../nbs/01_moe1991.ipynb #f08bfc2e
 def plot_lines(
     model,  # a `Mixture` on two inputs
     params,  # its parameters
@@ -413,7 +416,7 @@ def plot_lines(
     ax.set_ylim(ylim)
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #e4550f8e
+# %% ../nbs/01_moe1991.ipynb #0af02690
 def foot(
     w,  # coefficients of lines [..., 3]
 ):  # [..., 2]
@@ -436,7 +439,7 @@ def target_lines(
     if not np.isfinite(r.mse[0]): raise ValueError(f"target_lines: training diverged with step size {lr}; take a smaller one")
     return points | {f"X{j}": foot(pair_lines(r.params[0], pair)[0, 0]) for j, pair in enumerate(PAIRS)}
 
-# %% ../nbs/01_moe1991.ipynb #e9b0cd94
+# %% ../nbs/01_moe1991.ipynb #9393dc03
 def plot_trajectories(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters) from `train(..., every=...)`
@@ -456,7 +459,7 @@ def plot_trajectories(
     ax.set(xlabel="F1 of the line's foot (kHz)", ylabel="F2 of the line's foot (kHz)")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #b855546d
+# %% ../nbs/01_moe1991.ipynb #160371fc
 def smoothed(
     a,  # curve [T]
     window: int,  # epochs
@@ -480,7 +483,7 @@ def plot_curves(
     axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100)); axes[1].legend(loc="lower right")
     return fig
 
-# %% ../nbs/01_moe1991.ipynb #777e27a8
+# %% ../nbs/01_moe1991.ipynb #7a25d612
 def history(
     runs: Runs,  # of `train(..., every=1)`
     task,  # `genmix.data.FourVowels`
@@ -496,7 +499,7 @@ def history(
         rows.append((t, E, runs.curve[0][t], (y.argmax(0) == task.y_train).mean(), (m.output(params, Xt).argmax(0) == task.y_test).mean()))
     return pd.DataFrame(rows, columns=["epoch", "loss", "mse", "train", "test"])
 
-# %% ../nbs/01_moe1991.ipynb #f7481916
+# %% ../nbs/01_moe1991.ipynb #579c2ac1
 def plot_regions(
     model,  # a `Mixture` or `Backprop`
     params,  # its parameters
@@ -522,7 +525,7 @@ def plot_regions(
             ax.annotate(f"expert {k}", (g1[tuple(i)], g2[tuple(i)]), color=expert_color(k), weight="bold", ha="center")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #976bfb29
+# %% ../nbs/01_moe1991.ipynb #c81329a3
 def animate(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters)
@@ -541,7 +544,7 @@ def animate(
         return caption(fig, text)
     return save_gif(draw, len(pick), path)
 
-# %% ../nbs/01_moe1991.ipynb #3d470a66
+# %% ../nbs/01_moe1991.ipynb #b55685de
 def responsibility_table(
     model,  # a `Mixture`
     params,  # its parameters
@@ -564,7 +567,7 @@ def confusion(
     M = np.bincount(C*y + said, minlength=C*C).reshape(C, C)
     return pd.DataFrame(M, index=list(labels), columns=list(labels))
 
-# %% ../nbs/01_moe1991.ipynb #a6c99111
+# %% ../nbs/01_moe1991.ipynb #b1ab7688
 STEP_SIZES = tuple(float(2**(j/2)) for j in range(-4, 11))  # 0.25 ... 32
 SEARCH_SEEDS = tuple(range(1000, 1010))
 RULES = ("fastest", "smooth")
@@ -575,7 +578,7 @@ def systems(
     "The four systems of Table 1."
     return {"4 experts": Mixture(4, **kwargs), "8 experts": Mixture(8, **kwargs), "BP, 6 hidden": Backprop(6), "BP, 12 hidden": Backprop(12)}
 
-# %% ../nbs/01_moe1991.ipynb #995eef07
+# %% ../nbs/01_moe1991.ipynb #e5abc98d
 def measure(
     models: dict,  # name -> model, from `systems`
     task,  # `genmix.data.FourVowels`
@@ -596,7 +599,7 @@ def measure(
                                       train=r.score(task.X_train, task.y_train), test=r.score(task.X_test, task.y_test), used=used)))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../nbs/01_moe1991.ipynb #e18959a3
+# %% ../nbs/01_moe1991.ipynb #b1906f8f
 def choose(
     runs,  # DataFrame from `measure` over several step sizes
     rule: str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
@@ -616,7 +619,7 @@ def summarize(
     return pd.DataFrame({"step": g.lr.first(), "train %": 100*g.train.mean(), "test %": 100*g.test.mean(), "epochs": g.epochs.mean(),
                          "SD": g.epochs.std(ddof=1), "converged": g.converged.mean(), "used": g.used.mean(), "runs": g.size()})
 
-# %% ../nbs/01_moe1991.ipynb #430b2fc4
+# %% ../nbs/01_moe1991.ipynb #5788cb0a
 COMPARISONS = (("4 experts", "BP, 6 hidden"), ("4 experts", "BP, 12 hidden"), ("8 experts", "BP, 6 hidden"),
                ("8 experts", "BP, 12 hidden"), ("8 experts", "4 experts"), ("BP, 12 hidden", "BP, 6 hidden"))
 
@@ -634,7 +637,7 @@ def t_tests(
         rows.append((f"{a} - {b}", x.mean() - y.mean(), pooled.statistic, len(x) + len(y) - 2, pooled.pvalue, welch.pvalue))
     return pd.DataFrame(rows, columns=["comparison", "difference", "t", "df", "p", "p (Welch)"])
 
-# %% ../nbs/01_moe1991.ipynb #537ec184
+# %% ../nbs/01_moe1991.ipynb #7a7aea1f
 def plot_search(
     runs,  # DataFrame from `measure` over several step sizes
     ax=None,  # axes
@@ -653,7 +656,7 @@ def plot_search(
     ax.legend()
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #5226cc65
+# %% ../nbs/01_moe1991.ipynb #82243bb8
 def plot_table(
     runs,  # DataFrame from `measure` at one step size per system
     ax=None,  # axes
@@ -670,7 +673,7 @@ def plot_table(
     ax.set(xlabel="epochs until the target" if column == "epochs" else column, xlim=(0, None))
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #cd9b6cdc
+# %% ../nbs/01_moe1991.ipynb #6552a490
 def published(
     name: str,  # "search", "table1", "earlier" or "provenance"
 ):  # DataFrame of a CSV file, or a dict
@@ -693,7 +696,7 @@ def variant(
     for column, value in dict(data=data, split=split, expert=expert, average=average, **more).items(): df = df[df[column] == value]
     return df
 
-# %% ../nbs/01_moe1991.ipynb #84363e24
+# %% ../nbs/01_moe1991.ipynb #7afb6012
 def earlier_init(
     seed: int,  # seed of the run
     K: int,  # experts
@@ -706,7 +709,7 @@ def earlier_init(
     own = [np.random.RandomState(seed + 1 + i) for i in range(K)]
     return [np.stack([np.column_stack([r.randn(F, C).T*scale, r.randn(C)*scale]) for r in own], 1), V]
 
-# %% ../nbs/01_moe1991.ipynb #4f973cff
+# %% ../nbs/01_moe1991.ipynb #17dd8e71
 def model_of(
     c,  # `genmix.configs.MoE1991Config`
 ):  # `Mixture` or `Backprop`
@@ -727,7 +730,7 @@ def stored(
                 epochs=np.array([runs.snapshots[j][0] for j in keep]), p0=np.stack([runs.snapshots[j][1][0] for j in keep]), p1=np.stack([runs.snapshots[j][1][1] for j in keep]),
                 **{f"history_{c}": h[c].values for c in h})
 
-# %% ../nbs/01_moe1991.ipynb #b9ebfa94
+# %% ../nbs/01_moe1991.ipynb #18fa0a6e
 def run_figures(
     s: dict,  # arrays from `stored`
     c,  # `genmix.configs.MoE1991Config` of the run
@@ -759,7 +762,7 @@ def run_figures(
                    "trajectories": lambda: captioned(plot_trajectories(m, snapshots, *train_, target_lines(m, *train_, best_step(m, s["X_train"])))),
                    "responsibilities": table_of_responsibility}
 
-# %% ../nbs/01_moe1991.ipynb #3cedb41d
+# %% ../nbs/01_moe1991.ipynb #dddee56c
 def best_step(
     model,  # a `Mixture`
     X,  # inputs [N, F]
@@ -768,7 +771,7 @@ def best_step(
     Xb = design(X)
     return float(min(1., model.sigma**2)/np.linalg.eigvalsh(Xb.T @ Xb/len(Xb))[-1])
 
-# %% ../nbs/01_moe1991.ipynb #2ce661e4
+# %% ../nbs/01_moe1991.ipynb #8bb82d04
 def fit_softmax(
     Xb,  # inputs [N, F+1]
     target,  # target distributions [C, N]
@@ -797,7 +800,7 @@ def fit_softmax(
             if new < now: W, now = W - size*step, new; break
     return W
 
-# %% ../nbs/01_moe1991.ipynb #e31f609a
+# %% ../nbs/01_moe1991.ipynb #acbb63eb
 def em(
     model: Mixture,  # linear experts: equation 1.3's likelihood; softmax experts: the multinomial one
     params,  # [W, V] to start from
@@ -820,7 +823,7 @@ def em(
         if len(curve) <= steps: W, V = m_step(model, W, V, Xb, d, h, ridge)
     return [W, V], curve
 
-# %% ../nbs/01_moe1991.ipynb #9d3008d3
+# %% ../nbs/01_moe1991.ipynb #666bcad9
 def m_step(
     model, W, V,  # settings and present parameters
     Xb, d,  # inputs [N, F+1], desired outputs [C, 1, N]
@@ -836,7 +839,7 @@ def m_step(
         else: W[:, k] = fit_softmax(Xb, d[:, 0], h[k], W[:, k], ridge=ridge)
     return W, model.tau*fit_softmax(Xb, h, W=V/model.tau, ridge=ridge)
 
-# %% ../nbs/01_moe1991.ipynb #19822db1
+# %% ../nbs/01_moe1991.ipynb #f33db8b4
 def to_simplex(
     y,  # any vectors [C, N]
 ):  # distributions [C, N]
@@ -846,7 +849,7 @@ def to_simplex(
     k = (u > t).sum(0) - 1
     return np.maximum(y - np.take_along_axis(t, k[None], 0), 0)
 
-# %% ../nbs/01_moe1991.ipynb #6c52f7fd
+# %% ../nbs/01_moe1991.ipynb #15f64e28
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
@@ -871,7 +874,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         if not np.isfinite(r.mse[0]): raise ValueError(f"training diverged after {r.epochs[0]} epochs: lower learning_rate (now {self.learning_rate}) or scale the inputs")
         self.params_, self.n_iter_, self.mse_ = r.run(0), int(r.epochs[0]), float(r.mse[0])
         if self.target_mse and not r.converged[0]:
-            warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, above target_mse={self.target_mse}", ConvergenceWarning)
+            warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=3)
 
     def predict_proba(self, X):
         "Probability of each class, [N, C]."
@@ -884,7 +887,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         p = self.predict_proba(X)
         return self.classes_[p.argmax(1)]
 
-# %% ../nbs/01_moe1991.ipynb #e6447434
+# %% ../nbs/01_moe1991.ipynb #55f98532
 class MixtureOfExpertsClassifier(_Classifier):
     "Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991) with scikit-learn's conventions."
     def __init__(self,
@@ -921,7 +924,7 @@ class MixtureOfExpertsClassifier(_Classifier):
         check_is_fitted(self)
         return experts_and_gate(self.model_, self.params_, design(validate_data(self, X, reset=False, dtype=np.float64)))[1].T
 
-# %% ../nbs/01_moe1991.ipynb #a9715b56
+# %% ../nbs/01_moe1991.ipynb #4bd6ca47
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
     def __init__(self,
@@ -939,7 +942,7 @@ class BackpropClassifier(_Classifier):
     def _model(self): return Backprop(self.n_hidden, self.init_scale)
     def _train(self, X, y, seed): return self._gradient_descent(X, y, seed)
 
-# %% ../nbs/01_moe1991.ipynb #f489e8ee
+# %% ../nbs/01_moe1991.ipynb #6539650c
 def explore(
     task,  # `genmix.data.FourVowels`
 ):  # an ipywidgets box

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'STYLE', 'expert_color', 'subplots', 'caption', 'heatmap', 'save', 'save_gif']
 
-# %% ../nbs/00c_plots.ipynb #8550c0db
+# %% ../nbs/00c_plots.ipynb #ae34e662
 import os, tempfile
 from pathlib import Path
 
@@ -13,18 +13,18 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-# %% ../nbs/00c_plots.ipynb #f6ce48c8
+# %% ../nbs/00c_plots.ipynb #bf825810
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-# %% ../nbs/00c_plots.ipynb #71e5a9db
+# %% ../nbs/00c_plots.ipynb #68f7deb9
 def expert_color(
     i: int,  # number of the expert
 ) -> str:  # its color, the same in every chapter
     "The color of expert `i`."
     return PALETTE[i % len(PALETTE)]
 
-# %% ../nbs/00c_plots.ipynb #8e11e183
+# %% ../nbs/00c_plots.ipynb #1970a246
 STYLE = {"font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 10,
          "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False,
          "figure.dpi": 80, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False,
@@ -41,7 +41,7 @@ def subplots(
     with plt.rc_context(STYLE):
         return plt.subplots(nrows, ncols, figsize=(width, height), **kwargs)
 
-# %% ../nbs/00c_plots.ipynb #659f5c3a
+# %% ../nbs/00c_plots.ipynb #1fe71118
 def caption(
     fig,  # matplotlib figure
     text: str,  # data (and origin), model, seed, steps
@@ -50,7 +50,7 @@ def caption(
     fig.supxlabel(text, fontsize=8.5, color="#555555", x=.01, ha="left", wrap=True)
     return fig
 
-# %% ../nbs/00c_plots.ipynb #e87282ca
+# %% ../nbs/00c_plots.ipynb #6064698f
 def heatmap(
     M,  # values [rows, columns]
     rows,  # row labels
@@ -72,7 +72,7 @@ def heatmap(
     ax.tick_params(length=0); ax.spines[:].set_visible(False)
     return ax
 
-# %% ../nbs/00c_plots.ipynb #4d42a217
+# %% ../nbs/00c_plots.ipynb #2fc1c18c
 def _atomically(path, write):
     "Call `write(temporary path)`, then move the file to `path` in one step."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _atomically(path, write):
         Path(tmp).unlink(missing_ok=True); raise
     return path
 
-# %% ../nbs/00c_plots.ipynb #53b81cd7
+# %% ../nbs/00c_plots.ipynb #fdf3e86a
 def save(
     fig,  # matplotlib figure
     path,  # where to; the suffix (png, pdf, svg) tells the format
@@ -95,7 +95,7 @@ def save(
     plt.close(fig)
     return out
 
-# %% ../nbs/00c_plots.ipynb #534aff62
+# %% ../nbs/00c_plots.ipynb #2fd26a55
 def save_gif(
     draw,  # draw(i) draws frame i and returns its figure
     frames: int,  # number of frames

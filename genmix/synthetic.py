@@ -6,7 +6,7 @@
 __all__ = ['VOWELS', 'KINDS', 'FORMANTS', 'between_within', 'covariance_root', 'vowel_correlation', 'gaussian_accuracy',
            'formant_statistics', 'write_formant_statistics', 'published_statistics', 'formants']
 
-# %% ../nbs/00a_synthetic.ipynb #69cc745a
+# %% ../nbs/00a_synthetic.ipynb #0e1fb417
 import json
 import os
 from functools import lru_cache
@@ -17,12 +17,12 @@ import numpy as np
 
 import genmix
 
-# %% ../nbs/00a_synthetic.ipynb #ae518207
+# %% ../nbs/00a_synthetic.ipynb #aa1c0329
 VOWELS = ("i", "I", "E", "{", "V", "A", "O", "U", "u", "3'")  # in the order of the file
 KINDS = {"m": "men", "w": "women", "c": "children"}
 FORMANTS = ("f0", "f1", "f2", "f3")
 
-# %% ../nbs/00a_synthetic.ipynb #be8414b9
+# %% ../nbs/00a_synthetic.ipynb #dd66a278
 def _box(
     table: dict,  # a table with all kinds of speakers
     kind: str,  # "m", "w" or "c"
@@ -35,7 +35,7 @@ def _box(
     repetitions = len(np.unique(table["repetition"][rows]))
     return table["formants"][rows[order]].reshape(-1, len(VOWELS), repetitions, 4)
 
-# %% ../nbs/00a_synthetic.ipynb #a3559770
+# %% ../nbs/00a_synthetic.ipynb #0dba0ec5
 def between_within(
     x: np.ndarray,  # [S, V, R, 4] in Hz
 ) -> tuple[np.ndarray, np.ndarray]:  # B and W, each [V, 4, 4]
@@ -47,7 +47,7 @@ def between_within(
     d = mean - mean.mean(axis=0)
     return np.einsum("svi,svj->vij", d, d) / (S - 1) - within / R, within
 
-# %% ../nbs/00a_synthetic.ipynb #46d550e9
+# %% ../nbs/00a_synthetic.ipynb #e071ad70
 def covariance_root(
     C: np.ndarray,  # [..., d, d] symmetric
 ) -> np.ndarray:  # [..., d, d], not symmetric; times its transpose it gives C
@@ -56,7 +56,7 @@ def covariance_root(
     w, V = np.linalg.eigh(C / sd[..., :, None] / sd[..., None, :])
     return sd[..., :, None] * (V * np.sqrt(w.clip(0))[..., None, :]) @ np.swapaxes(V, -1, -2)
 
-# %% ../nbs/00a_synthetic.ipynb #3f3eb4a2
+# %% ../nbs/00a_synthetic.ipynb #74064ea2
 def vowel_correlation(
     x: np.ndarray,  # [S, V, R, 4] in Hz
     between: np.ndarray,  # B, [V, 4, 4]
@@ -69,7 +69,7 @@ def vowel_correlation(
     full = np.einsum("vjk,wjk->vwjk", root, root)[pairs].sum(axis=0)  # [4, 4]
     return np.linalg.solve(full, seen).clip(0, 1)
 
-# %% ../nbs/00a_synthetic.ipynb #88479c69
+# %% ../nbs/00a_synthetic.ipynb #997e71c3
 def gaussian_accuracy(
     table: dict,  # a table of formants
     vowels: tuple = ("i", "I", "A", "V"),  # the vowels to tell apart
@@ -84,7 +84,7 @@ def gaussian_accuracy(
         score.append(-0.5 * np.einsum("ni,ij,nj->n", d, np.linalg.inv(C), d) - 0.5 * np.linalg.slogdet(C)[1])
     return float((np.array(vowels)[np.argmax(score, axis=0)] == y).mean())
 
-# %% ../nbs/00a_synthetic.ipynb #a0a344d4
+# %% ../nbs/00a_synthetic.ipynb #7e2ec3e5
 def formant_statistics(
     table: dict,  # formants [N, 4], vowel, speaker, kind, repetition [N]
 ) -> dict:  # ready for JSON
@@ -98,7 +98,7 @@ def formant_statistics(
     accuracy = {"four": gaussian_accuracy(table), "ten": gaussian_accuracy(table, VOWELS)}
     return {"kinds": kinds, "gaussian_accuracy": {k: round(a, 6) for k, a in accuracy.items()}}
 
-# %% ../nbs/00a_synthetic.ipynb #15aaa210
+# %% ../nbs/00a_synthetic.ipynb #34f78dd4
 def write_formant_statistics(
     table: dict,  # the real table with its checksum: vars(genmix.data.load("vowels"))
     out: str | Path,  # the JSON file to write
@@ -120,14 +120,14 @@ def write_formant_statistics(
     os.replace(part, out)
     return out
 
-# %% ../nbs/00a_synthetic.ipynb #a51fbfad
+# %% ../nbs/00a_synthetic.ipynb #b18469b8
 @lru_cache(maxsize=1)
 def published_statistics() -> dict:
     "The statistics of the real table that come with the package, and where they came from."
     text = resources.files("genmix").joinpath("published", "formants.json").read_text(encoding="utf-8")
     return json.loads(text)
 
-# %% ../nbs/00a_synthetic.ipynb #71855293
+# %% ../nbs/00a_synthetic.ipynb #458eae7a
 def _draw(
     rng: np.random.Generator,  # the only source of randomness
     s: dict,  # statistics of one kind of speaker
@@ -142,7 +142,7 @@ def _draw(
     x = np.rint(mean[:, None] + u[:, :, None] + e)
     return np.maximum.accumulate(np.maximum(x, 50), axis=-1)
 
-# %% ../nbs/00a_synthetic.ipynb #b020defb
+# %% ../nbs/00a_synthetic.ipynb #b27cc916
 def formants(
     seed: int = 0,  # another seed, other speakers
     n_men: int = 33,  # as many of each kind as in the real table
