@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Figure', 'read_run', 'draw']
 
-# %% ../nbs/07_figures.ipynb #7b80184e
+# %% ../nbs/07_figures.ipynb #1ca257b5
+import zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 
 from genmix import configs, moe1991
 from genmix.data import DataError
-from genmix.plots import caption, save
+from genmix.plots import caption, save, subplots
 
 # %% ../nbs/07_figures.ipynb #95ab7bf3
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ for name, description in _RUN.items():
 FIGURES["table1-runs"] = Figure("a table's runs, a dot each, for every rule", "table1", lambda stored: stored["runs"]())
 FIGURES["table1-search"] = Figure("a table's search, if it made one", "table1", lambda stored: stored.get("search", lambda: None)())
 
-# %% ../nbs/07_figures.ipynb #40e4cabd
+# %% ../nbs/07_figures.ipynb #06cc1422
 def read_run(
     folder,  # a run's folder
 ):  # source, {name: function that draws}
@@ -61,16 +62,18 @@ def read_run(
     try:
         if configs.system_of(config) == "moe1991":
             with np.load(folder/"figures.npz", allow_pickle=False) as f: return "moe1991", moe1991.run_figures({k: f[k] for k in f.files}, config)
-        draw = {"runs": lambda df=pd.read_csv(folder/"history.csv"): _panels(df, folder.name)}
-        if (folder/"search.csv").exists(): draw["search"] = lambda df=pd.read_csv(folder/"search.csv"): caption(moe1991.plot_search(df).figure, folder.name)
+        runs, draw = pd.read_csv(folder/"history.csv"), {}
+        draw["runs"] = lambda: _panels(runs, folder.name)
+        if (folder/"search.csv").exists():
+            search = pd.read_csv(folder/"search.csv")
+            draw["search"] = lambda: caption(moe1991.plot_search(search).figure, folder.name)
         return "table1", draw
     except FileNotFoundError as e:
         raise DataError(f"{e.filename}: no such file; the run in {folder} is not complete: train it again") from None
-    except (ValueError, OSError, KeyError, EOFError) as e:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise DataError(f"{folder}: its stored arrays cannot be read ({e}); delete the folder and train again") from None
 
 def _panels(df, text):
-    from genmix.plots import subplots
     fig, axes = subplots(df.rule.nunique(), 1, height=2.8*df.rule.nunique(), squeeze=False)
     for ax, (rule, g) in zip(axes[:, 0], df.groupby("rule", sort=False)): moe1991.plot_table(g, ax); ax.set_title(f"step sizes: {rule}", loc="left")
     return caption(fig, text)

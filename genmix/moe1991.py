@@ -12,13 +12,14 @@ __all__ = ['ERRORS', 'AVERAGES', 'PAIRS', 'STEP_SIZES', 'SEARCH_SEEDS', 'RULES',
            'published', 'variant', 'earlier_init', 'model_of', 'stored', 'run_figures', 'best_step', 'fit_softmax',
            'em', 'm_step', 'to_simplex', 'MixtureOfExpertsClassifier', 'BackpropClassifier', 'explore']
 
-# %% ../nbs/01_moe1991.ipynb #ed8cfc17
+# %% ../nbs/01_moe1991.ipynb #e8a8b985
 import warnings
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from scipy import stats
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 
 from genmix.plots import MARKERS, PALETTE, caption, expert_color, heatmap, save_gif, subplots
 
-# %% ../nbs/01_moe1991.ipynb #098f4ebd
+# %% ../nbs/01_moe1991.ipynb #92ba3dc4
 def plot_task(
     X,  # formants in kHz [N, 2]
     y,  # class of each case [N], integers
@@ -40,7 +41,7 @@ def plot_task(
     "The cases in the plane of the first two formants."
     if ax is None: _, ax = subplots(width=5.6, height=4.2)
     for c, label in enumerate(labels):
-        ax.scatter(*X[y == c].T, s=size, marker=MARKERS[c], color="#888888" if c % 2 else "#333333", alpha=.6, lw=0)
+        ax.scatter(*X[y == c].T, s=size, marker=MARKERS[c], color="#a0a0a0" if c % 2 else "#606060", lw=0)
         ax.annotate(label, X[y == c].mean(0), fontsize=13, weight="bold", ha="center", va="center",
                     bbox=dict(boxstyle="round,pad=.15", fc="white", ec="none", alpha=.8))
     ax.set(xlabel="first formant F1 (kHz)", ylabel="second formant F2 (kHz)")
@@ -203,10 +204,7 @@ def experts_and_gate(
     s /= m.tau
     return o, softmax(s, -2)
 
-# %% ../nbs/01_moe1991.ipynb #c9c6692a
-from fastcore.basics import patch
-
-# %% ../nbs/01_moe1991.ipynb #bc476aac
+# %% ../nbs/01_moe1991.ipynb #bc7a5a21
 @patch
 def output(self: Mixture,
     params,  # [W, V]
@@ -232,7 +230,7 @@ def grads(self: Mixture,
         da *= o
     return [(g.reshape(-1, len(Xb)) @ Xb).reshape(*g.shape[:-1], -1)/len(Xb) for g in (da, ds)], y
 
-# %% ../nbs/01_moe1991.ipynb #705e2db5
+# %% ../nbs/01_moe1991.ipynb #2da381ff
 @dataclass(frozen=True)
 class Backprop:
     "One hidden layer; parameters are W1 `[..., H, F+1]` and W2 `[..., C, H+1]`; the error is half the squared error."
@@ -251,7 +249,7 @@ class Backprop:
         z = 1/(1 + np.exp(-affine(params[0], Xb)))
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
-# %% ../nbs/01_moe1991.ipynb #7d8d578f
+# %% ../nbs/01_moe1991.ipynb #1093bcd0
 @patch
 def output(self: Backprop,
     params,  # [W1, W2]
@@ -275,7 +273,7 @@ def grads(self: Backprop,
     g2 = np.concatenate([da @ np.swapaxes(z, -1, -2), da.sum(-1, keepdims=True)], -1)
     return [(dz.reshape(-1, len(Xb)) @ Xb).reshape(params[0].shape)/len(Xb), g2/len(Xb)], y
 
-# %% ../nbs/01_moe1991.ipynb #3a5082a8
+# %% ../nbs/01_moe1991.ipynb #853cf300
 AVERAGES = {"half": .5, "sum": 1.0, "mean": None}
 
 def average_error(
@@ -287,7 +285,7 @@ def average_error(
     e = y - d[:, 0]
     return np.einsum("...cn,...cn->...", e, e)*(AVERAGES[average] or 1/len(d))/d.shape[-1]
 
-# %% ../nbs/01_moe1991.ipynb #5e06ed82
+# %% ../nbs/01_moe1991.ipynb #f9f531e2
 @dataclass
 class Runs:
     "What `train` returns: R trained runs of one system."
@@ -304,7 +302,7 @@ class Runs:
     def score(self, X, y): return (self.outputs(X).argmax(1) == y).mean(-1)  # [R]
     def run(self, r): return [a[r] for a in self.params]  # one run's parameters
 
-# %% ../nbs/01_moe1991.ipynb #a96efc5c
+# %% ../nbs/01_moe1991.ipynb #bf73f574
 def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, bar):
     "Train some runs side by side until all are done."
     R, idx = len(lr), np.arange(len(lr))
@@ -329,7 +327,7 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, b
         params = [a - lr.reshape(-1, *[1]*(a.ndim - 1))*g for a, g in zip(params, gradient)]
     return final, done_at, mse, [curves[:t + 1, r] for r, t in enumerate(done_at)], snapshots
 
-# %% ../nbs/01_moe1991.ipynb #d75e5dfa
+# %% ../nbs/01_moe1991.ipynb #f3579736
 def train(
     model,  # `Mixture` or `Backprop`
     X,  # inputs [N, F]
@@ -361,7 +359,7 @@ def train(
     rises = np.array([np.mean(np.diff(c) > 0) if len(c) > 1 else 0. for c in curve])
     return Runs(model, final, done_at, mse, mse <= target_mse, rises, curve, parts[0][4])
 
-# %% ../nbs/01_moe1991.ipynb #39f0e759
+# %% ../nbs/01_moe1991.ipynb #90414c9b
 def pair_lines(
     W,  # experts' weights [..., C, K, F+1]
     pair,  # two classes
@@ -378,7 +376,7 @@ def in_use(
     "Which experts the gate still calls on."
     return experts_and_gate(model, params, design(X))[1].mean(-1) >= least
 
-# %% ../nbs/01_moe1991.ipynb #65367efa
+# %% ../nbs/01_moe1991.ipynb #1726b3c6
 PAIRS = ((0, 1), (2, 3))  # [i] against [I], [a] against [Λ]
 
 def own_pair(
@@ -392,7 +390,16 @@ def own_pair(
     h = responsibilities(squared_errors(d, o), p, model.sigma)
     return np.array([h[:, np.isin(y, pair)].sum(-1) for pair in PAIRS]).argmax(0)
 
-# %% ../nbs/01_moe1991.ipynb #f08bfc2e
+# %% ../nbs/01_moe1991.ipynb #9eaaecee
+def _free(points, X, box):
+    "Index of the point inside the box (x0, x1, y0, y1) that is farthest from all cases and from the border: room for a label."
+    lo, size = np.array([box[0], box[2]]), np.array([box[1] - box[0], box[3] - box[2]])
+    u, v = (np.asarray(points) - lo)/size, (X - lo)/size
+    inside = np.minimum(u, 1 - u).min(-1)
+    room = np.sqrt(((u[:, None] - v)**2).sum(-1)).min(1)
+    return int(np.where(inside > .12, np.minimum(room, .2), inside - 1).argmax())
+
+# %% ../nbs/01_moe1991.ipynb #da3823cc
 def plot_lines(
     model,  # a `Mixture` on two inputs
     params,  # its parameters
@@ -402,21 +409,20 @@ def plot_lines(
 ):  # the axes
     "Figure 2 of the paper: decision lines of the experts in use, each for its own pair, and the gate's lines."
     ax = plot_task(X, y, labels, ax)
-    x1 = np.linspace(X[:, 0].min(), X[:, 0].max(), 2); ylim = ax.get_ylim()
+    x1, box = np.linspace(*ax.get_xlim(), 60), (*ax.get_xlim(), *ax.get_ylim())
     used, own = np.flatnonzero(in_use(model, params, X)), own_pair(model, params, X, y)
-    def line(w, where, text, **kw):
-        w = w if abs(w[1]) > 1e-12 else w + [0, 1e-12, 0]
-        x2 = -(w[0]*x1 + w[2])/w[1]
+    def line(w, text, **kw):
+        x2 = -(w[0]*x1 + w[2])/(w[1] or 1e-12)
         ax.plot(x1, x2, lw=2, **kw)
-        t = np.clip((np.mean(np.array(ylim)*[1 - where, where]*2) - x2[0])/(x2[1] - x2[0]), .04, .96)
-        ax.annotate(text, (x1[0] + t*(x1[1] - x1[0]), x2[0] + t*(x2[1] - x2[0])), color=kw["color"], xytext=(5, 3), textcoords="offset points", weight="bold")
-    for k in used: line(pair_lines(params[0], PAIRS[own[k]])[k], .85 if own[k] == 0 else .15, f"expert {k}", color=expert_color(k))
+        j = _free(np.column_stack([x1, x2]), X, box)
+        ax.annotate(text, (x1[j], x2[j]), color=kw["color"], xytext=(6, -4), textcoords="offset points", va="top", weight="bold")
+    for k in used: line(pair_lines(params[0], PAIRS[own[k]])[k], f"expert {k}", color=expert_color(k))
     for a, i in enumerate(used):
-        for j in used[a + 1:]: line(params[1][i] - params[1][j], .5, f"gate {i}:{j}", color="black", ls="--")
-    ax.set_ylim(ylim)
+        for j in used[a + 1:]: line(params[1][i] - params[1][j], f"gate {i}:{j}", color="black", ls="--")
+    ax.set(xlim=box[:2], ylim=box[2:])
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #0af02690
+# %% ../nbs/01_moe1991.ipynb #fd6df975
 def foot(
     w,  # coefficients of lines [..., 3]
 ):  # [..., 2]
@@ -439,7 +445,7 @@ def target_lines(
     if not np.isfinite(r.mse[0]): raise ValueError(f"target_lines: training diverged with step size {lr}; take a smaller one")
     return points | {f"X{j}": foot(pair_lines(r.params[0], pair)[0, 0]) for j, pair in enumerate(PAIRS)}
 
-# %% ../nbs/01_moe1991.ipynb #9393dc03
+# %% ../nbs/01_moe1991.ipynb #8f96a9df
 def plot_trajectories(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters) from `train(..., every=...)`
@@ -459,7 +465,7 @@ def plot_trajectories(
     ax.set(xlabel="F1 of the line's foot (kHz)", ylabel="F2 of the line's foot (kHz)")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #160371fc
+# %% ../nbs/01_moe1991.ipynb #b0de3112
 def smoothed(
     a,  # curve [T]
     window: int,  # epochs
@@ -480,10 +486,10 @@ def plot_curves(
     axes[0].set(xlabel="epoch", ylabel="average squared error", ylim=(0, None))
     for col, c, style in (("train", PALETTE[2], "-"), ("test", PALETTE[3], "--")):
         axes[1].plot(history["epoch"], 100*smoothed(history[col], smooth), color=c, ls=style, label=col)
-    axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100)); axes[1].legend(loc="lower right")
+    axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100)); axes[1].legend(loc="lower right", frameon=False)
     return fig
 
-# %% ../nbs/01_moe1991.ipynb #7a25d612
+# %% ../nbs/01_moe1991.ipynb #960d9b28
 def history(
     runs: Runs,  # of `train(..., every=1)`
     task,  # `genmix.data.FourVowels`
@@ -499,7 +505,7 @@ def history(
         rows.append((t, E, runs.curve[0][t], (y.argmax(0) == task.y_train).mean(), (m.output(params, Xt).argmax(0) == task.y_test).mean()))
     return pd.DataFrame(rows, columns=["epoch", "loss", "mse", "train", "test"])
 
-# %% ../nbs/01_moe1991.ipynb #579c2ac1
+# %% ../nbs/01_moe1991.ipynb #d9f52442
 def plot_regions(
     model,  # a `Mixture` or `Backprop`
     params,  # its parameters
@@ -521,11 +527,12 @@ def plot_regions(
         for k in np.unique(winner):
             if (winner == k).all(): continue
             ax.contour(g1, g2, winner == k, levels=[.5], colors=expert_color(k), linestyles="--", linewidths=2)
-            i = np.argwhere(winner == k)[np.sum(winner == k)//2]
-            ax.annotate(f"expert {k}", (g1[tuple(i)], g2[tuple(i)]), color=expert_color(k), weight="bold", ha="center")
+            spots = np.argwhere(winner == k)[::7]
+            at = Xb[np.ravel_multi_index(spots.T, winner.shape), :2]
+            ax.annotate(f"expert {k}", at[_free(at, X, (x0, x1, y0, y1))], color=expert_color(k), weight="bold", ha="center")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #c81329a3
+# %% ../nbs/01_moe1991.ipynb #3702f240
 def animate(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters)
@@ -544,7 +551,7 @@ def animate(
         return caption(fig, text)
     return save_gif(draw, len(pick), path)
 
-# %% ../nbs/01_moe1991.ipynb #b55685de
+# %% ../nbs/01_moe1991.ipynb #0ace2775
 def responsibility_table(
     model,  # a `Mixture`
     params,  # its parameters
@@ -567,7 +574,7 @@ def confusion(
     M = np.bincount(C*y + said, minlength=C*C).reshape(C, C)
     return pd.DataFrame(M, index=list(labels), columns=list(labels))
 
-# %% ../nbs/01_moe1991.ipynb #b1ab7688
+# %% ../nbs/01_moe1991.ipynb #73aab8d0
 STEP_SIZES = tuple(float(2**(j/2)) for j in range(-4, 11))  # 0.25 ... 32
 SEARCH_SEEDS = tuple(range(1000, 1010))
 RULES = ("fastest", "smooth")
@@ -578,7 +585,7 @@ def systems(
     "The four systems of Table 1."
     return {"4 experts": Mixture(4, **kwargs), "8 experts": Mixture(8, **kwargs), "BP, 6 hidden": Backprop(6), "BP, 12 hidden": Backprop(12)}
 
-# %% ../nbs/01_moe1991.ipynb #e5abc98d
+# %% ../nbs/01_moe1991.ipynb #4b973a59
 def measure(
     models: dict,  # name -> model, from `systems`
     task,  # `genmix.data.FourVowels`
@@ -599,7 +606,7 @@ def measure(
                                       train=r.score(task.X_train, task.y_train), test=r.score(task.X_test, task.y_test), used=used)))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../nbs/01_moe1991.ipynb #b1906f8f
+# %% ../nbs/01_moe1991.ipynb #76409614
 def choose(
     runs,  # DataFrame from `measure` over several step sizes
     rule: str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
@@ -619,7 +626,7 @@ def summarize(
     return pd.DataFrame({"step": g.lr.first(), "train %": 100*g.train.mean(), "test %": 100*g.test.mean(), "epochs": g.epochs.mean(),
                          "SD": g.epochs.std(ddof=1), "converged": g.converged.mean(), "used": g.used.mean(), "runs": g.size()})
 
-# %% ../nbs/01_moe1991.ipynb #5788cb0a
+# %% ../nbs/01_moe1991.ipynb #5d593c48
 COMPARISONS = (("4 experts", "BP, 6 hidden"), ("4 experts", "BP, 12 hidden"), ("8 experts", "BP, 6 hidden"),
                ("8 experts", "BP, 12 hidden"), ("8 experts", "4 experts"), ("BP, 12 hidden", "BP, 6 hidden"))
 
@@ -637,7 +644,7 @@ def t_tests(
         rows.append((f"{a} - {b}", x.mean() - y.mean(), pooled.statistic, len(x) + len(y) - 2, pooled.pvalue, welch.pvalue))
     return pd.DataFrame(rows, columns=["comparison", "difference", "t", "df", "p", "p (Welch)"])
 
-# %% ../nbs/01_moe1991.ipynb #7a7aea1f
+# %% ../nbs/01_moe1991.ipynb #d58dff46
 def plot_search(
     runs,  # DataFrame from `measure` over several step sizes
     ax=None,  # axes
@@ -653,10 +660,11 @@ def plot_search(
         if len(beyond): ax.plot(beyond.lr.iloc[0], ok.epochs.iloc[-1], marker="x", color=c, ms=9, mew=2)
     ax.set_xscale("log", base=2); ax.set_yscale("log")
     ax.set(xlabel="step size η (on the mean error)", ylabel="epochs until the target")
-    ax.legend()
+    ax.yaxis.set_major_formatter("{x:,.0f}"); ax.yaxis.set_minor_formatter("{x:,.0f}"); ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #82243bb8
+# %% ../nbs/01_moe1991.ipynb #490c4b7c
 def plot_table(
     runs,  # DataFrame from `measure` at one step size per system
     ax=None,  # axes
@@ -673,7 +681,7 @@ def plot_table(
     ax.set(xlabel="epochs until the target" if column == "epochs" else column, xlim=(0, None))
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #6552a490
+# %% ../nbs/01_moe1991.ipynb #d71c1e4f
 def published(
     name: str,  # "search", "table1", "earlier" or "provenance"
 ):  # DataFrame of a CSV file, or a dict
@@ -696,7 +704,7 @@ def variant(
     for column, value in dict(data=data, split=split, expert=expert, average=average, **more).items(): df = df[df[column] == value]
     return df
 
-# %% ../nbs/01_moe1991.ipynb #7afb6012
+# %% ../nbs/01_moe1991.ipynb #5c8169f1
 def earlier_init(
     seed: int,  # seed of the run
     K: int,  # experts
@@ -709,7 +717,7 @@ def earlier_init(
     own = [np.random.RandomState(seed + 1 + i) for i in range(K)]
     return [np.stack([np.column_stack([r.randn(F, C).T*scale, r.randn(C)*scale]) for r in own], 1), V]
 
-# %% ../nbs/01_moe1991.ipynb #17dd8e71
+# %% ../nbs/01_moe1991.ipynb #32628b1a
 def model_of(
     c,  # `genmix.configs.MoE1991Config`
 ):  # `Mixture` or `Backprop`
@@ -730,7 +738,7 @@ def stored(
                 epochs=np.array([runs.snapshots[j][0] for j in keep]), p0=np.stack([runs.snapshots[j][1][0] for j in keep]), p1=np.stack([runs.snapshots[j][1][1] for j in keep]),
                 **{f"history_{c}": h[c].values for c in h})
 
-# %% ../nbs/01_moe1991.ipynb #18fa0a6e
+# %% ../nbs/01_moe1991.ipynb #bfa37b76
 def run_figures(
     s: dict,  # arrays from `stored`
     c,  # `genmix.configs.MoE1991Config` of the run
@@ -762,7 +770,7 @@ def run_figures(
                    "trajectories": lambda: captioned(plot_trajectories(m, snapshots, *train_, target_lines(m, *train_, best_step(m, s["X_train"])))),
                    "responsibilities": table_of_responsibility}
 
-# %% ../nbs/01_moe1991.ipynb #dddee56c
+# %% ../nbs/01_moe1991.ipynb #8b23a26b
 def best_step(
     model,  # a `Mixture`
     X,  # inputs [N, F]
@@ -771,7 +779,7 @@ def best_step(
     Xb = design(X)
     return float(min(1., model.sigma**2)/np.linalg.eigvalsh(Xb.T @ Xb/len(Xb))[-1])
 
-# %% ../nbs/01_moe1991.ipynb #8bb82d04
+# %% ../nbs/01_moe1991.ipynb #bec7f106
 def fit_softmax(
     Xb,  # inputs [N, F+1]
     target,  # target distributions [C, N]
@@ -800,7 +808,7 @@ def fit_softmax(
             if new < now: W, now = W - size*step, new; break
     return W
 
-# %% ../nbs/01_moe1991.ipynb #acbb63eb
+# %% ../nbs/01_moe1991.ipynb #18be1319
 def em(
     model: Mixture,  # linear experts: equation 1.3's likelihood; softmax experts: the multinomial one
     params,  # [W, V] to start from
@@ -823,7 +831,7 @@ def em(
         if len(curve) <= steps: W, V = m_step(model, W, V, Xb, d, h, ridge)
     return [W, V], curve
 
-# %% ../nbs/01_moe1991.ipynb #666bcad9
+# %% ../nbs/01_moe1991.ipynb #fb691ea1
 def m_step(
     model, W, V,  # settings and present parameters
     Xb, d,  # inputs [N, F+1], desired outputs [C, 1, N]
@@ -839,7 +847,7 @@ def m_step(
         else: W[:, k] = fit_softmax(Xb, d[:, 0], h[k], W[:, k], ridge=ridge)
     return W, model.tau*fit_softmax(Xb, h, W=V/model.tau, ridge=ridge)
 
-# %% ../nbs/01_moe1991.ipynb #f33db8b4
+# %% ../nbs/01_moe1991.ipynb #d583a832
 def to_simplex(
     y,  # any vectors [C, N]
 ):  # distributions [C, N]
@@ -849,7 +857,7 @@ def to_simplex(
     k = (u > t).sum(0) - 1
     return np.maximum(y - np.take_along_axis(t, k[None], 0), 0)
 
-# %% ../nbs/01_moe1991.ipynb #15f64e28
+# %% ../nbs/01_moe1991.ipynb #5f921985
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
@@ -887,7 +895,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         p = self.predict_proba(X)
         return self.classes_[p.argmax(1)]
 
-# %% ../nbs/01_moe1991.ipynb #55f98532
+# %% ../nbs/01_moe1991.ipynb #f11b61b6
 class MixtureOfExpertsClassifier(_Classifier):
     "Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991) with scikit-learn's conventions."
     def __init__(self,
@@ -924,7 +932,7 @@ class MixtureOfExpertsClassifier(_Classifier):
         check_is_fitted(self)
         return experts_and_gate(self.model_, self.params_, design(validate_data(self, X, reset=False, dtype=np.float64)))[1].T
 
-# %% ../nbs/01_moe1991.ipynb #4bd6ca47
+# %% ../nbs/01_moe1991.ipynb #14a6aade
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
     def __init__(self,
@@ -942,7 +950,7 @@ class BackpropClassifier(_Classifier):
     def _model(self): return Backprop(self.n_hidden, self.init_scale)
     def _train(self, X, y, seed): return self._gradient_descent(X, y, seed)
 
-# %% ../nbs/01_moe1991.ipynb #6539650c
+# %% ../nbs/01_moe1991.ipynb #54df6284
 def explore(
     task,  # `genmix.data.FourVowels`
 ):  # an ipywidgets box

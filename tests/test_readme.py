@@ -1,0 +1,35 @@
+"""The README says what the code does: its example prints what it shows, its table is the published one, its commands and links exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from genmix import cli, moe1991
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_example_prints_what_is_shown(python):
+    code, shown = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S).groups()
+    assert python("-c", code).stdout == shown
+
+
+def test_table_is_the_published_one():
+    table = moe1991.summarize(moe1991.variant(moe1991.published("table1"), rule="smooth"))
+    for system, row in table.iterrows():
+        cells = [cell.strip() for cell in re.search(rf"^\| {system} \|(.*)\|$", README, re.M)[1].split("|")]
+        ours = cells[-5:]
+        assert ours == [f"{row['step']:.2g}", f"{row['train %']:.1f}", f"{row['test %']:.1f}", f"{row['epochs']:,.0f}", f"{row['SD']:.0f}"], system
+
+
+def test_every_command_is_a_real_one():
+    lines = [line.split("#")[0].split() for line in README.splitlines() if line.startswith("genmix ")]
+    assert len(lines) >= 5
+    for words in lines:
+        assert " ".join(words[1:3]) in cli.COMMANDS or words[1] in cli.COMMANDS, words
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert link.startswith("https://") or (ROOT / link).exists(), link
