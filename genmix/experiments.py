@@ -36,7 +36,7 @@ def load_task(
         task = replace(task, X_train=(task.X_train - mean)/sd, X_test=(task.X_test - mean)/sd)
     return config, task
 
-# %% ../nbs/08_experiments.ipynb #471940ce
+# %% ../nbs/08_experiments.ipynb #7d020c1b
 def run_folder(
     out,  # folder of all runs
     config,  # the run's config
@@ -50,8 +50,10 @@ def provenance(
 ) -> dict:  # what one must know to believe a number
     "Versions, data and machine behind a result."
     import scipy, sklearn
-    return {"genmix": genmix.__version__, "data": task.data, "split": task.split, "numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__,
-            "python": platform.python_version(), "machine": platform.machine(), "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+    return {"genmix": genmix.__version__, "data": task.data, "split": task.split,
+            "numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__,
+            "python": platform.python_version(), "machine": platform.machine(),
+            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
             "date": datetime.date.today().isoformat(), "seconds": round(seconds, 1)}
 
 def save_arrays(path, arrays):
@@ -67,7 +69,7 @@ def save_table(path, df, **kwargs):
     "Write a table as CSV, whole or not at all."
     return configs.write_atomic(path, df.to_csv(index=False, **kwargs))
 
-# %% ../nbs/08_experiments.ipynb #7b635b98
+# %% ../nbs/08_experiments.ipynb #c298fb41
 RUNNERS = {}  # name of a system -> function(config, task, folder) that trains it and returns its metrics
 
 def train(
@@ -83,11 +85,12 @@ def train(
         return folder
     save_json(folder/"config.json", configs.to_dict(config))
     result = RUNNERS[configs.system_of(config)](config, task, folder)
-    save_json(folder/"result.json", {"metrics": result, "provenance": provenance(task, time.time() - start)})
+    made = provenance(task, time.time() - start)
+    save_json(folder/"result.json", {"metrics": result, "provenance": made})
     print(f"\nwrote {folder}: " + ", ".join(sorted(p.name + "/"*p.is_dir() for p in folder.iterdir())))
     return folder
 
-# %% ../nbs/08_experiments.ipynb #447aee82
+# %% ../nbs/08_experiments.ipynb #b7fd8ad9
 def train_moe1991(
     c,  # `MoE1991Config`
     task,  # `genmix.data.FourVowels`
@@ -95,31 +98,45 @@ def train_moe1991(
 ) -> dict:  # metrics
     "Train one mixture or one backprop network; print its report; write history, arrays and figures."
     m, K = moe1991.model_of(c), c.experts
-    init = [a[None] for a in moe1991.earlier_init(c.seed, K)] if c.init == "random" and c.system == "moe" else None
-    r = moe1991.train(m, task.X_train, task.y_train, c.lr, [c.seed], init=init, epochs=c.epochs, target_mse=c.target_mse, average=c.average, every=1)
+    random_start = c.init == "random" and c.system == "moe"
+    init = [a[None] for a in moe1991.earlier_init(c.seed, K)] if random_start else None
+    r = moe1991.train(m, task.X_train, task.y_train, c.lr, [c.seed], init=init, epochs=c.epochs,
+                      target_mse=c.target_mse, average=c.average, every=1)
     if not r.mse[0] < 100*r.curve[0][0]:
-        raise configs.ConfigError(f"training diverged: the error is {r.mse[0]:.3g} at epoch {r.epochs[0]}; lower lr (now {c.lr:g}) or raise sigma (now {c.sigma:g})")
+        raise configs.ConfigError(
+            f"training diverged: the error is {r.mse[0]:.3g} at epoch {r.epochs[0]}; "
+            f"lower lr (now {c.lr:g}) or raise sigma (now {c.sigma:g})")
     metrics = {"epochs": int(r.epochs[0]), "converged": bool(r.converged[0]), "mse": float(r.mse[0]),
-               "train": float(r.score(task.X_train, task.y_train)[0]), "test": float(r.score(task.X_test, task.y_test)[0])}
-    what = f"{K} {c.expert} experts, equation {dict(cooperation='1.1', competition='1.2', mixture='1.3')[c.error]}, σ={c.sigma:g}, τ={c.tau:g}" if c.system == "moe" else f"backprop, {c.hidden} hidden units"
-    print(f"{what}, step {c.lr:g}, seed {c.seed}; {task.split} split, {len(task.X_train)} training and {len(task.X_test)} test cases\n")
-    print(("reached the target after" if metrics["converged"] else "did not reach the target in") + f" {metrics['epochs']} epochs: average squared error {metrics['mse']:.4f} (target {c.target_mse:g}), "
-          f"train {metrics['train']:.1%}, test {metrics['test']:.1%}")
+               "train": float(r.score(task.X_train, task.y_train)[0]),
+               "test": float(r.score(task.X_test, task.y_test)[0])}
+    if c.system == "moe":
+        equation = dict(cooperation="1.1", competition="1.2", mixture="1.3")[c.error]
+        what = f"{K} {c.expert} experts, equation {equation}, σ={c.sigma:g}, τ={c.tau:g}"
+    else: what = f"backprop, {c.hidden} hidden units"
+    print(f"{what}, step {c.lr:g}, seed {c.seed}; {task.split} split, "
+          f"{len(task.X_train)} training and {len(task.X_test)} test cases\n")
+    reached = "reached the target after" if metrics["converged"] else "did not reach the target in"
+    print(f"{reached} {metrics['epochs']} epochs: average squared error {metrics['mse']:.4f} "
+          f"(target {c.target_mse:g}), train {metrics['train']:.1%}, test {metrics['test']:.1%}")
     if c.system == "moe": metrics |= report_experts(m, r.run(0), task)
-    for name, which in (("training", (task.X_train, task.y_train)), ("test", (task.X_test, task.y_test))):
-        print(f"\n{name} cases, true class by row:\n{moe1991.confusion(m, r.run(0), *which, task.labels).to_string()}")
+    for name, which in (("training", (task.X_train, task.y_train)),
+                        ("test", (task.X_test, task.y_test))):
+        M = moe1991.confusion(m, r.run(0), *which, task.labels)
+        print(f"\n{name} cases, true class by row:\n{M.to_string()}")
     save_table(folder/"history.csv", moe1991.history(r, task), float_format="%.6g")
-    s = moe1991.stored(r, task, f"{origin(task)}, {task.split}; {what}, step {c.lr:g}, seed {c.seed}, {metrics['epochs']} epochs")
+    s = moe1991.stored(r, task, f"{origin(task)}, {task.split}; {what}, step {c.lr:g}, seed {c.seed}, "
+                                f"{metrics['epochs']} epochs")
     save_arrays(folder/"figures.npz", s)
     if c.plots: draw_run(s, c, folder/"figures", r)
     return metrics
 
 RUNNERS["moe1991"] = train_moe1991
 
-# %% ../nbs/08_experiments.ipynb #f604c879
+# %% ../nbs/08_experiments.ipynb #39f8d5c8
 def origin(task) -> str:
     "The data's origin in a few words, for captions."
-    return {"official": "real vowels (Peterson & Barney 1952)", "user": "a user's file of vowels", "synthetic": "SYNTHETIC formants"}[task.origin]
+    return {"official": "real vowels (Peterson & Barney 1952)", "user": "a user's file of vowels",
+            "synthetic": "SYNTHETIC formants"}[task.origin]
 
 def report_experts(m, params, task) -> dict:
     "Print the use of the experts and the responsibilities per class; return them."
@@ -127,17 +144,21 @@ def report_experts(m, params, task) -> dict:
     R = moe1991.responsibility_table(m, params, task.X_train, task.y_train, task.labels)
     print("\nmean mixing proportion: " + ", ".join(f"expert {k} {p:.3f}" for k, p in enumerate(use)))
     print(f"\nmean responsibility by class:\n{R.round(3).to_string()}")
-    return {"mixing": use.round(6).tolist(), "responsibilities": R.values.round(6).tolist(), "used": int((use >= .05).sum())}
+    return {"mixing": use.round(6).tolist(), "responsibilities": R.values.round(6).tolist(),
+            "used": int((use >= .05).sum())}
 
 def draw_run(s, c, folder: Path, r):
     "All figures of a run, and the decision regions every `plot_every` epochs."
     for name, draw in moe1991.run_figures(s, c).items(): save(draw(), folder/f"{name}.png")
     if c.plot_every:
+        labels = [str(l) for l in s["labels"]]
         for t, params in r.snapshots[::c.plot_every]:
-            ax = moe1991.plot_regions(r.model, params, s["X_train"], s["y_train"], [str(l) for l in s["labels"]], c.gate_overlay)
-            ax.set_title(f"epoch {t}"); save(caption(ax.figure, str(s["caption"])), folder/f"regions-{t:05}.png")
+            ax = moe1991.plot_regions(r.model, params, s["X_train"], s["y_train"], labels,
+                                      c.gate_overlay)
+            ax.set_title(f"epoch {t}")
+            save(caption(ax.figure, str(s["caption"])), folder/f"regions-{t:05}.png")
 
-# %% ../nbs/08_experiments.ipynb #52c9b948
+# %% ../nbs/08_experiments.ipynb #d3dfaaa1
 def step_sizes(
     c,  # `Table1Config`
     search,  # DataFrame of a search for these settings, or None
@@ -145,17 +166,26 @@ def step_sizes(
     "The step sizes to use: those given, or those that a search recommends."
     names = list(moe1991.systems())
     if c.lr_moe and c.lr_bp: return {"given": dict(zip(names, (c.lr_moe, c.lr_moe, c.lr_bp, c.lr_bp)))}
-    if c.lr_moe or c.lr_bp: raise configs.ConfigError("lr_moe and lr_bp belong together: give both, or neither to take those of the search")
+    if c.lr_moe or c.lr_bp:
+        raise configs.ConfigError("lr_moe and lr_bp belong together: give both, "
+                                  "or neither to take those of the search")
     if search is None:
-        search = moe1991.variant(moe1991.published("search"), "formants" if c.data == "formants" else "vowels", c.split, c.expert, c.average)
-        usual = (c.error, c.sigma, c.tau, c.target_mse, c.zscore, c.init) == ("mixture", 1., 1., .08, False, "equal")
-        if not (usual and len(search)): raise configs.ConfigError("there is no published search for these settings: give lr_moe and lr_bp, or search with --search")
+        name = "formants" if c.data == "formants" else "vowels"
+        search = moe1991.variant(moe1991.published("search"), name, c.split, c.expert, c.average)
+        settings = c.error, c.sigma, c.tau, c.target_mse, c.zscore, c.init
+        usual = settings == ("mixture", 1., 1., .08, False, "equal")
+        if not (usual and len(search)):
+            raise configs.ConfigError("there is no published search for these settings: "
+                                      "give lr_moe and lr_bp, or search with --search")
     try: return {rule: moe1991.choose(search, rule) for rule in RULES}
     except ValueError as e: raise configs.ConfigError(str(e)) from None
 
-# %% ../nbs/08_experiments.ipynb #56b73ae0
-PAPER = pd.DataFrame({"train %": [88, 88, 88, 88], "test %": [90, 90, 90, 90], "epochs": [1124, 1083, 2209, 2435], "SD": [23, 12, 83, 124]},
-                     index=pd.Index(["4 experts", "8 experts", "BP, 6 hidden", "BP, 12 hidden"], name="system"))  # Table 1 of the paper
+# %% ../nbs/08_experiments.ipynb #8acc62cc
+# Table 1 of the paper
+PAPER = pd.DataFrame({"train %": [88, 88, 88, 88], "test %": [90, 90, 90, 90],
+                      "epochs": [1124, 1083, 2209, 2435], "SD": [23, 12, 83, 124]},
+                     index=pd.Index(["4 experts", "8 experts", "BP, 6 hidden", "BP, 12 hidden"],
+                                    name="system"))
 
 def train_table1(
     c,  # `Table1Config`
@@ -164,11 +194,16 @@ def train_table1(
 ) -> dict:  # metrics
     "All systems at the chosen step sizes; tables, tests and figures."
     models = moe1991.systems(expert=c.expert, error=c.error, sigma=c.sigma, tau=c.tau)
-    if c.init == "random": raise configs.ConfigError("table1 starts its gates equal, as the paper does: init=random is for moe1991 only")
-    limits, search = dict(epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True), None
-    print(f"Table 1: {c.trials} runs of each system; {task.split} split, {c.expert} experts, stop at {c.target_mse:g} ({c.average})")
+    if c.init == "random":
+        raise configs.ConfigError("table1 starts its gates equal, as the paper does: "
+                                  "init=random is for moe1991 only")
+    limits = dict(epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True)
+    print(f"Table 1: {c.trials} runs of each system; {task.split} split, {c.expert} experts, "
+          f"stop at {c.target_mse:g} ({c.average})")
+    search = None
     if c.search:
-        print(f"search: {len(STEP_SIZES)} step sizes x {len(SEARCH_SEEDS)} seeds for each system, at most {c.epochs} epochs")
+        print(f"search: {len(STEP_SIZES)} step sizes x {len(SEARCH_SEEDS)} seeds for each system, "
+              f"at most {c.epochs} epochs")
         search = moe1991.measure(models, task, {s: STEP_SIZES for s in models}, SEARCH_SEEDS, **limits)
         save_table(folder/"search.csv", search, float_format="%.6g")
     seeds, tables = range(c.seed, c.seed + c.trials), {}
@@ -177,17 +212,22 @@ def train_table1(
         tables[rule] = moe1991.measure(models, task, {s: [lr] for s, lr in lrs.items()}, seeds, **limits)
     runs = pd.concat([t.assign(rule=rule) for rule, t in tables.items()], ignore_index=True)
     save_table(folder/"history.csv", runs, float_format="%.6g")
-    if c.plots: draw_tables(tables, search, folder/"figures", f"{origin(task)}, {task.split}; {c.expert} experts, stop at {c.target_mse:g} ({c.average})", c.trials)
+    if c.plots:
+        text = (f"{origin(task)}, {task.split}; {c.expert} experts, "
+                f"stop at {c.target_mse:g} ({c.average})")
+        draw_tables(tables, search, folder/"figures", text, c.trials)
     return {rule: report_table(rule, t, folder) for rule, t in tables.items()}
 
 RUNNERS["table1"] = train_table1
 
-# %% ../nbs/08_experiments.ipynb #d7e3fded
+# %% ../nbs/08_experiments.ipynb #7a2797de
 def report_table(rule: str, runs, folder: Path) -> dict:
     "Print one table and its tests; write them; return the table."
     table, tests = moe1991.summarize(runs), moe1991.t_tests(runs)
     shown = table.join(PAPER[["epochs", "SD"]].add_prefix("paper's "))
-    print(f"\n{rule}:\n{shown.round({'step': 3, 'used': 1, 'converged': 2}).round(1).to_string()}\n\n{tests.to_string(index=False, float_format='{:.3g}'.format)}")
+    shown = shown.round({"step": 3, "used": 1, "converged": 2}).round(1)
+    print(f"\n{rule}:\n{shown.to_string()}\n\n"
+          f"{tests.to_string(index=False, float_format='{:.3g}'.format)}")
     save_table(folder/f"table1-{rule}.csv", table.reset_index(), float_format="%.6g")
     save_table(folder/f"t_tests-{rule}.csv", tests, float_format="%.6g")
     return json.loads(table.to_json(orient="index", double_precision=6))
@@ -197,9 +237,11 @@ def draw_tables(tables: dict, search, folder: Path, text: str, trials: int):
     for rule, runs in tables.items():
         ax = moe1991.plot_table(runs); ax.set_title(f"step sizes: {rule}", loc="left")
         save(caption(ax.figure, f"{text}; {trials} runs per system"), folder/f"table1-{rule}.png")
-    if search is not None: save(caption(moe1991.plot_search(search).figure, f"{text}; {len(SEARCH_SEEDS)} seeds per point"), folder/"search.png")
+    if search is not None:
+        ax = moe1991.plot_search(search)
+        save(caption(ax.figure, f"{text}; {len(SEARCH_SEEDS)} seeds per point"), folder/"search.png")
 
-# %% ../nbs/08_experiments.ipynb #3e36cc2f
+# %% ../nbs/08_experiments.ipynb #2cc75596
 def study_moe1991(
     preset: str,  # quick, debug or paper
     name: str,  # data: auto, vowels, formants or a file
@@ -211,7 +253,9 @@ def study_moe1991(
     real, one = base.data != "formants", configs.MoE1991Config(data=base.data, lr=2.)
     tables = [base, replace(base, split="shifted")]
     if real and preset != "debug": tables.append(replace(base, data="formants"))
-    if preset == "paper": tables += [replace(base, average="mean"), replace(base, expert="linear", average="mean"), replace(base, split="shifted", expert="linear", average="mean")]
+    if preset == "paper":
+        tables += [replace(base, average="mean"), replace(base, split="shifted", average="mean"), replace(base, expert="linear", average="mean"),
+                   replace(base, split="shifted", expert="linear", average="mean")]
     linear = replace(one, expert="linear", lr=.4, target_mse=.01, epochs=6000)
     runs = {"linear": linear, "softmax": one}
     if preset == "debug": runs = {k: replace(c, epochs=200) for k, c in runs.items()}
@@ -220,7 +264,7 @@ def study_moe1991(
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
     return {"tables": tables, "runs": runs}
 
-# %% ../nbs/08_experiments.ipynb #2b4fd3cf
+# %% ../nbs/08_experiments.ipynb #f3042377
 def reproduce(
     systems,  # chapters, e.g. ["moe1991"]
     preset: str = "quick",  # quick, debug or paper
@@ -232,52 +276,70 @@ def reproduce(
     out, start = Path(out), time.time()
     if download and data == "auto": data = "vowels"
     parts = [{"moe1991": reproduce_moe1991}[s](preset, out, data, download) for s in systems]
-    report = configs.write_atomic(out/"report.md", "# genmix: what was reproduced\n\n" + "\n".join(parts))
-    found = sorted(p for p in out.rglob("*") if p.suffix in (".png", ".gif") and "runs" not in p.relative_to(out).parts)
+    text = "# genmix: what was reproduced\n\n" + "\n".join(parts)
+    report = configs.write_atomic(out/"report.md", text)
+    pictures = (p for p in out.rglob("*") if p.suffix in (".png", ".gif"))
+    found = sorted(p for p in pictures if "runs" not in p.relative_to(out).parts)
     tables = sorted(out.glob("tables/*.csv"))
-    print(f"\ndone in {time.time() - start:.0f} s\nreport:  {report}\ntables:  {out/'tables'} ({', '.join(p.name for p in tables)})\n"
+    print(f"\ndone in {time.time() - start:.0f} s\nreport:  {report}\n"
+          f"tables:  {out/'tables'} ({', '.join(p.name for p in tables)})\n"
           f"figures: {out/'figures'} ({', '.join(p.name for p in found)})\nruns:    {out/'runs'}")
     return report
 
-# %% ../nbs/08_experiments.ipynb #6e776b47
+# %% ../nbs/08_experiments.ipynb #643fbbad
 def reproduce_moe1991(preset: str, out: Path, name: str, download: bool) -> str:
     "The 1991 study: Table 1 under both splits, runs and their figures; the report's part as Markdown."
-    study = study_moe1991(preset, name)
-    results = []
+    study, results = study_moe1991(preset, name), []
+    load_task(study["tables"][0], download)                                    # prints the data's origin first
     for c in study["tables"]:
         print(f"\n=== Table 1: {c.data}, {c.split}, {c.expert} experts, {c.average} ===", flush=True)
         folder = train(c, out/"runs", download)
-        results.append((configs.load_config(folder), folder, json.loads((folder/"result.json").read_text(encoding="utf-8"))))
-        collect(folder, out, "-".join((results[-1][0].data.split("/")[-1].removesuffix(".csv"), c.split, c.expert, c.average)))
+        used = configs.load_config(folder)
+        result = json.loads((folder/"result.json").read_text(encoding="utf-8"))
+        results.append((used, folder, result))
+        short = used.data.split("/")[-1].removesuffix(".csv")
+        collect(folder, out, "-".join((short, c.split, c.expert, c.average)))
     runs = {}
     for label, c in study["runs"].items():
         print(f"\n=== one run: {label} ===", flush=True)
         folder = train(c, out/"runs", download)
         runs[label] = json.loads((folder/"result.json").read_text(encoding="utf-8"))
         if label in ("linear", "softmax"): collect(folder, out, label)
-        if label == "linear": film(folder, out/"figures"/"specialization.gif", 8 if preset == "debug" else 40)
+        if label == "linear":
+            film(folder, out/"figures"/"specialization.gif", 8 if preset == "debug" else 40)
     if preset == "paper":
         print("\n=== what if: other widths, starts and error functions ===", flush=True)
-        save_table(out/"published"/"what_if.csv", what_if(study["tables"][0], out, download), float_format="%.5g")
+        tried = what_if(study["tables"][0], out, download)
+        save_table(out/"published"/"what_if.csv", tried, float_format="%.5g")
         publish(out, results, runs)
     return report_moe1991(results, runs, preset)
 
 def collect(folder: Path, out: Path, label: str):
     "Copy a run's tables and figures to where a reader looks first."
-    for p in folder.glob("t*.csv"): configs.write_atomic(out/"tables"/f"{label}-{p.name}", p.read_bytes())
-    for p in folder.glob("figures/*.png"): configs.write_atomic(out/"figures"/f"{label}-{p.name}", p.read_bytes())
+    for p in folder.glob("t*.csv"):
+        configs.write_atomic(out/"tables"/f"{label}-{p.name}", p.read_bytes())
+    for p in folder.glob("figures/*.png"):
+        configs.write_atomic(out/"figures"/f"{label}-{p.name}", p.read_bytes())
 
 def film(folder: Path, path: Path, frames: int):
     "The animation of specialization of a stored run."
     with np.load(folder/"figures.npz", allow_pickle=False) as s:
         snapshots = [(int(t), [a, b]) for t, a, b in zip(s["epochs"], s["p0"], s["p1"])]
-        moe1991.animate(moe1991.model_of(configs.load_config(folder)), snapshots, s["X_train"], s["y_train"], [str(l) for l in s["labels"]], path, frames, str(s["caption"]))
+        model, labels = moe1991.model_of(configs.load_config(folder)), [str(l) for l in s["labels"]]
+        moe1991.animate(model, snapshots, s["X_train"], s["y_train"], labels, path, frames,
+                        str(s["caption"]))
 
-# %% ../nbs/08_experiments.ipynb #78bcbaa4
-WHAT_IF = {"1 expert": moe1991.Mixture(1), "4 experts": moe1991.Mixture(4), "4 experts, start 1": moe1991.Mixture(4, scale=1.), "4 experts, sigma 0.5": moe1991.Mixture(4, sigma=.5),
-           "4 experts, sigma 0.5, start 1": moe1991.Mixture(4, sigma=.5, scale=1.), "4 experts, sigma 0.25, start 1": moe1991.Mixture(4, sigma=.25, scale=1.),
-           "4 experts, equation 1.1": moe1991.Mixture(4, error="cooperation"), "4 experts, equation 1.2": moe1991.Mixture(4, error="competition"),
-           "BP, 6 hidden": moe1991.Backprop(6), "BP, 6 hidden, start 0.1": moe1991.Backprop(6, scale=.1), "BP, 6 hidden, start 1": moe1991.Backprop(6, scale=1.)}
+# %% ../nbs/08_experiments.ipynb #dc1ac884
+WHAT_IF = {"1 expert": moe1991.Mixture(1), "4 experts": moe1991.Mixture(4),
+           "4 experts, start 1": moe1991.Mixture(4, scale=1.),
+           "4 experts, sigma 0.5": moe1991.Mixture(4, sigma=.5),
+           "4 experts, sigma 0.5, start 1": moe1991.Mixture(4, sigma=.5, scale=1.),
+           "4 experts, sigma 0.25, start 1": moe1991.Mixture(4, sigma=.25, scale=1.),
+           "4 experts, equation 1.1": moe1991.Mixture(4, error="cooperation"),
+           "4 experts, equation 1.2": moe1991.Mixture(4, error="competition"),
+           "BP, 6 hidden": moe1991.Backprop(6),
+           "BP, 6 hidden, start 0.1": moe1991.Backprop(6, scale=.1),
+           "BP, 6 hidden, start 1": moe1991.Backprop(6, scale=1.)}
 
 def what_if(
     c,  # `Table1Config`: data, split, stopping rule
@@ -288,52 +350,70 @@ def what_if(
     c, task = load_task(c, download)
     path = out/"runs"/"what_if"/f"{configs.slug(c)}-{configs.config_hash(c)}.csv"
     if not path.exists():
-        df = moe1991.measure(WHAT_IF, task, {s: STEP_SIZES[2:-3] for s in WHAT_IF}, SEARCH_SEEDS, epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True)
+        df = moe1991.measure(WHAT_IF, task, {s: STEP_SIZES[2:-3] for s in WHAT_IF}, SEARCH_SEEDS,
+                             epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True)
         save_table(path, df.drop(columns="mse"), float_format="%.5g")
     return pd.read_csv(path)
 
-# %% ../nbs/08_experiments.ipynb #f48388c9
+# %% ../nbs/08_experiments.ipynb #39489389
 def verdict(
     table: dict,  # {system: {"epochs": ..., ...}} as in result.json
     tests,  # DataFrame from `t_tests`
 ) -> str:  # a sentence
     "What a table says of the paper's claim that mixtures need about half as many epochs."
     ratio, p = table["BP, 6 hidden"]["epochs"]/table["4 experts"]["epochs"], tests.p[0]
-    if min(table[s]["converged"] for s in ("4 experts", "BP, 6 hidden")) < 1: return "Not every run of 4 experts and of backprop with 6 hidden units reached the target, so their epochs cannot be compared."
-    sure = "a difference that chance would not easily give" if p < .05 else "a difference that could be chance"
+    if min(table[s]["converged"] for s in ("4 experts", "BP, 6 hidden")) < 1:
+        return ("Not every run of 4 experts and of backprop with 6 hidden units reached the target, "
+                "so their epochs cannot be compared.")
+    sure = "a difference that " + ("chance would not easily give" if p < .05 else "could be chance")
     word = "fewer epochs than" if ratio > 1 else "more epochs than"
     half = "About half as many epochs, as the paper says" if ratio > 1.6 else "Not half as many epochs"
-    return f"{half}: 4 experts need {word} backprop with 6 hidden units, by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). The paper's ratio is 1.97 in favor of the mixture."
+    return (f"{half}: 4 experts need {word} backprop with 6 hidden units, "
+            f"by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). "
+            "The paper's ratio is 1.97 in favor of the mixture.")
 
-# %% ../nbs/08_experiments.ipynb #767d87a8
+# %% ../nbs/08_experiments.ipynb #d15d2a15
 def markdown(df, digits: int = 1) -> str:
     "A table as Markdown."
-    def show(v): return "" if isinstance(v, float) and np.isnan(v) else f"{v:.3g}" if isinstance(v, float) and 0 < abs(v) < 1 else f"{v:,.{digits}f}" if isinstance(v, float) else str(v)
+    def show(v):
+        if not isinstance(v, float): return str(v)
+        if np.isnan(v): return ""
+        return f"{v:.3g}" if 0 < abs(v) < 1 else f"{v:,.{digits}f}"
     df = df.reset_index() if df.index.name else df
     lines = ["| " + " | ".join(map(str, df.columns)) + " |", "|" + "---|"*len(df.columns)]
-    return "\n".join(lines + ["| " + " | ".join(show(v) for v in row) + " |" for row in df.itertuples(index=False)]) + "\n"
+    rows = ["| " + " | ".join(show(v) for v in row) + " |" for row in df.itertuples(index=False)]
+    return "\n".join(lines + rows) + "\n"
 
 def report_moe1991(results, runs: dict, preset: str) -> str:
     "The chapter's part of the report."
-    text = ["## Adaptive mixtures of local experts (1991)\n", f"Preset `{preset}`. Table 1 of the paper:\n", markdown(PAPER, 0)]
+    text = ["## Adaptive mixtures of local experts (1991)\n",
+            f"Preset `{preset}`. Table 1 of the paper:\n", markdown(PAPER, 0)]
     for c, folder, result in results:
         label = "-".join((c.data.split("/")[-1].removesuffix(".csv"), c.split, c.expert, c.average))
-        text.append(f"### {c.data}, {c.split} split, {c.expert} experts, stop at {c.target_mse:g} ({c.average})\n\n{result['provenance']['data']}\n")
+        text.append(f"### {c.data}, {c.split} split, {c.expert} experts, stop at {c.target_mse:g} "
+                    f"({c.average})\n\n{result['provenance']['data']}\n")
         for rule, table in result["metrics"].items():
             df = pd.DataFrame(table).T; df.index.name = "system"
-            text.append(f"**Step sizes: {rule}** ({c.trials} runs per system)\n\n{markdown(df)}\n{verdict(table, pd.read_csv(folder/f't_tests-{rule}.csv'))}\n")
+            said = verdict(table, pd.read_csv(folder/f"t_tests-{rule}.csv"))
+            text.append(f"**Step sizes: {rule}** ({c.trials} runs per system)\n\n"
+                        f"{markdown(df)}\n{said}\n")
             if c.plots: text.append(f"![every run](figures/{label}-table1-{rule}.png)\n")
-        if c.search and c.plots: text.append(f"![epochs against step size](figures/{label}-search.png)\n")
+        if c.search and c.plots:
+            text.append(f"![epochs against step size](figures/{label}-search.png)\n")
     for label, r in runs.items():
         m = r["metrics"]
-        text.append(f"### One run: {label}\n\n{m['epochs']:,} epochs, average squared error {m['mse']:.4f}, train {m['train']:.1%}, test {m['test']:.1%}, experts in use: {m['used']}.\n")
-        if label in ("linear", "softmax"): text += [f"![{f}](figures/{label}-{f}.png)\n" for f in ("lines", "trajectories", "regions", "responsibilities", "curves", "confusion-test")]
+        text.append(f"### One run: {label}\n\n{m['epochs']:,} epochs, "
+                    f"average squared error {m['mse']:.4f}, "
+                    f"train {m['train']:.1%}, test {m['test']:.1%}, experts in use: {m['used']}.\n")
+        shown = ("lines", "trajectories", "regions", "responsibilities", "curves", "confusion-test")
+        if label in ("linear", "softmax"): text += [f"![{f}](figures/{label}-{f}.png)\n" for f in shown]
         if label == "linear": text.append("![specialization](figures/specialization.gif)\n")
     return "\n".join(text)
 
-# %% ../nbs/08_experiments.ipynb #47cba370
+# %% ../nbs/08_experiments.ipynb #195ab274
 def publish(out: Path, results, runs: dict):
-    "Write what `genmix/published/moe1991` holds: searches, tables, the earlier run, and their provenance."
+    ("Write what `genmix/published/moe1991` holds: searches, tables, the earlier run, "
+     "and their provenance.")
     def gather(file):
         rows = []
         for c, folder, _ in results:
@@ -343,8 +423,13 @@ def publish(out: Path, results, runs: dict):
         return pd.concat(rows, ignore_index=True)
     columns = [*VARIANT, "system", "lr", "seed", "epochs", "converged", "rises", "train", "test", "used"]
     save_table(out/"published"/"search.csv", gather("search.csv")[columns], float_format="%.5g")
-    save_table(out/"published"/"table1.csv", gather("history.csv")[[*columns, "rule"]], float_format="%.5g")
+    table = gather("history.csv")[[*columns, "rule"]]
+    save_table(out/"published"/"table1.csv", table, float_format="%.5g")
     taus = {"earlier": .5, "earlier, tau 1": 1.}
-    save_json(out/"published"/"earlier.json", {"runs": [{"tau": t, **runs[k]["metrics"]} for k, t in taus.items() if k in runs]})
-    made = results[0][2]["provenance"] | {"seconds": round(sum(r["provenance"]["seconds"] for *_, r in results))}
-    save_json(out/"published"/"provenance.json", {"command": f"genmix reproduce moe1991 --preset paper --data {results[0][0].data}", "file": "genmix/published/moe1991", **made})
+    earlier = [{"tau": t, **runs[k]["metrics"]} for k, t in taus.items() if k in runs]
+    save_json(out/"published"/"earlier.json", {"runs": earlier})
+    seconds = round(sum(r["provenance"]["seconds"] for *_, r in results))
+    command = f"genmix reproduce moe1991 --preset paper --data {results[0][0].data}"
+    save_json(out/"published"/"provenance.json",
+              {"command": command, "file": "genmix/published/moe1991",
+               **results[0][2]["provenance"], "seconds": seconds})

@@ -18,7 +18,7 @@ from genmix import configs, moe1991
 from genmix.data import DataError
 from genmix.plots import caption, save, subplots
 
-# %% ../nbs/07_figures.ipynb #95ab7bf3
+# %% ../nbs/07_figures.ipynb #94ac22ac
 @dataclass(frozen=True)
 class Figure:
     "A figure: what it shows, where its numbers are, how it is drawn."
@@ -34,25 +34,40 @@ def _published(name, description, **which):
         chosen = {k: v for k, v in which.items() if k != "rule"}
         df = moe1991.variant(moe1991.published("table1" if rule else "search"), **chosen, **rule)
         plot = moe1991.plot_table if rule else moe1991.plot_search
-        return caption(plot(df).figure, f"published, {moe1991.published('provenance')['genmix']}: {description}")
+        version = moe1991.published("provenance")["genmix"]
+        return caption(plot(df).figure, f"published, {version}: {description}")
     FIGURES[f"moe1991-{name}"] = Figure(description, "published", draw)
 
-# %% ../nbs/07_figures.ipynb #3171b943
+# %% ../nbs/07_figures.ipynb #10ae0290
 for split in ("stratified", "shifted"):
-    _published(f"search-{split}", f"real vowels, {split}: epochs against step size, 10 seeds per point", split=split)
-    for rule in moe1991.RULES: _published(f"table1-{split}-{rule}", f"real vowels, {split}: epochs of 25 runs per system, step sizes by the rule '{rule}'", split=split, rule=rule)
-_published("search-formants", "SYNTHETIC formants, stratified: epochs against step size, 10 seeds per point", data="formants")
+    _published(f"search-{split}", f"real vowels, {split}: epochs against step size, 10 seeds per point",
+               split=split)
+    for rule in moe1991.RULES:
+        _published(f"table1-{split}-{rule}",
+                   f"real vowels, {split}: epochs of 25 runs per system, "
+                  f"step sizes by the rule '{rule}'",
+                   split=split, rule=rule)
+_published("search-formants",
+           "SYNTHETIC formants, stratified: epochs against step size, 10 seeds per point",
+           data="formants")
 
-# %% ../nbs/07_figures.ipynb #9603f674
-_RUN = {"curves": "training error and accuracies", "regions": "decision regions at the first and last stored epoch", "lines": "decision lines of the experts and the gate (Fig. 2 of the paper)",
-        "trajectories": "paths of the decision lines (Fig. 3 of the paper)", "responsibilities": "mean responsibility by class",
-        "confusion-train": "confusion matrix, training cases", "confusion-test": "confusion matrix, test cases"}
+# %% ../nbs/07_figures.ipynb #0db9534c
+_RUN = {"curves": "training error and accuracies",
+        "regions": "decision regions at the first and last stored epoch",
+        "lines": "decision lines of the experts and the gate (Fig. 2 of the paper)",
+        "trajectories": "paths of the decision lines (Fig. 3 of the paper)",
+        "responsibilities": "mean responsibility by class",
+        "confusion-train": "confusion matrix, training cases",
+        "confusion-test": "confusion matrix, test cases"}
 for name, description in _RUN.items():
-    FIGURES[f"moe1991-{name}"] = Figure(f"a run's {description}", "moe1991", lambda stored, name=name: stored.get(name, lambda: None)())
-FIGURES["table1-runs"] = Figure("a table's runs, a dot each, for every rule", "table1", lambda stored: stored["runs"]())
-FIGURES["table1-search"] = Figure("a table's search, if it made one", "table1", lambda stored: stored.get("search", lambda: None)())
+    FIGURES[f"moe1991-{name}"] = Figure(f"a run's {description}", "moe1991",
+                                        lambda stored, name=name: stored.get(name, lambda: None)())
+FIGURES["table1-runs"] = Figure("a table's runs, a dot each, for every rule", "table1",
+                                lambda stored: stored["runs"]())
+FIGURES["table1-search"] = Figure("a table's search, if it made one", "table1",
+                                  lambda stored: stored.get("search", lambda: None)())
 
-# %% ../nbs/07_figures.ipynb #06cc1422
+# %% ../nbs/07_figures.ipynb #8aea4860
 def read_run(
     folder,  # a run's folder
 ):  # source, {name: function that draws}
@@ -61,7 +76,8 @@ def read_run(
     config = configs.load_config(folder)
     try:
         if configs.system_of(config) == "moe1991":
-            with np.load(folder/"figures.npz", allow_pickle=False) as f: return "moe1991", moe1991.run_figures({k: f[k] for k in f.files}, config)
+            with np.load(folder/"figures.npz", allow_pickle=False) as f:
+                return "moe1991", moe1991.run_figures({k: f[k] for k in f.files}, config)
         runs, draw = pd.read_csv(folder/"history.csv"), {}
         draw["runs"] = lambda: _panels(runs, folder.name)
         if (folder/"search.csv").exists():
@@ -69,16 +85,19 @@ def read_run(
             draw["search"] = lambda: caption(moe1991.plot_search(search).figure, folder.name)
         return "table1", draw
     except FileNotFoundError as e:
-        raise DataError(f"{e.filename}: no such file; the run in {folder} is not complete: train it again") from None
+        raise DataError(f"{e.filename}: no such file; the run in {folder} is not complete: "
+                        "train it again") from None
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise DataError(f"{folder}: its stored arrays cannot be read ({e}); delete the folder and train again") from None
+        raise DataError(f"{folder}: its stored arrays cannot be read ({e}); "
+                        "delete the folder and train again") from None
 
 def _panels(df, text):
     fig, axes = subplots(df.rule.nunique(), 1, height=2.8*df.rule.nunique(), squeeze=False)
-    for ax, (rule, g) in zip(axes[:, 0], df.groupby("rule", sort=False)): moe1991.plot_table(g, ax); ax.set_title(f"step sizes: {rule}", loc="left")
+    for ax, (rule, g) in zip(axes[:, 0], df.groupby("rule", sort=False)):
+        moe1991.plot_table(g, ax); ax.set_title(f"step sizes: {rule}", loc="left")
     return caption(fig, text)
 
-# %% ../nbs/07_figures.ipynb #800fa7a6
+# %% ../nbs/07_figures.ipynb #7f21dfd2
 def draw(
     names=None,  # names of figures (default: all that can be drawn)
     run=None,  # a run's folder; None: the published results
@@ -86,13 +105,16 @@ def draw(
 ) -> list:  # paths
     "Draw figures from stored results, each into a PNG file."
     unknown = [n for n in names or () if n not in FIGURES]
-    if unknown: raise DataError(f"there is no figure {unknown[0]!r}; `genmix figures --list` shows them all")
+    if unknown:
+        raise DataError(f"there is no figure {unknown[0]!r}; `genmix figures --list` shows them all")
     source, stored = read_run(run) if run else ("published", {})
     paths = []
     for name in names or FIGURES:
         figure = FIGURES[name]
         if figure.source != source:
-            if names: raise DataError(f"the figure {name} " + ("needs a run: add --run FOLDER (a folder of `genmix train " + figure.source + "`)" if not run else f"is not drawn from a run of {source}"))
+            why = (f"is not drawn from a run of {source}" if run else
+                   f"needs a run: add --run FOLDER (a folder of `genmix train {figure.source}`)")
+            if names: raise DataError(f"the figure {name} {why}")
             continue
         fig = figure.draw(stored)
         if fig is None:

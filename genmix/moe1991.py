@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from genmix.plots import MARKERS, PALETTE, caption, expert_color, heatmap, save_gif, subplots
 
-# %% ../nbs/01_moe1991.ipynb #92ba3dc4
+# %% ../nbs/01_moe1991.ipynb #b0e0cc0e
 def plot_task(
     X,  # formants in kHz [N, 2]
     y,  # class of each case [N], integers
@@ -41,7 +41,8 @@ def plot_task(
     "The cases in the plane of the first two formants."
     if ax is None: _, ax = subplots(width=5.6, height=4.2)
     for c, label in enumerate(labels):
-        ax.scatter(*X[y == c].T, s=size, marker=MARKERS[c], color="#a0a0a0" if c % 2 else "#606060", lw=0)
+        color = "#a0a0a0" if c % 2 else "#606060"
+        ax.scatter(*X[y == c].T, s=size, marker=MARKERS[c], color=color, lw=0)
         ax.annotate(label, X[y == c].mean(0), fontsize=13, weight="bold", ha="center", va="center",
                     bbox=dict(boxstyle="round,pad=.15", fc="white", ec="none", alpha=.8))
     ax.set(xlabel="first formant F1 (kHz)", ylabel="second formant F2 (kHz)")
@@ -61,12 +62,12 @@ def one_hot(
     "Desired outputs `d`: class first, then an axis of length one for the experts, then cases."
     return np.ascontiguousarray((np.arange(C)[:, None] == y).astype(float)[:, None])
 
-# %% ../nbs/01_moe1991.ipynb #740c0e77
+# %% ../nbs/01_moe1991.ipynb #10e9a742
 def softmax(
     a,  # logits; overwritten
     axis: int,  # axis that sums to one
 ):  # probabilities, in the memory of `a`
-    "Stable softmax, in place: the training loop spends a third of its time here."
+    "Stable softmax, in place, because the training loop spends much of its time here."
     a -= a.max(axis, keepdims=True)
     np.exp(a, out=a)
     a /= a.sum(axis, keepdims=True)
@@ -170,10 +171,11 @@ def error_grads(
     do *= w[..., None, :, :]
     return do, ds
 
-# %% ../nbs/01_moe1991.ipynb #a625b01f
+# %% ../nbs/01_moe1991.ipynb #ef82b39a
 @dataclass(frozen=True)
 class Mixture:
-    "A mixture of local experts; parameters are W `[..., C, K, F+1]` (experts) and V `[..., K, F+1]` (gate)."
+    ("A mixture of local experts; parameters are W `[..., C, K, F+1]` (experts) "
+     "and V `[..., K, F+1]` (gate).")
     K: int = 4  # number of experts
     expert: str = "softmax"  # what an expert puts out: "softmax" or "linear"
     error: str = "mixture"  # one of `ERRORS`
@@ -230,10 +232,11 @@ def grads(self: Mixture,
         da *= o
     return [(g.reshape(-1, len(Xb)) @ Xb).reshape(*g.shape[:-1], -1)/len(Xb) for g in (da, ds)], y
 
-# %% ../nbs/01_moe1991.ipynb #2da381ff
+# %% ../nbs/01_moe1991.ipynb #51ae3323
 @dataclass(frozen=True)
 class Backprop:
-    "One hidden layer; parameters are W1 `[..., H, F+1]` and W2 `[..., C, H+1]`; the error is half the squared error."
+    ("One hidden layer; parameters are W1 `[..., H, F+1]` and W2 `[..., C, H+1]`; "
+     "the error is half the squared error.")
     H: int = 6  # number of hidden units
     scale: float = 0.5  # SD of the initial weights
 
@@ -249,7 +252,7 @@ class Backprop:
         z = 1/(1 + np.exp(-affine(params[0], Xb)))
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
-# %% ../nbs/01_moe1991.ipynb #1093bcd0
+# %% ../nbs/01_moe1991.ipynb #7d8d578f
 @patch
 def output(self: Backprop,
     params,  # [W1, W2]
@@ -273,7 +276,7 @@ def grads(self: Backprop,
     g2 = np.concatenate([da @ np.swapaxes(z, -1, -2), da.sum(-1, keepdims=True)], -1)
     return [(dz.reshape(-1, len(Xb)) @ Xb).reshape(params[0].shape)/len(Xb), g2/len(Xb)], y
 
-# %% ../nbs/01_moe1991.ipynb #853cf300
+# %% ../nbs/01_moe1991.ipynb #3a5082a8
 AVERAGES = {"half": .5, "sum": 1.0, "mean": None}
 
 def average_error(
@@ -285,7 +288,7 @@ def average_error(
     e = y - d[:, 0]
     return np.einsum("...cn,...cn->...", e, e)*(AVERAGES[average] or 1/len(d))/d.shape[-1]
 
-# %% ../nbs/01_moe1991.ipynb #f9f531e2
+# %% ../nbs/01_moe1991.ipynb #5e06ed82
 @dataclass
 class Runs:
     "What `train` returns: R trained runs of one system."
@@ -302,7 +305,7 @@ class Runs:
     def score(self, X, y): return (self.outputs(X).argmax(1) == y).mean(-1)  # [R]
     def run(self, r): return [a[r] for a in self.params]  # one run's parameters
 
-# %% ../nbs/01_moe1991.ipynb #bf73f574
+# %% ../nbs/01_moe1991.ipynb #52a9b95e
 def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, bar):
     "Train some runs side by side until all are done."
     R, idx = len(lr), np.arange(len(lr))
@@ -316,7 +319,8 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, b
         curves[t, idx] = error
         if t % 100 == 0: bar.set_postfix(epoch=t)
         stop = ~(error > target_mse) | ~np.isfinite(error) | (t == epochs)
-        if every and idx[0] == 0 and (t % every == 0 or stop[0]): snapshots.append((t, [a[0].copy() for a in params]))
+        if every and idx[0] == 0 and (t % every == 0 or stop[0]):
+            snapshots.append((t, [a[0].copy() for a in params]))
         if stop.any():
             for f, a in zip(final, params): f[idx[stop]] = a[stop]
             done_at[idx[stop]], mse[idx[stop]] = t, error[stop]
@@ -327,7 +331,7 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, b
         params = [a - lr.reshape(-1, *[1]*(a.ndim - 1))*g for a, g in zip(params, gradient)]
     return final, done_at, mse, [curves[:t + 1, r] for r, t in enumerate(done_at)], snapshots
 
-# %% ../nbs/01_moe1991.ipynb #f3579736
+# %% ../nbs/01_moe1991.ipynb #6a0b6c24
 def train(
     model,  # `Mixture` or `Backprop`
     X,  # inputs [N, F]
@@ -352,14 +356,16 @@ def train(
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(0, len(seeds), size):
             chunk = slice(i, i + size)
-            parts.append(_train_chunk(model, [a[chunk] for a in params], lr[chunk], Xb, d, epochs, target_mse, average, 0 if i else every, bar))
+            parts.append(_train_chunk(model, [a[chunk] for a in params], lr[chunk], Xb, d, epochs,
+                                      target_mse, average, 0 if i else every, bar))
     bar.close()
-    final, done_at, mse = [np.concatenate(a) for a in zip(*(p[0] for p in parts))], *(np.concatenate([p[j] for p in parts]) for j in (1, 2))
+    final = [np.concatenate(a) for a in zip(*(p[0] for p in parts))]
+    done_at, mse = (np.concatenate([p[j] for p in parts]) for j in (1, 2))
     curve = [c for p in parts for c in p[3]]
     rises = np.array([np.mean(np.diff(c) > 0) if len(c) > 1 else 0. for c in curve])
     return Runs(model, final, done_at, mse, mse <= target_mse, rises, curve, parts[0][4])
 
-# %% ../nbs/01_moe1991.ipynb #90414c9b
+# %% ../nbs/01_moe1991.ipynb #39f0e759
 def pair_lines(
     W,  # experts' weights [..., C, K, F+1]
     pair,  # two classes
@@ -376,7 +382,7 @@ def in_use(
     "Which experts the gate still calls on."
     return experts_and_gate(model, params, design(X))[1].mean(-1) >= least
 
-# %% ../nbs/01_moe1991.ipynb #1726b3c6
+# %% ../nbs/01_moe1991.ipynb #65367efa
 PAIRS = ((0, 1), (2, 3))  # [i] against [I], [a] against [Λ]
 
 def own_pair(
@@ -390,16 +396,17 @@ def own_pair(
     h = responsibilities(squared_errors(d, o), p, model.sigma)
     return np.array([h[:, np.isin(y, pair)].sum(-1) for pair in PAIRS]).argmax(0)
 
-# %% ../nbs/01_moe1991.ipynb #9eaaecee
+# %% ../nbs/01_moe1991.ipynb #23be1e3a
 def _free(points, X, box):
-    "Index of the point inside the box (x0, x1, y0, y1) that is farthest from all cases and from the border: room for a label."
+    ("Index of the point inside the box (x0, x1, y0, y1) that is farthest from all cases "
+     "and from the border: room for a label.")
     lo, size = np.array([box[0], box[2]]), np.array([box[1] - box[0], box[3] - box[2]])
     u, v = (np.asarray(points) - lo)/size, (X - lo)/size
     inside = np.minimum(u, 1 - u).min(-1)
     room = np.sqrt(((u[:, None] - v)**2).sum(-1)).min(1)
     return int(np.where(inside > .12, np.minimum(room, .2), inside - 1).argmax())
 
-# %% ../nbs/01_moe1991.ipynb #da3823cc
+# %% ../nbs/01_moe1991.ipynb #1ec31bc6
 def plot_lines(
     model,  # a `Mixture` on two inputs
     params,  # its parameters
@@ -407,7 +414,8 @@ def plot_lines(
     labels,  # name of each class
     ax=None,  # axes
 ):  # the axes
-    "Figure 2 of the paper: decision lines of the experts in use, each for its own pair, and the gate's lines."
+    ("Figure 2 of the paper: decision lines of the experts in use, each for its own pair, "
+     "and the gate's lines.")
     ax = plot_task(X, y, labels, ax)
     x1, box = np.linspace(*ax.get_xlim(), 60), (*ax.get_xlim(), *ax.get_ylim())
     used, own = np.flatnonzero(in_use(model, params, X)), own_pair(model, params, X, y)
@@ -415,14 +423,15 @@ def plot_lines(
         x2 = -(w[0]*x1 + w[2])/(w[1] or 1e-12)
         ax.plot(x1, x2, lw=2, **kw)
         j = _free(np.column_stack([x1, x2]), X, box)
-        ax.annotate(text, (x1[j], x2[j]), color=kw["color"], xytext=(6, -4), textcoords="offset points", va="top", weight="bold")
+        ax.annotate(text, (x1[j], x2[j]), color=kw["color"], xytext=(6, -4),
+                    textcoords="offset points", va="top", weight="bold")
     for k in used: line(pair_lines(params[0], PAIRS[own[k]])[k], f"expert {k}", color=expert_color(k))
     for a, i in enumerate(used):
         for j in used[a + 1:]: line(params[1][i] - params[1][j], f"gate {i}:{j}", color="black", ls="--")
     ax.set(xlim=box[:2], ylim=box[2:])
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #fd6df975
+# %% ../nbs/01_moe1991.ipynb #faaccc13
 def foot(
     w,  # coefficients of lines [..., 3]
 ):  # [..., 2]
@@ -442,10 +451,11 @@ def target_lines(
         r = train(single, X[mine], y[mine], lr, n_classes=y.max() + 1, epochs=epochs, target_mse=0.)
         points[f"T{j}"] = foot(pair_lines(r.params[0], pair)[0, 0])
     r = train(single, X, y, lr, epochs=epochs, target_mse=0.)
-    if not np.isfinite(r.mse[0]): raise ValueError(f"target_lines: training diverged with step size {lr}; take a smaller one")
+    if not np.isfinite(r.mse[0]):
+        raise ValueError(f"target_lines: training diverged with step size {lr}; take a smaller one")
     return points | {f"X{j}": foot(pair_lines(r.params[0], pair)[0, 0]) for j, pair in enumerate(PAIRS)}
 
-# %% ../nbs/01_moe1991.ipynb #8f96a9df
+# %% ../nbs/01_moe1991.ipynb #3bcd1b79
 def plot_trajectories(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters) from `train(..., every=...)`
@@ -459,19 +469,24 @@ def plot_trajectories(
     for k in np.flatnonzero(in_use(model, snapshots[-1][1], X)):
         path = foot(np.array([pair_lines(s[0], PAIRS[own[k]])[k] for _, s in snapshots]))
         ax.plot(*path.T, ".", ms=4, color=expert_color(k))
-        ax.annotate(f"expert {k} starts", path[0], color=expert_color(k), xytext=(5, -12), textcoords="offset points")
+        ax.plot(*path[0], "o", ms=8, mfc="none", color=expert_color(k))
+        ax.annotate(f"expert {k} starts", path[0], color=expert_color(k), xytext=(-8, 14),
+                    textcoords="offset points", ha="right" if path[0][0] > .5 else "left",
+                    arrowprops=dict(arrowstyle="-", color=expert_color(k), lw=.8))
     for name, point in targets.items():
-        ax.plot(*point, "k+", ms=14, mew=2); ax.annotate(name, point, weight="bold", fontsize=12, xytext=(7, 5), textcoords="offset points")
+        ax.plot(*point, "k+", ms=14, mew=2)
+        ax.annotate(name, point, weight="bold", fontsize=12, xytext=(7, 5), textcoords="offset points")
     ax.set(xlabel="F1 of the line's foot (kHz)", ylabel="F2 of the line's foot (kHz)")
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #b0de3112
+# %% ../nbs/01_moe1991.ipynb #b2ce6cb5
 def smoothed(
     a,  # curve [T]
     window: int,  # epochs
 ):  # [T]
     "Mean over the last `window` epochs (fewer at the start)."
-    c = np.cumsum(np.insert(np.asarray(a, float), 0, 0.)); t = np.arange(1, len(a) + 1); w = np.minimum(t, window)
+    c, t = np.cumsum(np.insert(np.asarray(a, float), 0, 0.)), np.arange(1, len(a) + 1)
+    w = np.minimum(t, window)
     return (c[t] - c[t - w])/w
 
 def plot_curves(
@@ -482,30 +497,36 @@ def plot_curves(
     "Training error and accuracies by epoch."
     fig, axes = subplots(1, 2, width=8.4, height=3.2)
     axes[0].plot(history["epoch"], smoothed(history["mse"], smooth), color=PALETTE[0])
-    if target: axes[0].axhline(target, color="gray", lw=.8); axes[0].annotate("stop", (0, target), color="gray", va="bottom")
+    if target:
+        axes[0].axhline(target, color="gray", lw=.8)
+        axes[0].annotate("stop", (0, target), color="gray", va="bottom")
     axes[0].set(xlabel="epoch", ylabel="average squared error", ylim=(0, None))
     for col, c, style in (("train", PALETTE[2], "-"), ("test", PALETTE[3], "--")):
         axes[1].plot(history["epoch"], 100*smoothed(history[col], smooth), color=c, ls=style, label=col)
-    axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100)); axes[1].legend(loc="lower right", frameon=False)
+    axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100))
+    axes[1].legend(loc="lower right", frameon=False)
     return fig
 
-# %% ../nbs/01_moe1991.ipynb #960d9b28
+# %% ../nbs/01_moe1991.ipynb #275d8679
 def history(
     runs: Runs,  # of `train(..., every=1)`
     task,  # `genmix.data.FourVowels`
 ):  # DataFrame: epoch, loss, mse, train, test
     "The first run, epoch by epoch; `loss` is the model's own objective where it is a mixture."
-    Xb, Xt, d, rows = design(task.X_train), design(task.X_test), one_hot(task.y_train, len(task.classes)), []
+    Xb, Xt = design(task.X_train), design(task.X_test)
+    d, rows = one_hot(task.y_train, len(task.classes)), []
     for t, params in runs.snapshots:
         y, m = runs.model.output(params, Xb), runs.model
         if isinstance(m, Mixture):
             o, p = experts_and_gate(m, params, Xb)
-            E = {"cooperation": E_cooperation, "competition": E_competition}.get(m.error, lambda *a: E_mixture(*a, m.sigma))(d, o, p).mean()
+            errors = {"cooperation": E_cooperation, "competition": E_competition}
+            E = errors.get(m.error, lambda *a: E_mixture(*a, m.sigma))(d, o, p).mean()
         else: E = average_error(y, d)
-        rows.append((t, E, runs.curve[0][t], (y.argmax(0) == task.y_train).mean(), (m.output(params, Xt).argmax(0) == task.y_test).mean()))
+        right, right_test = y.argmax(0) == task.y_train, m.output(params, Xt).argmax(0) == task.y_test
+        rows.append((t, E, runs.curve[0][t], right.mean(), right_test.mean()))
     return pd.DataFrame(rows, columns=["epoch", "loss", "mse", "train", "test"])
 
-# %% ../nbs/01_moe1991.ipynb #d9f52442
+# %% ../nbs/01_moe1991.ipynb #16db9ec4
 def plot_regions(
     model,  # a `Mixture` or `Backprop`
     params,  # its parameters
@@ -520,19 +541,23 @@ def plot_regions(
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     g1, g2 = np.meshgrid(np.linspace(x0, x1, grid), np.linspace(y0, y1, grid))
     Xb = design(np.column_stack([g1.ravel(), g2.ravel()]))
-    C, tint = len(labels), ("#cfe3f3", "#f5e3bf", "#cdebdc", "#f3d9e6")
-    ax.contourf(g1, g2, model.output(params, Xb).argmax(0).reshape(g1.shape), levels=np.arange(C + 1) - .5, colors=[tint[c % 4] for c in range(C)], zorder=0)
+    C, tint = len(labels), ("#ececec", "#fdf3c4", "#dfe9cf", "#e6def0")
+    answers = model.output(params, Xb).argmax(0).reshape(g1.shape)
+    ax.contourf(g1, g2, answers, levels=np.arange(C + 1) - .5,
+                colors=[tint[c % 4] for c in range(C)], zorder=0)
     if gate_overlay and isinstance(model, Mixture) and model.K > 1:
         winner = experts_and_gate(model, params, Xb)[1].argmax(0).reshape(g1.shape)
         for k in np.unique(winner):
             if (winner == k).all(): continue
-            ax.contour(g1, g2, winner == k, levels=[.5], colors=expert_color(k), linestyles="--", linewidths=2)
+            ax.contour(g1, g2, winner == k, levels=[.5], colors="black", linestyles="--", linewidths=1.5)
             spots = np.argwhere(winner == k)[::7]
             at = Xb[np.ravel_multi_index(spots.T, winner.shape), :2]
-            ax.annotate(f"expert {k}", at[_free(at, X, (x0, x1, y0, y1))], color=expert_color(k), weight="bold", ha="center")
+            label_at = at[_free(at, X, (x0, x1, y0, y1))]
+            ax.annotate(f"expert {k}", label_at, color=expert_color(k), weight="bold", ha="center",
+                        bbox=dict(boxstyle="round,pad=.15", fc="white", ec="none", alpha=.8))
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #3702f240
+# %% ../nbs/01_moe1991.ipynb #1a08e2d8
 def animate(
     model,  # a `Mixture`
     snapshots,  # list of (epoch, parameters)
@@ -547,11 +572,12 @@ def animate(
     def draw(i):
         t, params = snapshots[pick[i]]
         fig, ax = subplots(width=5, height=4)
-        plot_regions(model, params, X, y, labels, ax=ax, grid=80); ax.set_title(f"epoch {t:,}", loc="left")
+        plot_regions(model, params, X, y, labels, ax=ax, grid=80)
+        ax.set_title(f"epoch {t:,}", loc="left")
         return caption(fig, text)
     return save_gif(draw, len(pick), path)
 
-# %% ../nbs/01_moe1991.ipynb #0ace2775
+# %% ../nbs/01_moe1991.ipynb #008bd114
 def responsibility_table(
     model,  # a `Mixture`
     params,  # its parameters
@@ -561,7 +587,8 @@ def responsibility_table(
     "Mean responsibility of each expert for the cases of each class."
     o, p = experts_and_gate(model, params, design(X))
     h = responsibilities(squared_errors(one_hot(y, len(labels)), o), p, model.sigma)
-    return pd.DataFrame([h[:, y == c].mean(-1) for c in range(len(labels))], index=list(labels), columns=[f"expert {k}" for k in range(model.K)])
+    means = [h[:, y == c].mean(-1) for c in range(len(labels))]
+    return pd.DataFrame(means, index=list(labels), columns=[f"expert {k}" for k in range(model.K)])
 
 def confusion(
     model,  # a `Mixture` or `Backprop`
@@ -574,7 +601,7 @@ def confusion(
     M = np.bincount(C*y + said, minlength=C*C).reshape(C, C)
     return pd.DataFrame(M, index=list(labels), columns=list(labels))
 
-# %% ../nbs/01_moe1991.ipynb #73aab8d0
+# %% ../nbs/01_moe1991.ipynb #e1489d94
 STEP_SIZES = tuple(float(2**(j/2)) for j in range(-4, 11))  # 0.25 ... 32
 SEARCH_SEEDS = tuple(range(1000, 1010))
 RULES = ("fastest", "smooth")
@@ -583,9 +610,10 @@ def systems(
     **kwargs,  # settings of the mixtures: expert, error, sigma, tau
 ) -> dict:  # name -> model
     "The four systems of Table 1."
-    return {"4 experts": Mixture(4, **kwargs), "8 experts": Mixture(8, **kwargs), "BP, 6 hidden": Backprop(6), "BP, 12 hidden": Backprop(12)}
+    return {"4 experts": Mixture(4, **kwargs), "8 experts": Mixture(8, **kwargs),
+            "BP, 6 hidden": Backprop(6), "BP, 12 hidden": Backprop(12)}
 
-# %% ../nbs/01_moe1991.ipynb #4b973a59
+# %% ../nbs/01_moe1991.ipynb #9c53f083
 def measure(
     models: dict,  # name -> model, from `systems`
     task,  # `genmix.data.FourVowels`
@@ -600,71 +628,88 @@ def measure(
         grid = [(lr, seed) for lr in lrs[name] for seed in seeds]
         lr, seed = zip(*grid)
         if progress: print(f"  {name}: {len(grid)} runs", flush=True)
-        r = train(model, task.X_train, task.y_train, lr, seed, len(task.classes), progress=progress, **kwargs)
-        used = in_use(model, r.params, task.X_train).sum(-1) if isinstance(model, Mixture) else np.full(len(grid), model.H)
-        rows.append(pd.DataFrame(dict(system=name, lr=lr, seed=seed, epochs=r.epochs, converged=r.converged, mse=r.mse, rises=r.rises,
-                                      train=r.score(task.X_train, task.y_train), test=r.score(task.X_test, task.y_test), used=used)))
+        r = train(model, task.X_train, task.y_train, lr, seed, len(task.classes),
+                  progress=progress, **kwargs)
+        if isinstance(model, Mixture): used = in_use(model, r.params, task.X_train).sum(-1)
+        else: used = np.full(len(grid), model.H)
+        rows.append(pd.DataFrame(dict(
+            system=name, lr=lr, seed=seed, epochs=r.epochs, converged=r.converged, mse=r.mse,
+            rises=r.rises, train=r.score(task.X_train, task.y_train),
+            test=r.score(task.X_test, task.y_test), used=used)))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../nbs/01_moe1991.ipynb #76409614
+# %% ../nbs/01_moe1991.ipynb #8a6594f4
 def choose(
     runs,  # DataFrame from `measure` over several step sizes
     rule: str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
 ) -> dict:  # name -> chosen step size
     "The step size that converges always, and in the fewest epochs."
-    by = runs.groupby(["system", "lr"], sort=False).agg(converged=("converged", "all"), epochs=("epochs", "mean"), rises=("rises", "max")).reset_index()
+    by = runs.groupby(["system", "lr"], sort=False).agg(
+        converged=("converged", "all"), epochs=("epochs", "mean"), rises=("rises", "max")).reset_index()
     ok = by[by.converged & ((by.rises < .01) | (rule == "fastest"))]
     if missing := [s for s in by.system.unique() if s not in set(ok.system)]:
-        raise ValueError(f"no usable step size for {', '.join(missing)} under the rule {rule!r}: widen the search, or raise epochs or target_mse")
+        raise ValueError(f"no usable step size for {', '.join(missing)} under the rule {rule!r}: "
+                         "widen the search, or raise epochs or target_mse")
     return {s: float(g.loc[g.epochs.idxmin(), "lr"]) for s, g in ok.groupby("system", sort=False)}
 
 def summarize(
     runs,  # DataFrame from `measure`
-):  # DataFrame, a row per system
-    "Table 1: means over runs, and the standard deviation of the epochs."
-    g = runs.groupby("system", sort=False)
-    return pd.DataFrame({"step": g.lr.first(), "train %": 100*g.train.mean(), "test %": 100*g.test.mean(), "epochs": g.epochs.mean(),
-                         "SD": g.epochs.std(ddof=1), "converged": g.converged.mean(), "used": g.used.mean(), "runs": g.size()})
+):  # DataFrame, a row per system; `converged` is a share of the runs
+    "Table 1: means over the runs that reached the target (over all where none did), and the SD of their epochs."
+    share = runs.groupby("system", sort=False).converged.mean()
+    g = runs[runs.converged | (runs.system.map(share) == 0)].groupby("system", sort=False)
+    return pd.DataFrame({"step": g.lr.first(),
+                         "train %": 100*g.train.mean(), "test %": 100*g.test.mean(),
+                         "epochs": g.epochs.mean(), "SD": g.epochs.std(ddof=1),
+                         "converged": share, "used": g.used.mean(),
+                         "runs": runs.groupby("system", sort=False).size()}).loc[share.index]
 
-# %% ../nbs/01_moe1991.ipynb #5d593c48
-COMPARISONS = (("4 experts", "BP, 6 hidden"), ("4 experts", "BP, 12 hidden"), ("8 experts", "BP, 6 hidden"),
-               ("8 experts", "BP, 12 hidden"), ("8 experts", "4 experts"), ("BP, 12 hidden", "BP, 6 hidden"))
+# %% ../nbs/01_moe1991.ipynb #082f343c
+COMPARISONS = (("4 experts", "BP, 6 hidden"), ("4 experts", "BP, 12 hidden"),
+               ("8 experts", "BP, 6 hidden"), ("8 experts", "BP, 12 hidden"),
+               ("8 experts", "4 experts"), ("BP, 12 hidden", "BP, 6 hidden"))
 
 def t_tests(
     runs,  # DataFrame from `measure`
     column: str = "epochs",  # what to compare
 ):  # DataFrame, a row per comparison
-    "Pooled two-sample t-tests (two-sided p), with Welch's p-value beside it."
-    rows = []
+    "Pooled two-sample t-tests (two-sided p) over the runs that reached the target, with Welch's p-value."
+    rows, runs = [], runs[runs.converged]
     for a, b in COMPARISONS:
         x, y = (runs.loc[runs.system == s, column] for s in (a, b))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)      # identical numbers in a tiny study: t is then not a number
+            # identical numbers in a tiny study: t is then not a number
+            warnings.simplefilter("ignore", RuntimeWarning)
             pooled, welch = stats.ttest_ind(x, y), stats.ttest_ind(x, y, equal_var=False)
-        rows.append((f"{a} - {b}", x.mean() - y.mean(), pooled.statistic, len(x) + len(y) - 2, pooled.pvalue, welch.pvalue))
+        rows.append((f"{a} - {b}", x.mean() - y.mean(), pooled.statistic, len(x) + len(y) - 2,
+                     pooled.pvalue, welch.pvalue))
     return pd.DataFrame(rows, columns=["comparison", "difference", "t", "df", "p", "p (Welch)"])
 
-# %% ../nbs/01_moe1991.ipynb #d58dff46
+# %% ../nbs/01_moe1991.ipynb #0099c9e0
 def plot_search(
     runs,  # DataFrame from `measure` over several step sizes
     ax=None,  # axes
 ):  # the axes
     "Mean epochs to the target against step size, for every system, to where it stops converging."
     if ax is None: _, ax = subplots(width=6.4, height=4.2)
-    by = runs.groupby(["system", "lr"], sort=False).agg(ok=("converged", "all"), epochs=("epochs", "mean"), lo=("epochs", "min"), hi=("epochs", "max")).reset_index()
+    by = runs.groupby(["system", "lr"], sort=False).agg(
+        ok=("converged", "all"), epochs=("epochs", "mean"),
+        lo=("epochs", "min"), hi=("epochs", "max")).reset_index()
     for i, (name, g) in enumerate(by.groupby("system", sort=False)):
         g = g.sort_values("lr"); ok = g[g.ok]; c = PALETTE[(0, 4, 2, 3)[i % 4]]
-        ax.plot(ok.lr, ok.epochs, color=c, marker=MARKERS[i], ms=5, label=name, ls="-" if i < 2 else "--")
+        ax.plot(ok.lr, ok.epochs, color=c, marker=MARKERS[i], ms=5, label=name,
+                ls="-" if i < 2 else "--")
         ax.fill_between(ok.lr, ok.lo, ok.hi, color=c, alpha=.15, lw=0)
         beyond = g[~g.ok & (g.lr > ok.lr.max())] if len(ok) else g[:0]
         if len(beyond): ax.plot(beyond.lr.iloc[0], ok.epochs.iloc[-1], marker="x", color=c, ms=9, mew=2)
     ax.set_xscale("log", base=2); ax.set_yscale("log")
     ax.set(xlabel="step size η (on the mean error)", ylabel="epochs until the target")
-    ax.yaxis.set_major_formatter("{x:,.0f}"); ax.yaxis.set_minor_formatter("{x:,.0f}"); ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:,.0f}"); ax.yaxis.set_minor_formatter("{x:,.0f}")
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #490c4b7c
+# %% ../nbs/01_moe1991.ipynb #82243bb8
 def plot_table(
     runs,  # DataFrame from `measure` at one step size per system
     ax=None,  # axes
@@ -681,17 +726,20 @@ def plot_table(
     ax.set(xlabel="epochs until the target" if column == "epochs" else column, xlim=(0, None))
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #d71c1e4f
+# %% ../nbs/01_moe1991.ipynb #832a08e8
 def published(
-    name: str,  # "search", "table1", "earlier" or "provenance"
+    name: str,  # "search", "table1", "what_if", "earlier" or "provenance"
 ):  # DataFrame of a CSV file, or a dict
     "A published result of this chapter; `provenance` tells how it was made."
     import json
     folder = files("genmix")/"published"/"moe1991"
     path = folder/f"{name}.csv"
     if not path.is_file(): path = folder/f"{name}.json"
-    if not path.is_file(): raise FileNotFoundError(f"no published result {name!r} of moe1991; there is {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    with path.open(encoding="utf-8") as f: return pd.read_csv(f) if path.name.endswith(".csv") else json.load(f)
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in folder.iterdir()))
+        raise FileNotFoundError(f"no published result {name!r} of moe1991; there is {there}")
+    with path.open(encoding="utf-8") as f:
+        return pd.read_csv(f) if path.name.endswith(".csv") else json.load(f)
 
 VARIANT = ["data", "split", "expert", "average"]  # columns that tell the variants of the study apart
 
@@ -701,28 +749,31 @@ def variant(
     **more,  # further columns to pick by, e.g. rule="smooth"
 ):  # the rows of that variant
     "One variant of a published study."
-    for column, value in dict(data=data, split=split, expert=expert, average=average, **more).items(): df = df[df[column] == value]
+    which = dict(data=data, split=split, expert=expert, average=average, **more)
+    for column, value in which.items(): df = df[df[column] == value]
     return df
 
-# %% ../nbs/01_moe1991.ipynb #5c8169f1
+# %% ../nbs/01_moe1991.ipynb #b21ecb84
 def earlier_init(
     seed: int,  # seed of the run
     K: int,  # experts
     F: int = 2,  # inputs
     C: int = 4,  # classes
 ):  # [W, V] of one run
-    "Starting weights as the earlier implementation draws them: the gate from `seed`, expert i from `seed + 1 + i`."
+    ("Starting weights as the earlier implementation draws them: the gate from `seed`, "
+     "expert i from `seed + 1 + i`.")
     gate, scale = np.random.RandomState(seed), 1/np.sqrt(F)
-    V = np.column_stack([gate.randn(F, K).T*scale, np.zeros(K)])                                    # no bias
+    V = np.column_stack([gate.randn(F, K).T*scale, np.zeros(K)])   # no bias
     own = [np.random.RandomState(seed + 1 + i) for i in range(K)]
     return [np.stack([np.column_stack([r.randn(F, C).T*scale, r.randn(C)*scale]) for r in own], 1), V]
 
-# %% ../nbs/01_moe1991.ipynb #32628b1a
+# %% ../nbs/01_moe1991.ipynb #f0364cae
 def model_of(
     c,  # `genmix.configs.MoE1991Config`
 ):  # `Mixture` or `Backprop`
     "The model that a config describes."
-    return Backprop(c.hidden) if c.system == "bp" else Mixture(c.experts, c.expert, c.error, c.sigma, c.tau)
+    if c.system == "bp": return Backprop(c.hidden)
+    return Mixture(c.experts, c.expert, c.error, c.sigma, c.tau)
 
 def stored(
     runs: Runs,  # of `train(..., every=1)`
@@ -734,11 +785,14 @@ def stored(
     last = len(runs.snapshots) - 1
     keep = np.unique(np.r_[0, np.geomspace(1, max(last, 1), most).round().astype(int)].clip(0, last))
     h = history(runs, task)
-    return dict(X_train=task.X_train, y_train=task.y_train, X_test=task.X_test, y_test=task.y_test, labels=np.array(task.labels), caption=np.array(text),
-                epochs=np.array([runs.snapshots[j][0] for j in keep]), p0=np.stack([runs.snapshots[j][1][0] for j in keep]), p1=np.stack([runs.snapshots[j][1][1] for j in keep]),
+    kept = [runs.snapshots[j] for j in keep]
+    return dict(X_train=task.X_train, y_train=task.y_train, X_test=task.X_test, y_test=task.y_test,
+                labels=np.array(task.labels), caption=np.array(text),
+                epochs=np.array([t for t, _ in kept]),
+                p0=np.stack([a for _, (a, _) in kept]), p1=np.stack([b for _, (_, b) in kept]),
                 **{f"history_{c}": h[c].values for c in h})
 
-# %% ../nbs/01_moe1991.ipynb #bfa37b76
+# %% ../nbs/01_moe1991.ipynb #fc9271fa
 def run_figures(
     s: dict,  # arrays from `stored`
     c,  # `genmix.configs.MoE1991Config` of the run
@@ -757,29 +811,36 @@ def run_figures(
         return caption(fig, text)
     def matrix(which, title):
         M = confusion(m, end, *which, labels)
-        ax = heatmap(M.values, M.index, M.columns, fmt="d"); ax.set(ylabel="true", xlabel="answered", title=title)
+        ax = heatmap(M.values, M.index, M.columns, fmt="d")
+        ax.set(ylabel="true", xlabel="answered", title=title)
         return captioned(ax)
-    draw = {"curves": lambda: caption(plot_curves(table, c.smooth, c.target_mse), text), "regions": regions,
-            "confusion-train": lambda: matrix(train_, "training cases"), "confusion-test": lambda: matrix(test_, "test cases")}
+    draw = {"curves": lambda: caption(plot_curves(table, c.smooth, c.target_mse), text),
+            "regions": regions,
+            "confusion-train": lambda: matrix(train_, "training cases"),
+            "confusion-test": lambda: matrix(test_, "test cases")}
     if isinstance(m, Backprop): return draw
     def table_of_responsibility():
         R = responsibility_table(m, end, *train_, labels)
-        ax = heatmap(R.values, R.index, R.columns, vmax=1); ax.set(ylabel="class", title="mean responsibility, training cases")
+        ax = heatmap(R.values, R.index, R.columns, vmax=1)
+        ax.set(ylabel="class", title="mean responsibility, training cases")
         return captioned(ax)
+    def trajectories():
+        targets = target_lines(m, *train_, best_step(m, s["X_train"]))
+        return captioned(plot_trajectories(m, snapshots, *train_, targets))
     return draw | {"lines": lambda: captioned(plot_lines(m, end, *train_, labels)),
-                   "trajectories": lambda: captioned(plot_trajectories(m, snapshots, *train_, target_lines(m, *train_, best_step(m, s["X_train"])))),
-                   "responsibilities": table_of_responsibility}
+                   "trajectories": trajectories, "responsibilities": table_of_responsibility}
 
-# %% ../nbs/01_moe1991.ipynb #8b23a26b
+# %% ../nbs/01_moe1991.ipynb #e7af305c
 def best_step(
     model,  # a `Mixture`
     X,  # inputs [N, F]
 ) -> float:  # step size
-    "A step size with which a single expert surely descends: the inverse of the largest curvature of a linear expert."
+    ("A step size with which a single expert surely descends: "
+     "the inverse of the largest curvature of a linear expert.")
     Xb = design(X)
     return float(min(1., model.sigma**2)/np.linalg.eigvalsh(Xb.T @ Xb/len(Xb))[-1])
 
-# %% ../nbs/01_moe1991.ipynb #bec7f106
+# %% ../nbs/01_moe1991.ipynb #8cec9660
 def fit_softmax(
     Xb,  # inputs [N, F+1]
     target,  # target distributions [C, N]
@@ -788,7 +849,8 @@ def fit_softmax(
     steps: int = 3,  # Newton steps
     ridge: float = 1e-4,  # penalty ridge/2 ||W||², so that separable classes have a finite answer
 ):  # [C, F+1]
-    "Multinomial logistic regression with soft targets by Newton's method (IRLS), halving a step that does not help."
+    ("Multinomial logistic regression with soft targets by Newton's method (IRLS), "
+     "halving a step that does not help.")
     C, F1, N = len(target), Xb.shape[1], len(Xb)
     W = np.zeros((C, F1)) if W is None else W
     weight = np.ones(N) if weight is None else weight
@@ -801,14 +863,15 @@ def fit_softmax(
         g = ((o - target)*weight) @ Xb + ridge*W
         H = np.einsum("cn,nf,ng->cfg", weight*o, Xb, Xb)[:, :, None] * np.eye(C)[:, None, :, None]
         oX = (o*np.sqrt(weight))[:, :, None]*Xb                                   # [C, N, F+1]
-        H = (H - np.einsum("cnf,knf2->cfkf2".replace("f2", "g"), oX, oX)).reshape(C*F1, C*F1) + ridge*np.eye(C*F1)
+        cross = np.einsum("cnf,kng->cfkg", oX, oX)
+        H = (H - cross).reshape(C*F1, C*F1) + ridge*np.eye(C*F1)
         step = np.linalg.solve(H, g.ravel()).reshape(C, F1)
         for size in .5**np.arange(12):
             new = loss(W - size*step)
             if new < now: W, now = W - size*step, new; break
     return W
 
-# %% ../nbs/01_moe1991.ipynb #18be1319
+# %% ../nbs/01_moe1991.ipynb #fff0720b
 def em(
     model: Mixture,  # linear experts: equation 1.3's likelihood; softmax experts: the multinomial one
     params,  # [W, V] to start from
@@ -831,7 +894,7 @@ def em(
         if len(curve) <= steps: W, V = m_step(model, W, V, Xb, d, h, ridge)
     return [W, V], curve
 
-# %% ../nbs/01_moe1991.ipynb #fb691ea1
+# %% ../nbs/01_moe1991.ipynb #b3f777c0
 def m_step(
     model, W, V,  # settings and present parameters
     Xb, d,  # inputs [N, F+1], desired outputs [C, 1, N]
@@ -843,11 +906,11 @@ def m_step(
     for k in range(model.K):
         if model.expert == "linear":
             A = (Xb*h[k][:, None]).T @ Xb + ridge*np.eye(Xb.shape[1])
-            W[:, k] = np.linalg.solve(A, (Xb*h[k][:, None]).T @ d[:, 0].T).T       # weighted least squares
+            W[:, k] = np.linalg.solve(A, (Xb*h[k][:, None]).T @ d[:, 0].T).T  # weighted least squares
         else: W[:, k] = fit_softmax(Xb, d[:, 0], h[k], W[:, k], ridge=ridge)
     return W, model.tau*fit_softmax(Xb, h, W=V/model.tau, ridge=ridge)
 
-# %% ../nbs/01_moe1991.ipynb #d583a832
+# %% ../nbs/01_moe1991.ipynb #ab60333d
 def to_simplex(
     y,  # any vectors [C, N]
 ):  # distributions [C, N]
@@ -857,7 +920,7 @@ def to_simplex(
     k = (u > t).sum(0) - 1
     return np.maximum(y - np.take_along_axis(t, k[None], 0), 0)
 
-# %% ../nbs/01_moe1991.ipynb #5f921985
+# %% ../nbs/01_moe1991.ipynb #4257fa0c
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
@@ -866,7 +929,9 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2: raise ValueError(f"{type(self).__name__} needs samples of at least 2 classes in the data, but it contains only one class: {self.classes_[0]!r}")
+        if len(self.classes_) < 2:
+            raise ValueError(f"{type(self).__name__} needs samples of at least 2 classes in the data, "
+                             f"but it contains only one class: {self.classes_[0]!r}")
         self._check(); self.model_ = self._model()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._train(X, y, seed)
@@ -874,15 +939,21 @@ class _Classifier(ClassifierMixin, BaseEstimator):
 
     def _check(self):
         for name, value in self.get_params().items():
-            if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and name not in ("random_state", "target_mse") and not (np.isfinite(value) and value > 0):
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not number or name in ("random_state", "target_mse"): continue
+            if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
     def _gradient_descent(self, X, y, seed):
-        r = train(self.model_, X, y, self.learning_rate, [seed], len(self.classes_), epochs=self.max_iter, target_mse=self.target_mse or 0.)
-        if not np.isfinite(r.mse[0]): raise ValueError(f"training diverged after {r.epochs[0]} epochs: lower learning_rate (now {self.learning_rate}) or scale the inputs")
+        r = train(self.model_, X, y, self.learning_rate, [seed], len(self.classes_),
+                  epochs=self.max_iter, target_mse=self.target_mse or 0.)
+        if not np.isfinite(r.mse[0]):
+            raise ValueError(f"training diverged after {r.epochs[0]} epochs: "
+                             f"lower learning_rate (now {self.learning_rate}) or scale the inputs")
         self.params_, self.n_iter_, self.mse_ = r.run(0), int(r.epochs[0]), float(r.mse[0])
         if self.target_mse and not r.converged[0]:
-            warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=3)
+            warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, "
+                          f"above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=3)
 
     def predict_proba(self, X):
         "Probability of each class, [N, C]."
@@ -895,9 +966,10 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         p = self.predict_proba(X)
         return self.classes_[p.argmax(1)]
 
-# %% ../nbs/01_moe1991.ipynb #f11b61b6
+# %% ../nbs/01_moe1991.ipynb #9c894b63
 class MixtureOfExpertsClassifier(_Classifier):
-    "Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991) with scikit-learn's conventions."
+    ("Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991) "
+     "with scikit-learn's conventions.")
     def __init__(self,
         n_experts=4,  # K
         *,
@@ -912,27 +984,33 @@ class MixtureOfExpertsClassifier(_Classifier):
         init_scale=0.1,  # SD of the experts' initial weights
         random_state=None,  # seed, RandomState or None
     ):
-        self.n_experts, self.expert, self.error, self.solver, self.sigma, self.tau = n_experts, expert, error, solver, sigma, tau
+        self.n_experts, self.expert, self.error, self.solver = n_experts, expert, error, solver
+        self.sigma, self.tau = sigma, tau
         self.learning_rate, self.max_iter, self.target_mse = learning_rate, max_iter, target_mse
         self.init_scale, self.random_state = init_scale, random_state
 
     def _model(self):
-        for name, allowed in (("expert", ("softmax", "linear")), ("error", ERRORS), ("solver", ("gd", "em"))):
-            if getattr(self, name) not in allowed: raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        allowed = {"expert": ("softmax", "linear"), "error": ERRORS, "solver": ("gd", "em")}
+        for name, values in allowed.items():
+            value = getattr(self, name)
+            if value not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, got {value!r}")
         return Mixture(self.n_experts, self.expert, self.error, self.sigma, self.tau, self.init_scale)
 
     def _train(self, X, y, seed):
         if self.solver == "gd": return self._gradient_descent(X, y, seed)
         Xb, d = design(X), one_hot(y, len(self.classes_))
-        self.params_, self.log_likelihood_ = em(self.model_, self.model_.init(seed, X.shape[1], len(d)), Xb, d, self.max_iter)
+        start = self.model_.init(seed, X.shape[1], len(d))
+        self.params_, self.log_likelihood_ = em(self.model_, start, Xb, d, self.max_iter)
         self.n_iter_ = len(self.log_likelihood_) - 1
 
     def gate(self, X):
         "Mixing proportions p_i, [N, K]."
         check_is_fitted(self)
-        return experts_and_gate(self.model_, self.params_, design(validate_data(self, X, reset=False, dtype=np.float64)))[1].T
+        Xb = design(validate_data(self, X, reset=False, dtype=np.float64))
+        return experts_and_gate(self.model_, self.params_, Xb)[1].T
 
-# %% ../nbs/01_moe1991.ipynb #14a6aade
+# %% ../nbs/01_moe1991.ipynb #088f646e
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
     def __init__(self,
@@ -944,13 +1022,13 @@ class BackpropClassifier(_Classifier):
         init_scale=0.5,  # SD of the initial weights
         random_state=None,  # seed, RandomState or None
     ):
-        self.n_hidden, self.learning_rate, self.max_iter, self.target_mse = n_hidden, learning_rate, max_iter, target_mse
-        self.init_scale, self.random_state = init_scale, random_state
+        self.n_hidden, self.learning_rate, self.max_iter = n_hidden, learning_rate, max_iter
+        self.target_mse, self.init_scale, self.random_state = target_mse, init_scale, random_state
 
     def _model(self): return Backprop(self.n_hidden, self.init_scale)
     def _train(self, X, y, seed): return self._gradient_descent(X, y, seed)
 
-# %% ../nbs/01_moe1991.ipynb #54df6284
+# %% ../nbs/01_moe1991.ipynb #c0d32d34
 def explore(
     task,  # `genmix.data.FourVowels`
 ):  # an ipywidgets box
@@ -958,12 +1036,18 @@ def explore(
     import matplotlib.pyplot as plt
     from ipywidgets import Dropdown, FloatLogSlider, IntSlider, interactive
     def draw(experts, expert, error, eta, sigma, tau, epochs, seed):
-        r = train(Mixture(experts, expert, error, sigma, tau), task.X_train, task.y_train, eta, [seed], epochs=epochs)
+        r = train(Mixture(experts, expert, error, sigma, tau), task.X_train, task.y_train, eta, [seed],
+                  epochs=epochs)
         ax = plot_regions(r.model, r.run(0), task.X_train, task.y_train, task.labels, grid=80)
-        ax.set_title(f"{r.epochs[0]} epochs, error {r.mse[0]:.3f}, test {r.score(task.X_test, task.y_test)[0]:.1%}")
+        test = r.score(task.X_test, task.y_test)[0]
+        ax.set_title(f"{r.epochs[0]} epochs, error {r.mse[0]:.3f}, test {test:.1%}")
         caption(ax.figure, task.data); plt.show()
         return r
     slow = dict(continuous_update=False)
-    return interactive(draw, experts=IntSlider(4, 1, 8, **slow), expert=Dropdown(options=["softmax", "linear"]), error=Dropdown(options=ERRORS, value="mixture"),
-                       eta=FloatLogSlider(2., base=2, min=-4, max=5, step=.5, **slow), sigma=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow),
-                       tau=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow), epochs=IntSlider(2000, 100, 6000, 100, **slow), seed=IntSlider(0, 0, 20, **slow))
+    return interactive(draw, experts=IntSlider(4, 1, 8, **slow),
+                       expert=Dropdown(options=["softmax", "linear"]),
+                       error=Dropdown(options=ERRORS, value="mixture"),
+                       eta=FloatLogSlider(2., base=2, min=-4, max=5, step=.5, **slow),
+                       sigma=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow),
+                       tau=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow),
+                       epochs=IntSlider(2000, 100, 6000, 100, **slow), seed=IntSlider(0, 0, 20, **slow))

@@ -74,6 +74,18 @@ def test_stored_outputs_are_what_a_fresh_run_gives(python):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
+def test_what_counts_as_the_same_output(python):
+    code = """
+import sys
+sys.path.insert(0, 'tools')
+from execute import same_text as same
+assert same('epochs 1,000', 'epochs 1,001') and same('a  0.50', 'a 0.51') and same('1.2e-05', '1.21e-05')
+assert not same('epochs 1,000', 'epochs 1,100') and not same('a 0.50', 'b 0.50') and not same('0.5', '0.5 0.5') and not same('True', 'False')
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_executor_leaves_a_failing_notebook_alone(tmp_path, python):
     book = tmp_path / "fails.ipynb"
     source = {"cell_type": "code", "id": "abc", "metadata": {}, "outputs": [], "execution_count": None}
