@@ -161,7 +161,7 @@ class DataCheck(DataCommand):
                 print(f"{name}: not here, not checked (genmix data fetch {name})")
         return for_each(self.names or filter(here.get, here), lambda name: data.check(name, root=self.root))
 
-# %% ../nbs/09_cli.ipynb #07e7c06e
+# %% ../nbs/09_cli.ipynb #3cfe1c36
 Settings = TypeVar("Settings")
 
 
@@ -169,8 +169,8 @@ Settings = TypeVar("Settings")
 class Train(Command, Generic[Settings]):
     """{about}
 
-    Files go to OUT/{system}/NAME: config.json, history.csv, figures.npz, figures/ and
-    at last result.json. A run that is complete already is not run again.
+    Files go to OUT/{system}/NAME: config.json, history.csv, tables or arrays, figures/ and
+    at last result.json. A run that is complete already, on the same data, is not run again.
 
     examples:
       genmix train {system} --preset debug
@@ -234,7 +234,7 @@ class Reproduce(Command):
             systems = list(self.systems or configs.CHAPTERS)
             experiments.reproduce(systems, preset=self.preset, out=self.out, data=self.data, download=self.download)
 
-# %% ../nbs/09_cli.ipynb #600a58c6
+# %% ../nbs/09_cli.ipynb #2cf0e2f4
 @dataclass(frozen=True)
 class Figures(Command):
     """Draw figures again from stored results, without training.
@@ -247,7 +247,7 @@ class Figures(Command):
       genmix figures --run runs/moe1991/NAME
     """
 
-    names: Names = ()  # figures to draw (default: all)
+    names: Names = ()  # figures to draw (default: all that the published results, or the run, can show)
     run: MaybeDir = None  # draw the results of this run instead of the published ones
     out: Dir = Path("figures")  # folder for the figures
     list: Flag = False  # list the figures there are, and draw nothing
@@ -257,7 +257,7 @@ class Figures(Command):
 
         if self.list:
             for name, figure in figures.FIGURES.items():
-                print(f"{name:24} {getattr(figure, 'description', figure)}")
+                print(f"{name:32} {getattr(figure, 'description', figure)}")
         else:
             for path in figures.draw(list(self.names) or None, run=self.run, out=self.out):
                 print(path)
@@ -338,7 +338,7 @@ def starting_point(
         raise configs.ConfigError(f"{config} has settings of {configs.system_of(found)}, not of {system}")
     return found
 
-# %% ../nbs/09_cli.ipynb #8f60b657
+# %% ../nbs/09_cli.ipynb #8a68a668
 def parse(
     words: str,  # a command, such as "train moe1991"
     args: list,  # what follows it on the line
@@ -350,10 +350,10 @@ def parse(
     start = {}
     if words.startswith("train "):
         start["default"] = Train(settings=starting_point(words.split()[1], preset, config))
-    text = re.sub(r"(?<=.)\n(?=\w)", "\n  ", describe(words)) + "\n\n" + EXIT_CODES
+    text = re.sub(r"(?<=.)\n(?=\w)", " ", describe(words)) + "\n\n" + EXIT_CODES
     return tyro.cli(COMMANDS[words], prog=f"genmix {words}", description=text, args=args, **start)
 
-# %% ../nbs/09_cli.ipynb #c451ae3e
+# %% ../nbs/09_cli.ipynb #6554d5db
 def dispatch(
     argv: list,  # the words after `genmix`
 ) -> int | None:  # exit code, if not 0
@@ -369,7 +369,8 @@ def dispatch(
     if group and argv[1:2] in (["--help"], ["-h"]):
         return print(overview(argv[0] + " "))
     if group:
-        raise configs.ConfigError(f"'genmix {' '.join(argv[:2])}' is no command; there is genmix {', genmix '.join(group)}")
+        said = f"'genmix {' '.join(argv[:2])}' is no command" if argv[1:] and argv[1][:1] != "-" else f"genmix {argv[0]}: say what"
+        raise configs.ConfigError(f"{said}; there is genmix {', genmix '.join(group)}")
     known = dict.fromkeys(words.split()[0] for words in COMMANDS)
     raise configs.ConfigError(f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
 

@@ -6,16 +6,17 @@
 __all__ = ['ERRORS', 'AVERAGES', 'PAIRS', 'STEP_SIZES', 'SEARCH_SEEDS', 'RULES', 'COMPARISONS', 'VARIANT', 'plot_task', 'design',
            'one_hot', 'softmax', 'affine', 'blend', 'E_cooperation', 'squared_errors', 'E_competition', 'log_joint',
            'E_mixture', 'responsibilities', 'error_grads', 'Mixture', 'experts_and_gate', 'Backprop', 'average_error',
-           'Runs', 'train', 'pair_lines', 'in_use', 'own_pair', 'plot_lines', 'foot', 'target_lines',
+           'Runs', 'train', 'pair_lines', 'in_use', 'looks_after', 'own_pair', 'plot_lines', 'foot', 'target_lines',
            'plot_trajectories', 'smoothed', 'plot_curves', 'history', 'plot_regions', 'animate', 'responsibility_table',
            'confusion', 'systems', 'measure', 'choose', 'summarize', 't_tests', 'plot_search', 'plot_table',
            'published', 'variant', 'earlier_init', 'model_of', 'stored', 'run_figures', 'best_step', 'fit_softmax',
            'em', 'm_step', 'to_simplex', 'MixtureOfExpertsClassifier', 'BackpropClassifier', 'explore']
 
-# %% ../nbs/01_moe1991.ipynb #e8a8b985
+# %% ../nbs/01_moe1991.ipynb #e23d1102
 import warnings
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -232,7 +233,7 @@ def grads(self: Mixture,
         da *= o
     return [(g.reshape(-1, len(Xb)) @ Xb).reshape(*g.shape[:-1], -1)/len(Xb) for g in (da, ds)], y
 
-# %% ../nbs/01_moe1991.ipynb #51ae3323
+# %% ../nbs/01_moe1991.ipynb #c716bbe1
 @dataclass(frozen=True)
 class Backprop:
     ("One hidden layer; parameters are W1 `[..., H, F+1]` and W2 `[..., C, H+1]`; "
@@ -249,7 +250,7 @@ class Backprop:
 
     def forward(self, params, Xb):
         "Hidden units z `[..., H, N]` and output y `[..., C, N]`."
-        z = 1/(1 + np.exp(-affine(params[0], Xb)))
+        with np.errstate(over="ignore"): z = 1/(1 + np.exp(-affine(params[0], Xb)))   # 1/(1 + inf) is the right 0
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
 # %% ../nbs/01_moe1991.ipynb #7d8d578f
@@ -382,19 +383,23 @@ def in_use(
     "Which experts the gate still calls on."
     return experts_and_gate(model, params, design(X))[1].mean(-1) >= least
 
-# %% ../nbs/01_moe1991.ipynb #65367efa
+# %% ../nbs/01_moe1991.ipynb #78cea3cb
 PAIRS = ((0, 1), (2, 3))  # [i] against [I], [a] against [Λ]
 
-def own_pair(
+def looks_after(
     model,  # a `Mixture`
     params,  # its parameters
     X, y,  # cases [N, F] and their classes [N]
-):  # [K] 0 or 1: which of `PAIRS` each expert is more responsible for
-    "The pair of classes that each expert looks after."
+):  # [2, K]: mean responsibility of each expert for each of `PAIRS`
+    "How much of each pair of classes each expert looks after."
     d = one_hot(y, params[0].shape[-3])
     o, p = experts_and_gate(model, params, design(X))
     h = responsibilities(squared_errors(d, o), p, model.sigma)
-    return np.array([h[:, np.isin(y, pair)].sum(-1) for pair in PAIRS]).argmax(0)
+    return np.array([h[:, np.isin(y, pair)].mean(-1) for pair in PAIRS])
+
+def own_pair(*args):  # arguments of `looks_after` -> [K], 0 or 1
+    "The pair that each expert is more responsible for."
+    return looks_after(*args).argmax(0)
 
 # %% ../nbs/01_moe1991.ipynb #23be1e3a
 def _free(points, X, box):
@@ -406,7 +411,7 @@ def _free(points, X, box):
     room = np.sqrt(((u[:, None] - v)**2).sum(-1)).min(1)
     return int(np.where(inside > .12, np.minimum(room, .2), inside - 1).argmax())
 
-# %% ../nbs/01_moe1991.ipynb #1ec31bc6
+# %% ../nbs/01_moe1991.ipynb #6fb3a4cc
 def plot_lines(
     model,  # a `Mixture` on two inputs
     params,  # its parameters
@@ -418,14 +423,15 @@ def plot_lines(
      "and the gate's lines.")
     ax = plot_task(X, y, labels, ax)
     x1, box = np.linspace(*ax.get_xlim(), 60), (*ax.get_xlim(), *ax.get_ylim())
-    used, own = np.flatnonzero(in_use(model, params, X)), own_pair(model, params, X, y)
+    used, care = np.flatnonzero(in_use(model, params, X)), looks_after(model, params, X, y)
     def line(w, text, **kw):
         x2 = -(w[0]*x1 + w[2])/(w[1] or 1e-12)
         ax.plot(x1, x2, lw=2, **kw)
         j = _free(np.column_stack([x1, x2]), X, box)
         ax.annotate(text, (x1[j], x2[j]), color=kw["color"], xytext=(6, -4),
                     textcoords="offset points", va="top", weight="bold")
-    for k in used: line(pair_lines(params[0], PAIRS[own[k]])[k], f"expert {k}", color=expert_color(k))
+    for k in used:
+        for j in np.flatnonzero(care[:, k] > .25): line(pair_lines(params[0], PAIRS[j])[k], f"expert {k}", color=expert_color(k))
     for a, i in enumerate(used):
         for j in used[a + 1:]: line(params[1][i] - params[1][j], f"gate {i}:{j}", color="black", ls="--")
     ax.set(xlim=box[:2], ylim=box[2:])
@@ -709,18 +715,20 @@ def plot_search(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/01_moe1991.ipynb #82243bb8
+# %% ../nbs/01_moe1991.ipynb #f52b0f41
 def plot_table(
     runs,  # DataFrame from `measure` at one step size per system
     ax=None,  # axes
     column: str = "epochs",  # what to show
 ):  # the axes
-    "Every run of every system as a dot, with the mean as a bar."
+    "Every run of every system as a dot, with the mean as a bar; a cross at the right did not reach the target."
     if ax is None: _, ax = subplots(width=6.4, height=3.2)
     for i, (name, g) in enumerate(runs.groupby("system", sort=False)):
-        jitter = np.linspace(-.25, .25, len(g)) if len(g) > 1 else np.zeros(1)
-        ax.scatter(g[column], i + jitter, color=PALETTE[(0, 4, 2, 3)[i % 4]], s=14, alpha=.8, lw=0)
-        ax.plot([g[column].mean()]*2, [i - .35, i + .35], color="black", lw=2)
+        y, color = i + np.linspace(-.25, .25, len(g) + 2)[1:-1], PALETTE[(0, 4, 2, 3)[i % 4]]
+        ok = g.converged.values.astype(bool)
+        ax.scatter(g[column][ok], y[ok], color=color, s=14, alpha=.8, lw=0)
+        ax.scatter(np.full((~ok).sum(), 1.06*runs[column][runs.converged].max()), y[~ok], color=color, marker="x", s=30)
+        if ok.any(): ax.plot([g[column][ok].mean()]*2, [i - .35, i + .35], color="black", lw=2)
     names = list(runs.system.unique())
     ax.set_yticks(range(len(names)), names); ax.invert_yaxis()
     ax.set(xlabel="epochs until the target" if column == "epochs" else column, xlim=(0, None))
@@ -840,7 +848,7 @@ def best_step(
     Xb = design(X)
     return float(min(1., model.sigma**2)/np.linalg.eigvalsh(Xb.T @ Xb/len(Xb))[-1])
 
-# %% ../nbs/01_moe1991.ipynb #8cec9660
+# %% ../nbs/01_moe1991.ipynb #a00fe487
 def fit_softmax(
     Xb,  # inputs [N, F+1]
     target,  # target distributions [C, N]
@@ -859,12 +867,11 @@ def fit_softmax(
         return -(weight*(target*(a - np.log(np.exp(a).sum(0)))).sum(0)).sum() + ridge/2*(W**2).sum()
     now = loss(W)
     for _ in range(steps):
-        o = softmax(affine(W, Xb), 0)                                             # [C, N]
+        o = softmax(affine(W, Xb), 0)                                   # [C, N]
         g = ((o - target)*weight) @ Xb + ridge*W
-        H = np.einsum("cn,nf,ng->cfg", weight*o, Xb, Xb)[:, :, None] * np.eye(C)[:, None, :, None]
-        oX = (o*np.sqrt(weight))[:, :, None]*Xb                                   # [C, N, F+1]
-        cross = np.einsum("cnf,kng->cfkg", oX, oX)
-        H = (H - cross).reshape(C*F1, C*F1) + ridge*np.eye(C*F1)
+        oX = ((o*np.sqrt(weight)).T[:, :, None]*Xb[:, None]).reshape(N, C*F1)
+        H = ridge*np.eye(C*F1) - oX.T @ oX                              # [C·(F+1), C·(F+1)]
+        for c in range(C): H[c*F1:(c + 1)*F1, c*F1:(c + 1)*F1] += (Xb*(weight*o[c])[:, None]).T @ Xb
         step = np.linalg.solve(H, g.ravel()).reshape(C, F1)
         for size in .5**np.arange(12):
             new = loss(W - size*step)
@@ -920,7 +927,7 @@ def to_simplex(
     k = (u > t).sum(0) - 1
     return np.maximum(y - np.take_along_axis(t, k[None], 0), 0)
 
-# %% ../nbs/01_moe1991.ipynb #4257fa0c
+# %% ../nbs/01_moe1991.ipynb #0d4e2e0f
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
@@ -938,11 +945,12 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _check(self):
-        for name, value in self.get_params().items():
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not number or name in ("random_state", "target_mse"): continue
-            if not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        for name in ("n_experts", "n_hidden", "max_iter", "sigma", "tau", "learning_rate", "init_scale", "target_mse"):
+            value = getattr(self, name, None)
+            if value is None and name in ("n_experts", "n_hidden", "sigma", "tau", "target_mse"): continue
+            whole = name in ("n_experts", "n_hidden", "max_iter")
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not 0 < value < np.inf:
+                raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number above 0, got {value!r}")
 
     def _gradient_descent(self, X, y, seed):
         r = train(self.model_, X, y, self.learning_rate, [seed], len(self.classes_),
@@ -951,9 +959,12 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"training diverged after {r.epochs[0]} epochs: "
                              f"lower learning_rate (now {self.learning_rate}) or scale the inputs")
         self.params_, self.n_iter_, self.mse_ = r.run(0), int(r.epochs[0]), float(r.mse[0])
-        if self.target_mse and not r.converged[0]:
+        if self.mse_ > .95*r.curve[0][0]:
+            warnings.warn(f"the error hardly fell ({r.curve[0][0]:.3f} to {self.mse_:.3f}): scale the inputs (for example with StandardScaler) "
+                          "or change learning_rate", ConvergenceWarning, stacklevel=4)
+        elif self.target_mse and not r.converged[0]:
             warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, "
-                          f"above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=3)
+                          f"above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=4)
 
     def predict_proba(self, X):
         "Probability of each class, [N, C]."
@@ -966,10 +977,15 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         p = self.predict_proba(X)
         return self.classes_[p.argmax(1)]
 
-# %% ../nbs/01_moe1991.ipynb #9c894b63
+# %% ../nbs/01_moe1991.ipynb #ef359a49
 class MixtureOfExpertsClassifier(_Classifier):
-    ("Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991) "
-     "with scikit-learn's conventions.")
+    """Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991).
+
+    Inputs should be scaled to values around 1 (for example with StandardScaler). Parameters, each with its default
+    and meaning, stand in the signature of `__init__`; attributes after `fit`: `classes_`, `params_` (experts' weights
+    [C, K, F+1] and gate's weights [K, F+1]), `n_iter_`, `mse_` (half the squared error, summed over classes, mean
+    over cases) and, with solver="em", `log_likelihood_`. A round of EM costs K+1 Newton fits with C(F+1) unknowns.
+    """
     def __init__(self,
         n_experts=4,  # K
         *,
@@ -1002,7 +1018,7 @@ class MixtureOfExpertsClassifier(_Classifier):
         Xb, d = design(X), one_hot(y, len(self.classes_))
         start = self.model_.init(seed, X.shape[1], len(d))
         self.params_, self.log_likelihood_ = em(self.model_, start, Xb, d, self.max_iter)
-        self.n_iter_ = len(self.log_likelihood_) - 1
+        self.n_iter_, self.mse_ = len(self.log_likelihood_) - 1, float(average_error(self.model_.output(self.params_, Xb), d))
 
     def gate(self, X):
         "Mixing proportions p_i, [N, K]."
