@@ -66,15 +66,12 @@ MaybeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_h
 Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
-# %% ../nbs/09_cli.ipynb #1346dad0
+# %% ../nbs/09_cli.ipynb #2fe9b85e
 @dataclass(frozen=True)
 class Command:
     "Something that `genmix` can do."
 
     debug: Flag = False  # on an error show where in the code it happened (may stand anywhere on the line)
-
-    def do(self) -> int | None:  # exit code, if not 0
-        raise NotImplementedError
 
 # %% ../nbs/09_cli.ipynb #a87e59b6
 @dataclass(frozen=True)

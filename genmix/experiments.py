@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RUNNERS', 'PAPER', 'WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_NAMES', 'load_task', 'run_folder', 'provenance',
-           'save_arrays', 'save_json', 'save_table', 'finished', 'train', 'train_moe1991', 'origin', 'report_experts',
-           'draw_run', 'step_sizes', 'train_table1', 'shown_table', 'report_table', 'draw_tables', 'study_moe1991',
-           'reproduce', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict', 'markdown',
-           'report_moe1991', 'publish']
+           'save_arrays', 'save_json', 'save_table', 'finished', 'show_again', 'train', 'train_moe1991', 'origin',
+           'report_experts', 'draw_run', 'step_sizes', 'train_table1', 'shown_table', 'report_table', 'draw_tables',
+           'study_moe1991', 'reproduce', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict',
+           'markdown', 'report_moe1991', 'publish']
 
 # %% ../nbs/08_experiments.ipynb #65426c8b
 import datetime, io, json, os, platform, shutil, time
@@ -86,7 +86,17 @@ def finished(
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: why = f"its result cannot be used ({e!r})"
     print(f"{folder} is run again: {why}")
 
-# %% ../nbs/08_experiments.ipynb #90cd88a3
+# %% ../nbs/08_experiments.ipynb #12570e2a
+def show_again(
+    folder: Path,  # a complete run's folder
+    metrics: dict,  # of its result.json
+):
+    "Print the headline of a run that is not repeated."
+    if "epochs" in metrics: return print(", ".join(f"{k} {metrics[k]:.4g}" for k in ("epochs", "mse", "train", "test")))
+    for rule, runs in pd.read_csv(folder/"history.csv").groupby("rule", sort=False):
+        print(f"\n{rule}:\n{shown_table(runs).to_string()}")
+
+# %% ../nbs/08_experiments.ipynb #a4df1d05
 RUNNERS = {}  # name of a system -> function(config, task, folder) that trains it and returns its metrics
 
 def train(
@@ -100,7 +110,8 @@ def train(
     config, task = load_task(config, download)
     folder, start = run_folder(out, config), time.time()
     if result := finished(folder, task):
-        print(f"complete already: {folder}\n{json.dumps(result['metrics'])[:600]}")
+        print(f"complete already: {folder}")
+        show_again(folder, result["metrics"])
         return folder
     save_json(folder/"config.json", configs.to_dict(config))
     try: metrics = RUNNERS[configs.system_of(config)](config, task, folder)
@@ -111,7 +122,7 @@ def train(
     print(f"\nwrote {folder}: " + ", ".join(sorted(p.name + "/"*p.is_dir() for p in folder.iterdir())))
     return folder
 
-# %% ../nbs/08_experiments.ipynb #db5b0552
+# %% ../nbs/08_experiments.ipynb #bed67606
 def train_moe1991(
     c,  # `MoE1991Config`
     task,  # `genmix.data.FourVowels`
@@ -155,7 +166,7 @@ def train_moe1991(
 
 RUNNERS["moe1991"] = train_moe1991
 
-# %% ../nbs/08_experiments.ipynb #224211ec
+# %% ../nbs/08_experiments.ipynb #ee3799e3
 def origin(task) -> str:
     "The data's origin in a few words, for captions."
     return {"official": "real vowels (Peterson & Barney 1952)", "user": "a user's file of vowels",
@@ -181,7 +192,7 @@ def draw_run(s, c, folder: Path, r):
             ax.set_title(f"epoch {t}")
             save(caption(ax.figure, str(s["caption"])), folder/f"regions-{t:05}.png")
 
-# %% ../nbs/08_experiments.ipynb #4fc889c5
+# %% ../nbs/08_experiments.ipynb #312bc9e0
 def step_sizes(
     c,  # `Table1Config`
     search,  # DataFrame of a search for these settings, or None
@@ -203,7 +214,7 @@ def step_sizes(
     try: return {rule: moe1991.choose(search, rule) for rule in RULES}
     except ValueError as e: raise configs.ConfigError(str(e)) from None
 
-# %% ../nbs/08_experiments.ipynb #cfcf6e62
+# %% ../nbs/08_experiments.ipynb #ce2b418b
 # Table 1 of the paper
 PAPER = pd.DataFrame({"train %": [88, 88, 88, 88], "test %": [90, 90, 90, 90],
                       "epochs": [1124, 1083, 2209, 2435], "SD": [23, 12, 83, 124]},
@@ -223,7 +234,8 @@ def train_table1(
     limits = dict(epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True)
     print(f"Table 1: {c.trials} runs of each system; {task.split} split, {c.expert} experts, "
           f"stop at {c.target_mse:g} ({c.average})")
-    search, source = None, "given" if c.lr_moe else "published search on " + ("SYNTHETIC formants" if c.data == "formants" else "the real vowels")
+    search, where = None, "SYNTHETIC formants" if c.data == "formants" else "the real vowels"
+    source = "given" if c.lr_moe else f"published search on {where}"
     if c.search:
         source = "this search"
         print(f"search: {len(STEP_SIZES)} step sizes x {len(SEARCH_SEEDS)} seeds for each system, "
@@ -244,17 +256,20 @@ def train_table1(
 
 RUNNERS["table1"] = train_table1
 
-# %% ../nbs/08_experiments.ipynb #d38340f1
+# %% ../nbs/08_experiments.ipynb #2aeb1479
 def shown_table(
     runs,  # DataFrame from `measure`
 ):  # DataFrame of texts
     "Table 1 for people: rounded once, runs that reached the target as a count, the paper's epochs beside ours."
     t = moe1991.summarize(runs)
     reached = (t.converged*t.runs).round().astype(int)
-    return pd.DataFrame({"step": t.step.map("{:.3g}".format), "train %": t["train %"].map("{:.1f}".format), "test %": t["test %"].map("{:.1f}".format),
-                         "epochs": t.epochs.map("{:,.0f}".format), "SD": t["SD"].map("{:,.0f}".format), "reached target": [f"{a} of {b}" for a, b in zip(reached, t.runs)],
-                         "experts in use": [f"{u:.1f}" if "expert" in s else "" for s, u in t.used.items()],
-                         "paper: epochs": PAPER.epochs.map("{:,}".format), "SD ": PAPER["SD"]}).rename_axis("system")
+    def column(name, form): return t[name].map(form.format)
+    return pd.DataFrame({
+        "step": column("step", "{:.3g}"), "train %": column("train %", "{:.1f}"), "test %": column("test %", "{:.1f}"),
+        "epochs": column("epochs", "{:,.0f}"), "SD": column("SD", "{:,.0f}"),
+        "reached target": [f"{a} of {b}" for a, b in zip(reached, t.runs)],
+        "experts in use": [f"{u:.1f}" if "expert" in s else "" for s, u in t.used.items()],
+        "paper: epochs": PAPER.epochs.map("{:,}".format), "SD ": PAPER["SD"]}).rename_axis("system")
 
 def report_table(rule: str, runs, folder: Path) -> dict:
     "Print one table and its tests; write them; return the table."
@@ -275,7 +290,7 @@ def draw_tables(tables: dict, search, folder: Path, text: str, trials: int):
         ax = moe1991.plot_search(search)
         save(caption(ax.figure, f"{text}; {len(SEARCH_SEEDS)} seeds per point"), folder/"search.png")
 
-# %% ../nbs/08_experiments.ipynb #a8a0114c
+# %% ../nbs/08_experiments.ipynb #6dd520f5
 def study_moe1991(
     preset: str,  # quick, debug or paper
     name: str,  # data: auto, vowels, formants or a file
@@ -299,7 +314,7 @@ def study_moe1991(
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
     return {"tables": tables, "runs": runs}
 
-# %% ../nbs/08_experiments.ipynb #efdd370f
+# %% ../nbs/08_experiments.ipynb #1de54b61
 def reproduce(
     systems,  # chapters, e.g. ["moe1991"]
     preset: str = "quick",  # quick, debug or paper
@@ -322,7 +337,7 @@ def reproduce(
           f"figures: {out/'figures'} ({', '.join(map(str, found))})\nruns:    {out/'runs'}")
     return report
 
-# %% ../nbs/08_experiments.ipynb #dc3fe0ca
+# %% ../nbs/08_experiments.ipynb #eef0eef7
 def reproduce_moe1991(preset: str, out: Path, name: str, download: bool) -> str:
     "The 1991 study: Table 1 under both splits, runs and their figures; the report's part as Markdown."
     study, results = study_moe1991(preset, name), []
@@ -351,6 +366,7 @@ def reproduce_moe1991(preset: str, out: Path, name: str, download: bool) -> str:
         publish(out, results, runs)
     return report_moe1991(results, runs, preset)
 
+# %% ../nbs/08_experiments.ipynb #f2469c05
 def label_of(c) -> str:
     "A name for a table's files; for a user's file with the config's hash, since two files may have the same name."
     end = "" if c.data in data.SETS else "-" + configs.config_hash(c)
@@ -371,7 +387,7 @@ def film(folder: Path, path: Path, frames: int):
         moe1991.animate(model, snapshots, s["X_train"], s["y_train"], labels, path, frames,
                         str(s["caption"]))
 
-# %% ../nbs/08_experiments.ipynb #8039f83d
+# %% ../nbs/08_experiments.ipynb #9039e7f1
 WHAT_IF = {"1 expert": moe1991.Mixture(1), "4 experts": moe1991.Mixture(4),
            "4 experts, start 1": moe1991.Mixture(4, scale=1.),
            "4 experts, sigma 0.5": moe1991.Mixture(4, sigma=.5),
@@ -397,7 +413,7 @@ def what_if(
         save_table(path, df.drop(columns="mse"), float_format="%.5g")
     return pd.read_csv(path)
 
-# %% ../nbs/08_experiments.ipynb #a47df7c8
+# %% ../nbs/08_experiments.ipynb #b9f9a0e1
 def verdict(
     table: dict,  # {system: {"epochs": ..., ...}} as in result.json
     tests,  # DataFrame from `t_tests`
@@ -414,7 +430,7 @@ def verdict(
             f"by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). "
             "The paper's ratio is 1.97 in favor of the mixture.")
 
-# %% ../nbs/08_experiments.ipynb #7779b8e5
+# %% ../nbs/08_experiments.ipynb #55bbcfd8
 def markdown(df, digits: int = 1) -> str:
     "A table as Markdown."
     def show(v):
@@ -437,7 +453,7 @@ CAPTIONS = {"lines": "Decision lines of the experts in use, each for a pair of v
             "curves": "Error and accuracy by epoch", "confusion-test": "Confusion matrix of the test speakers"}
 RUN_NAMES = {"linear": "4 linear experts", "softmax": "4 softmax experts", "earlier": "the documented run of an earlier implementation (chapter 01)", "earlier, tau 1": "the same with its default temperature"}
 
-# %% ../nbs/08_experiments.ipynb #32dd3fe1
+# %% ../nbs/08_experiments.ipynb #4ac73f0d
 def report_moe1991(results, runs: dict, preset: str) -> str:
     "The chapter's part of the report."
     text = ["## Adaptive mixtures of local experts (1991)\n", f"Preset `{preset}`, genmix {genmix.__version__}, {datetime.date.today().isoformat()}.\n", LEGEND]
@@ -456,7 +472,7 @@ def report_moe1991(results, runs: dict, preset: str) -> str:
         if label == "linear": text.append("![specialization](figures/specialization.gif)\n\n*The film of the same run.*\n")
     return "\n".join(text)
 
-# %% ../nbs/08_experiments.ipynb #81b684cf
+# %% ../nbs/08_experiments.ipynb #4bc19a9a
 def publish(out: Path, results, runs: dict):
     ("Write what `genmix/published/moe1991` holds: searches, tables, the earlier run, "
      "and their provenance.")

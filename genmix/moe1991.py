@@ -927,7 +927,17 @@ def to_simplex(
     k = (u > t).sum(0) - 1
     return np.maximum(y - np.take_along_axis(t, k[None], 0), 0)
 
-# %% ../nbs/01_moe1991.ipynb #0d4e2e0f
+# %% ../nbs/01_moe1991.ipynb #43751fd2
+def _check_numbers(estimator):
+    "A `ValueError` that names the first numeric parameter which cannot work."
+    for name in ("n_experts", "n_hidden", "max_iter", "sigma", "tau", "learning_rate", "init_scale", "target_mse"):
+        value = getattr(estimator, name, None)
+        if not hasattr(estimator, name) or (name == "target_mse" and value is None): continue
+        whole = name in ("n_experts", "n_hidden", "max_iter")
+        if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not 0 < value < np.inf:
+            raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number above 0, got {value!r}")
+
+# %% ../nbs/01_moe1991.ipynb #92d5567c
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
@@ -939,18 +949,10 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs samples of at least 2 classes in the data, "
                              f"but it contains only one class: {self.classes_[0]!r}")
-        self._check(); self.model_ = self._model()
+        _check_numbers(self); self.model_ = self._model()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._train(X, y, seed)
         return self
-
-    def _check(self):
-        for name in ("n_experts", "n_hidden", "max_iter", "sigma", "tau", "learning_rate", "init_scale", "target_mse"):
-            value = getattr(self, name, None)
-            if value is None and name in ("n_experts", "n_hidden", "sigma", "tau", "target_mse"): continue
-            whole = name in ("n_experts", "n_hidden", "max_iter")
-            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not 0 < value < np.inf:
-                raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number above 0, got {value!r}")
 
     def _gradient_descent(self, X, y, seed):
         r = train(self.model_, X, y, self.learning_rate, [seed], len(self.classes_),
@@ -977,7 +979,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         p = self.predict_proba(X)
         return self.classes_[p.argmax(1)]
 
-# %% ../nbs/01_moe1991.ipynb #ef359a49
+# %% ../nbs/01_moe1991.ipynb #444a6296
 class MixtureOfExpertsClassifier(_Classifier):
     """Adaptive mixture of local experts (Jacobs, Jordan, Nowlan & Hinton, 1991).
 
@@ -1020,13 +1022,17 @@ class MixtureOfExpertsClassifier(_Classifier):
         self.params_, self.log_likelihood_ = em(self.model_, start, Xb, d, self.max_iter)
         self.n_iter_, self.mse_ = len(self.log_likelihood_) - 1, float(average_error(self.model_.output(self.params_, Xb), d))
 
-    def gate(self, X):
-        "Mixing proportions p_i, [N, K]."
-        check_is_fitted(self)
-        Xb = design(validate_data(self, X, reset=False, dtype=np.float64))
-        return experts_and_gate(self.model_, self.params_, Xb)[1].T
+# %% ../nbs/01_moe1991.ipynb #8cce8223
+@patch
+def gate(self: MixtureOfExpertsClassifier,
+    X,  # inputs [N, F]
+):  # [N, K]
+    "Mixing proportions p_i, [N, K]."
+    check_is_fitted(self)
+    Xb = design(validate_data(self, X, reset=False, dtype=np.float64))
+    return experts_and_gate(self.model_, self.params_, Xb)[1].T
 
-# %% ../nbs/01_moe1991.ipynb #088f646e
+# %% ../nbs/01_moe1991.ipynb #2edd7326
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
     def __init__(self,
@@ -1044,7 +1050,7 @@ class BackpropClassifier(_Classifier):
     def _model(self): return Backprop(self.n_hidden, self.init_scale)
     def _train(self, X, y, seed): return self._gradient_descent(X, y, seed)
 
-# %% ../nbs/01_moe1991.ipynb #c0d32d34
+# %% ../nbs/01_moe1991.ipynb #36eb5319
 def explore(
     task,  # `genmix.data.FourVowels`
 ):  # an ipywidgets box

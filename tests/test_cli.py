@@ -45,6 +45,11 @@ def experiments(monkeypatch):
     return fake
 
 
+def heed_sigint():
+    "In a child: Ctrl-C counts, even where this test run was started in a way that ignores it (nohup, a shell's &)."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def one_line_error(result, says="", code=2):
     "The whole of stderr is one line of ours that says so."
     assert result.returncode == code, (result.stdout, result.stderr)
@@ -329,7 +334,7 @@ def test_a_pipe_that_closes_during_a_run(tmp_path):
 @posix
 def test_interrupt(tmp_path):
     code = FAKE.format(what="time.sleep(600)")
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    run = subprocess.Popen([sys.executable, "-c", code], preexec_fn=heed_sigint, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert run.stdout.readline() == "started\n"  # arrives at once although it goes to a pipe
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
@@ -433,7 +438,8 @@ def test_bad_places_get_one_line(command, tmp_path, words):
 @posix
 def test_interrupting_a_real_run(tmp_path):
     line = "train moe1991 --preset debug --epochs 100000000 --target-mse 1e-12 --no-plots --out out"
-    run = subprocess.Popen([sys.executable, "-m", "genmix", *line.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    run = subprocess.Popen([sys.executable, "-m", "genmix", *line.split()], preexec_fn=heed_sigint,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert run.stdout.readline().startswith("data: formants, SYNTHETIC")
     time.sleep(1)  # somewhere in the middle
     run.send_signal(signal.SIGINT)

@@ -116,3 +116,33 @@ def test_the_explorer_is_a_plain_function_of_its_sliders():
         runs = box.f(**settings | {"epochs": 100, "experts": 2, "expert": "linear", "eta": 0.3})
     assert (runs.epochs[0], runs.model.K, runs.model.expert) == (100, 2, "linear")
     plt.close("all")
+
+
+@pytest.mark.parametrize("name", ["formants", "vowels"])
+def test_every_table_of_the_quick_study_finds_its_step_sizes(name):
+    for config in experiments.study_moe1991("quick", name)["tables"]:
+        steps = experiments.step_sizes(config, None)
+        assert set(steps) == set(moe1991.RULES) and all(set(s) == set(moe1991.systems()) for s in steps.values())
+
+
+@pytest.mark.slow
+def test_the_readmes_first_command(python, tmp_path):
+    "`genmix reproduce` with no data anywhere: synthetic, and says so first; ends by naming what exists."
+    done = python("-m", "genmix", "reproduce", cwd=tmp_path, env={"GENMIX_DATA": str(tmp_path / "empty")})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("data: formants, SYNTHETIC")
+    report = (tmp_path / "reproduction" / "report.md").read_text(encoding="utf-8")
+    linked = [line[line.rindex("(") + 1 : -1] for line in report.splitlines() if line.startswith("![")]
+    assert len(linked) > 10 and all((tmp_path / "reproduction" / p).is_file() for p in linked)
+
+
+def test_other_data_under_the_same_name_is_a_new_run(tmp_path, capsys):
+    table = load("formants", seed=0)
+    file, config = tmp_path / "mine.csv", configs.MoE1991Config(data=str(tmp_path / "mine.csv"), epochs=3, plots=False)
+    file.write_text(table.to_csv(), encoding="utf-8")
+    folder = experiments.train(config, out=tmp_path / "runs")
+    first = (folder / "result.json").read_text(encoding="utf-8")
+    file.write_text(load("formants", seed=1).to_csv(), encoding="utf-8")
+    assert experiments.train(config, out=tmp_path / "runs") == folder
+    assert "is run again: its data was" in capsys.readouterr().out
+    assert (folder / "result.json").read_text(encoding="utf-8") != first
