@@ -24,10 +24,10 @@ def expert_color(
     "The color of expert `i`."
     return PALETTE[i % len(PALETTE)]
 
-# %% ../nbs/00c_plots.ipynb #ee8f933b
+# %% ../nbs/00c_plots.ipynb #22482303
 STYLE = {"font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 10,
          "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False,
-         "figure.dpi": 60, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False,
+         "figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False,
          "legend.frameon": False, "figure.constrained_layout.use": True}
 
 def subplots(
