@@ -102,7 +102,9 @@ def image_grid(
     ncols = min(ncols, len(x))
     gap = 2 if titles is None else max(2, round(20*x.shape[3]*ncols/max(100*width - 20*ncols, 1)))  # room for a line of text
     sheet = _mosaic(x, ncols, gap)
-    fig, ax = subplots(width=width, height=width*sheet.shape[0]/sheet.shape[1] + .05)
+    words = max((len(w) for t in row_labels for w in str(t).split("\n")), default=0) if row_labels is not None else 0
+    room = width - .15 - .1*words  # inches for the sheet, beside the labels; .35 below it for a caption
+    fig, ax = subplots(width=width, height=room*sheet.shape[0]/sheet.shape[1] + .35)
     ax.imshow(sheet, interpolation="nearest"); ax.spines[:].set_visible(False)
     H, W = x.shape[2] + gap, x.shape[3] + gap
     for i, text in enumerate(titles if titles is not None else ()):

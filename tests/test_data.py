@@ -1,41 +1,41 @@
-"""Reading, finding and fetching data: hostile files, layouts, a server that misbehaves.
+"""One door to the data: where files lie, what is missing, fetching from a server that misbehaves, splits, the real sets.
 
-Nothing here needs a network or a data file. Tests of the real table run when GENMIX_DATA holds it,
+Nothing here needs a network or a data file. Tests of real data run when GENMIX_DATA holds it,
 and are skipped with a message when it does not.
 """
 
+import gzip
 import hashlib
 import http.server
-import json
+import io
 import os
+import pickle
+import subprocess
 import sys
+import tarfile
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from genmix import data, synthetic
+from genmix import cache, data, doodles, files, sprites
 from genmix.data import DataError
 
 GOOD = data.load("formants", seed=0).to_csv()
-SMALL = data.VowelData(**synthetic.formants(0, 3, 3, 3), name="formants", origin="synthetic", source="test").to_csv()
-FIRST = GOOD.splitlines()[1]  # m,m,1,i,1,f0,f1,f2,f3
 
 
 @pytest.fixture(autouse=True)
-def no_data_folder(request, monkeypatch):
-    "No test sees the data on this machine, unless it asks for the `real` table."
+def no_data_folder(request, monkeypatch, tmp_path_factory):
+    "No test sees the data on this machine, unless it asks for the `real` folder; what is converted goes to a folder of its own."
+    monkeypatch.setenv("GENMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
     if "real" not in request.fixturenames:
         monkeypatch.delenv("GENMIX_DATA", raising=False)
-
-
-@pytest.fixture
-def real(real_vowels):
-    return data.read_vowels(real_vowels)
 
 
 def write(folder, text, name="mine.csv"):
@@ -45,172 +45,111 @@ def write(folder, text, name="mine.csv"):
     return path
 
 
-def row(**changes):
-    "The good table with the first row's fields changed."
-    fields = dict(zip(data.HEADER, FIRST.split(","))) | changes
-    return GOOD.replace(FIRST, ",".join(str(v) for v in fields.values()), 1)
+def listed(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-# ---- files that are fine
+# ---- small files in the official layouts
 
-FINE = {
-    "as written": GOOD,
-    "byte-order mark": b"\xef\xbb\xbf" + GOOD.encode(),
-    "Windows line ends": GOOD.replace("\n", "\r\n"),
-    "old Macintosh line ends": GOOD.replace("\n", "\r"),
-    "quoted": "\n".join(",".join(f'"{c}"' for c in line.split(",")) for line in GOOD.splitlines()),
-    "no newline at the end": GOOD.rstrip("\n"),
-    "empty lines": GOOD.replace("\n", "\n\n"),
-    "spaces after commas": GOOD.replace(",", ", "),
-    "shuffled rows": GOOD.splitlines()[0] + "\n" + "\n".join(sorted(GOOD.splitlines()[1:])),
-}
+def idx(a): return bytes([0, 0, 8, a.ndim]) + b"".join(int(s).to_bytes(4, "big") for s in a.shape) + a.astype(np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("name", FINE)
-def test_reads(tmp_path, name):
-    d = data.read_vowels(write(tmp_path, FINE[name]))
-    assert len(d) == 1520 and d.origin == "user" and d.formants.shape == (1520, 4) and d.formants.dtype == float
-    want = data.load("formants")
-    assert np.sort(d.formants, axis=0).tolist() == np.sort(want.formants, axis=0).tolist()
+def mnist_files(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = [rng.integers(0, 256, (n, 28, 28)), np.arange(n) % 10, rng.integers(0, 256, (20, 28, 28)), np.arange(20) % 10]
+    return {f.name.removesuffix(".gz"): idx(a) for f, a in zip(data.MNIST, arrays)}
 
 
-# ---- files that are not: text, line named (None: no line), words of the message
-
-LINES = GOOD.splitlines(keepends=True)
-HOSTILE = {
-    "empty": ("", None, "the file is empty"),
-    "only spaces": (" \n\n", None, "the file is empty"),
-    "only a header": (LINES[0], 1, "nothing follows the header"),
-    "no header": ("".join(LINES[1:]), 1, "expected type,sex,speaker,vowel,repetition,f0,f1,f2,f3"),
-    "other header": (GOOD.replace("type,", "kind,", 1), 1, "the header is 'kind,sex"),
-    "columns swapped": (GOOD.replace("f1,f2", "f2,f1", 1), 1, "the header is"),
-    "semicolons": (GOOD.replace(",", ";"), 1, "the header is"),
-    "UTF-16": (GOOD.encode("utf-16"), 1, "not UTF-8"),
-    "a vowel of another alphabet": (LINES[0] + LINES[1] + "m,m,1,\xe4,2,1,2,3,4\n", 3, "vowel is '\\xe4'"),
-    "Latin-1 in line 3": ((LINES[0] + LINES[1]).encode() + b"m,m,1,\xe4,2\n", 3, "byte 0xe4 is not UTF-8"),
-    "NUL in line 2": (GOOD.replace("m,m,1", "m,\0,1", 1), 2, "binary data"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), 1, "not UTF-8"),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(range(200)), 1, "not UTF-8"),
-    "error page": ("<!DOCTYPE html>\n<html><title>404: Not Found</title></html>", 1, "web page"),
-    "error page with spaces": ("\n  <html>", 1, "web page"),
-    "not found": ("404: Not Found", 1, "the header is '404: Not Found'"),
-    "pointer of git-lfs": ("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 53026\n", 1, "the header is"),
-    "cut in a row": ("".join(LINES[:700]) + "m,m,35,i", 701, "cut short"),
-    "cut between rows": ("".join(LINES[:700]), 700, "ends without vowel"),
-    "row too long": (GOOD.replace(FIRST, FIRST + ",1", 1), 2, "the row has 10 fields"),
-    "open quote": (GOOD.replace(FIRST, '"' + FIRST, 1), None, "expected 9 fields separated by commas"),
-    "a field without end": (LINES[0] + "m," + "x" * 200_000, 2, "not CSV"),
-    "unknown type": (row(type="x"), 2, "type is 'x'; expected one of m w c"),
-    "unknown sex": (row(sex="male"), 2, "sex is 'male'"),
-    "unknown vowel": (row(vowel="y"), 2, "vowel is 'y'"),
-    "speaker not a number": (row(speaker="one"), 2, "speaker is 'one'"),
-    "speaker 0": (row(speaker="0"), 2, "speaker is '0'"),
-    "repetition 1.5": (row(repetition="1.5"), 2, "repetition is '1.5'"),
-    "digits of another script": (row(speaker="\u0661"), 2, "speaker is"),
-    "not a number": (row(f1="abc"), 2, "f1 is 'abc'; expected a frequency between 100 and 2000 Hz"),
-    "nan": (row(f1="nan"), 2, "f1 is 'nan'"),
-    "infinite": (row(f3="inf"), 2, "f3 is 'inf'"),
-    "empty field": (row(f2=""), 2, "f2 is ''"),
-    "zero": (row(f1=0), 2, "f1 is '0'"),
-    "negative": (row(f1=-300), 2, "f1 is '-300'"),
-    "in kHz": (row(f1=0.3), 2, "f1 is '0.3'"),
-    "underscore": (row(f1="3_00"), 2, "f1 is '3_00'"),
-    "huge": (row(f3="9" * 400), 2, "f3 is '999"),
-    "formants out of order": (row(f1=900, f2=800), 2, "f1 <= f2 <= f3"),
-    "the same row twice": (GOOD + LINES[-1], 1522, "again (first in line 1521)"),
-    "a speaker of two types": (GOOD.replace("\nm,m,1,I,1", "\nw,f,1,I,1", 1), 4, "speaker 1 is type w, but was m before"),
-    "a row missing": (GOOD.replace(LINES[5], "", 1), 20, "speaker 1 ends without vowel E, repetition 1"),
-    "too large": (GOOD + "\n" * 10_000_001, None, "too large"),
-}
+def sketches(n, rng):
+    lengths = rng.integers(3, 20, n)
+    return [np.concatenate([rng.integers(-40, 40, (k, 2)), np.arange(k)[:, None] == k - 1], 1).astype(np.int16) for k in lengths]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_refuses(tmp_path, name):
-    text, line, words = HOSTILE[name]
-    path = write(tmp_path, text)
-    with pytest.raises(DataError) as e:
-        data.read_vowels(path)
-    message = str(e.value)
-    assert message.startswith(f"{path}, line {line}: " if line else f"{path}"), message
-    assert words in message and "; expected " in message and "genmix data fetch vowels" in message, message
-    assert message.isprintable() and "\n" not in message and len(message) < 400 + len(str(path)), message
+def sketch_file(path, counts=(30, 5, 5), seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for key, n in zip(("train", "valid", "test"), counts):
+        arrays[key] = np.empty(n, object)
+        arrays[key][:] = sketches(n, rng)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+    return path
 
 
-def test_refuses_what_is_no_file(tmp_path):
-    with pytest.raises(DataError, match="No such file"):
-        data.read_vowels(tmp_path / "nothing.csv")
-    with pytest.raises(DataError, match="not a file"):
-        data.read_vowels(tmp_path)
-    with pytest.raises(DataError, match="cannot be read"):
-        data.read_vowels("x" * 5000)
-    with pytest.raises(DataError, match="cannot be read"):
-        data.read_vowels("nul\0byte.csv")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
-def test_refuses_what_may_not_be_read(tmp_path):
-    path = write(tmp_path, GOOD)
-    path.chmod(0)
-    with pytest.raises(DataError, match="Permission denied"):
-        data.read_vowels(path)
-
-
-mutation = st.tuples(st.sampled_from(["set", "delete", "insert", "cut", "repeat"]), st.integers(0, len(SMALL) - 1), st.binary(min_size=1, max_size=4))
-
-
-def mutated(raw: bytes, changes) -> bytes:
-    for what, at, new in changes:
-        at %= max(len(raw), 1)
-        raw = {
-            "set": raw[:at] + new + raw[at + len(new) :],
-            "delete": raw[:at] + raw[at + len(new) :],
-            "insert": raw[:at] + new + raw[at:],
-            "cut": raw[:at],
-            "repeat": raw[:at] + raw[max(0, at - 40) : at] + raw[at:],
-        }[what]
-    return raw
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(mutation, min_size=1, max_size=4))
-def test_fuzz(tmp_path, changes):
-    "Any damage: a DataError, or a table that keeps every promise."
-    path = write(tmp_path, mutated(SMALL.encode(), changes))
-    try:
-        d = data.read_vowels(path)
-    except DataError as e:
-        assert str(e).startswith(str(path)) and str(e).isprintable()
-    else:
-        assert np.isfinite(d.formants).all() and (d.formants > 0).all() and (np.diff(d.formants[:, 1:]) >= 0).all()
-        assert set(d.vowel) <= set(synthetic.VOWELS) and set(d.kind) <= set(synthetic.KINDS) and d.origin == "user"
-        assert len(d) == len(set(zip(d.speaker, d.vowel, d.repetition)))
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=300))
-def test_fuzz_junk(tmp_path, raw):
-    with pytest.raises(DataError):
-        data.read_vowels(write(tmp_path, raw))
+def cifar_file(path, n=20):
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w:gz") as tar:
+        for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+            raw = pickle.dumps({b"data": rng.integers(0, 256, (n, 3072)).astype(np.uint8), b"labels": [k % 10 for k in range(n)]}, protocol=2)
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return path
 
 
 # ---- where files lie
 
-@pytest.mark.parametrize("place", data.SETS["vowels"].places)
+VOWELS = [f"{p}/{n}" for p in ("vowels", "pb52", ".") for n in ("pb52_dataset.csv", "pb52.csv")]
+
+
+@pytest.mark.parametrize("place", VOWELS)
 @pytest.mark.parametrize("how", ["root", "environment"])
 def test_layouts(tmp_path, monkeypatch, place, how):
     path = write(tmp_path, GOOD, place)
     if how == "environment":
         monkeypatch.setenv("GENMIX_DATA", str(tmp_path))
     root = tmp_path if how == "root" else None
-    assert data.find("vowels", root) == path
-    d = data.load("auto", root)
-    assert d.source == str(path) and d.origin == "user" and d.name == "vowels"
+    assert list(data.find("vowels", root).values()) == [path]
+    d = data.load("auto", root=root)
+    assert Path(d.source) == path and d.origin == "user" and d.name == "vowels"
     assert path.name in d.describe() and "not the official" in d.describe()
+
+
+@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw", "."])
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_wherever_it_lies(tmp_path, folder, packed):
+    for name, raw in mnist_files().items():
+        write(tmp_path, gzip.compress(raw) if packed else raw, f"{folder}/{name}{'.gz' * packed}")
+    d = data.load("mnist", root=tmp_path)
+    assert d.x.shape == (50, 1, 28, 28) and d.origin == "user" and d.split == "train"
+    assert [len(data.load("mnist", s, tmp_path)) for s in ("validation", "test", "train+validation", "all")] == [10, 20, 60, 80]
+    parts = [set(data.load("mnist", s, tmp_path).rows.tolist()) for s in data.PARTS]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+
+
+def test_flat_files_that_are_known_to_be_another_sets_are_passed_over(tmp_path, monkeypatch):
+    made = mnist_files()
+    known = tuple(replace(f, content=hashlib.md5(raw).hexdigest()) for f, raw in zip(data.FASHION, made.values()))
+    monkeypatch.setitem(data.SETS, "fashion", replace(data.SETS["fashion"], files=known))
+    for name, raw in made.items():
+        write(tmp_path, raw, name)
+    assert data.find("mnist", tmp_path) == {} and len(data.find("fashion", tmp_path)) == 4
+    assert data.load("fashion", root=tmp_path).origin == "official"
+    with pytest.raises(DataError, match="mnist not found"):
+        data.load("mnist", root=tmp_path)
+
+
+def test_a_damaged_mnist(tmp_path):
+    made = mnist_files()
+    for name, raw in made.items():
+        write(tmp_path, raw, name)
+    images, labels = [tmp_path / n for n in made][:2]
+    labels.write_bytes(idx(np.full(60, 10)))
+    with pytest.raises(DataError, match="a label is 10"):
+        data.load("mnist", root=tmp_path)
+    labels.write_bytes(idx(np.zeros(59)))
+    with pytest.raises(DataError, match="59 labels; expected as many as images: 60"):
+        data.load("mnist", root=tmp_path)
+    images.write_bytes(made[images.name][:-1])
+    with pytest.raises(DataError, match=images.name):
+        data.load("mnist", root=tmp_path)
+    images.unlink()
+    with pytest.raises(DataError, match="looked for train-images-idx3-ubyte.gz in"):
+        data.load("mnist", root=tmp_path)
 
 
 def test_root_may_be_the_file(tmp_path, monkeypatch):
     path = write(tmp_path, GOOD, "anything.csv")
-    assert data.load("vowels", path).source == str(path)
+    assert data.load("vowels", root=path).source == str(path)
     monkeypatch.setenv("GENMIX_DATA", str(path))
     assert data.load("vowels").source == str(path)
 
@@ -233,47 +172,232 @@ def test_data_root(monkeypatch, tmp_path):
 
 def test_missing_names_everything(tmp_path):
     with pytest.raises(DataError) as e:
-        data.load("vowels", tmp_path)
-    for words in (str(tmp_path), "pb52.csv", "genmix data fetch vowels", "GENMIX_DATA", "--data formants"):
+        data.load("vowels", root=tmp_path)
+    for words in (str(tmp_path), "pb52_dataset.csv", "genmix data fetch vowels", "GENMIX_DATA", "--data formants"):
         assert words in str(e.value)
+    for name, s in data.SETS.items():
+        if s.files:
+            with pytest.raises(DataError, match=f"{name} not found.*genmix data fetch {name}.*--data {s.stand_in}"):
+                data.load(name, root=tmp_path)
+    with pytest.raises(DataError, match="there is no such folder"):
+        data.load("mnist", root=tmp_path / "nowhere")
 
 
 def test_unknown_name():
-    for name in ("vowles", "mnist", ""):
-        with pytest.raises(DataError, match="there are: vowels, formants"):
+    for name in ("vowles", "minst", ""):
+        with pytest.raises(DataError, match="there are: vowels, mnist"):
             data.load(name)
 
 
+@pytest.mark.parametrize("bad", [dict(seed=-1), dict(seed=1.5), dict(n=0), dict(n="3"), dict(n=True), dict(split="tset"), dict(split=""), dict(n=10**6)])
+@pytest.mark.parametrize("name", ["digits", "doodles", "sprites"])
+def test_impossible_wishes(name, bad):
+    if name == "doodles" and bad.get("n") == 10**6:
+        pytest.skip("doodles are drawn in any number")
+    with pytest.raises(DataError):
+        data.load(name, **bad)
+
+
 def test_auto_never_hides_damage(tmp_path):
-    assert data.load("auto", tmp_path).origin == "synthetic"
+    assert data.load("auto", root=tmp_path).origin == "synthetic"
     write(tmp_path, GOOD[:3000], "pb52.csv")
     with pytest.raises(DataError, match="cut short|ends without"):
-        data.load("auto", tmp_path)
+        data.load("auto", root=tmp_path)
 
 
 def test_listing_and_check(tmp_path):
-    assert [r["state"] for r in data.listing(tmp_path)] == ["not here: genmix data fetch vowels", "always available (synthetic)"]
+    rows = {r["name"]: r for r in data.listing(tmp_path)}
+    assert rows["vowels"]["state"] == "not here: genmix data fetch vowels" and rows["formants"]["state"] == "always here (synthetic)"
+    assert [n for n, r in rows.items() if r["here"]] == ["digits", "formants", "doodles", "sprites", "rooms", "arms"]
+    assert rows["mnist"]["size"] == 11_594_722 and rows["quickdraw"]["size"] is None
     path = write(tmp_path, GOOD, "pb52/pb52.csv")
-    assert data.listing(tmp_path)[0]["state"] == f"found at {path}"
+    write(tmp_path, b"", "MNIST/raw/train-images-idx3-ubyte.gz")
+    rows = {r["name"]: r for r in data.listing(tmp_path)}
+    assert rows["vowels"]["state"] == f"here: {path}"
+    assert rows["mnist"]["state"] == "not here: genmix data fetch mnist (1 of 4 files are)"
     assert "ok" in data.check("formants") and "ok" in data.check(path)
     with pytest.raises(DataError, match=f"expected {data.OFFICIAL}"):
         data.check("vowels", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["digits", "doodles", "sprites", "rooms", "arms"])
+def test_what_is_always_here_passes_its_check(name):
+    assert data.check(name).startswith(f"{name}: ok. data: {name} all, ")
+
+
+# ---- the sets
+
+def test_quickdraw(tmp_path, capsys):
+    for k, c in enumerate(("face", "alarm_clock")):
+        sketch_file(tmp_path / "quickdraw" / "sketchrnn" / f"{c}.npz", seed=k)
+    d = data.load("quickdraw:face,alarm clock", root=tmp_path, progress=False)
+    assert d.x.shape == (60, 1, 28, 28) and d.classes == ("face", "alarm clock") and d.origin == "subset" and "SUBSET" in d.describe()
+    assert np.bincount(d.y).tolist() == [30, 30] and d.x.max() > 128
+    assert data.load("quickdraw:all", "test", tmp_path, progress=False).classes == ("alarm clock", "face")
+    again = data.load("quickdraw:face", "all", tmp_path)  # from the cache, without a bar
+    assert len(again) == 40 and capsys.readouterr().err == ""
+    with pytest.raises(DataError, match="Categories that are there: alarm clock, face"):
+        data.load("quickdraw", root=tmp_path)
+    (tmp_path / "quickdraw/sketchrnn/face.npz").unlink()
+    sketch_file(tmp_path / "quickdraw/sketchrnn/face.npz", (9, 5, 5), seed=9)  # another file, not the cached pictures of the first
+    assert len(data.load("quickdraw:face", root=tmp_path, progress=False)) == 9
+
+
+def test_quickdraw_bitmaps_and_simplified_drawings(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "cat.npy", rng.integers(0, 256, (50, 784)).astype(np.uint8))
+    line = '{"word":"cat","countrycode":"US","timestamp":"2017","recognized":true,"key_id":"%d","drawing":[[[0,%d,255],[0,9,200]],[[3,4],[5,6]]]}\n'
+    write(tmp_path, "".join(line % (k, k + 50) for k in range(40)), "cat.ndjson")
+    a, b = (data.load(f"quickdraw-{kind}:cat", "all", tmp_path, progress=False) for kind in ("bitmap", "simplified"))
+    assert a.x.shape == (50, 1, 28, 28) and b.x.shape == (40, 1, 28, 28) and a.origin == b.origin == "subset"
+    assert np.bincount(a.part).tolist() == [40, 5, 5]
+    with pytest.raises(DataError, match="not the published file"):
+        data.check("quickdraw-bitmap:cat", tmp_path)
+
+
+def test_combined(tmp_path):
+    for folder in ("mnist", "fashion"):
+        for name, raw in mnist_files(seed=len(folder)).items():
+            write(tmp_path, gzip.compress(raw), f"{folder}/{name}.gz")
+    with pytest.raises(DataError, match="quickdraw.* not found"):
+        data.load("combined", root=tmp_path)
+    for k, c in enumerate(data.PAPER_CATEGORIES):
+        sketch_file(tmp_path / "quickdraw" / f"{c}.npz", seed=k)
+    d = data.load("combined", "all", tmp_path, progress=False)
+    assert len(d) == 80 + 80 + 200 and len(d.classes) == 25 and d.classes[10] == "T-shirt" and d.classes[24] == "eye"
+    assert np.bincount(d.y).tolist() == [8] * 20 + [40] * 5 and d.origin == "user"
+    assert {r["name"]: r["here"] for r in data.listing(tmp_path)}["combined"]
+
+
+def test_cifar(tmp_path):
+    path = cifar_file(tmp_path / "cifar-10-python.tar.gz")
+    color, gray = data.load("cifar-color", "all", tmp_path), data.load("cifar", "all", tmp_path)
+    assert color.x.shape == (120, 3, 32, 32) and gray.x.shape == (120, 1, 28, 28) and color.origin == "user"
+    for k in (0, 119):  # Pillow's luma and bilinear filter, which round in between
+        want = np.asarray(Image.fromarray(np.moveaxis(color.x[k], 0, -1)).convert("L").resize((28, 28), Image.BILINEAR))
+        assert np.abs(want.astype(int) - gray.x[k, 0]).max() <= 2
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    again = data.load("cifar-color", "all", tmp_path / "unpacked")
+    assert (again.x == color.x).all() and (again.y == color.y).all()
+
+
+def test_grids_are_converted_once(tmp_path, monkeypatch):
+    "A small world in Shapes3D's layout: 2 floors x 3 shapes."
+    import h5py
+
+    sizes = (2, 1, 1, 1, 3, 2)
+    N, real_open = 12, files.open_grid
+    x = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3)).astype(np.uint8)
+    f = np.stack(np.unravel_index(np.arange(N), sizes), 1)
+    world = SimpleNamespace(FACTORS=dict(zip("abcdse", sizes)) | {}, VALUES={}, factors=lambda i: f[i])
+    world.FACTORS = dict(zip(("floor", "wall", "object", "scale", "shape", "orientation"), sizes))
+    world.VALUES = {"shape": ("cube", "cylinder", "sphere")}
+    monkeypatch.setitem(data.WORLDS, "rooms", world)
+    monkeypatch.setattr(files, "open_grid", lambda path, kind: SimpleNamespace(blocks=lambda start, rows=5: (x[i : i + rows] for i in range(start, N, rows))))
+    with h5py.File(tmp_path / "3dshapes.h5", "w") as h:
+        h["images"], h["labels"] = x, f.astype(float)
+    d = data.load("shapes3d", root=tmp_path, progress=False)
+    assert d.split == "all" and d.x.shape == (12, 3, 64, 64) and d.factor_names[4] == "shape"
+    assert (d.x[[3, 1]] == np.moveaxis(x[[3, 1]], -1, 1)).all() and (d.y == f[:, 4]).all()
+    part = data.load("shapes3d", "train+test", tmp_path)
+    assert (part.x[:] == np.moveaxis(x, -1, 1)[part.rows]).all()
+    monkeypatch.setattr(files, "open_grid", real_open)
+    with pytest.raises(DataError, match="3dshapes.h5"):
+        data.check("shapes3d", tmp_path)
+
+
+def test_doodles_of_different_splits_are_different():
+    parts = [data.load("doodles", s, n=200, seed=1) for s in data.PARTS]
+    assert len(np.unique(data.same_images(np.concatenate([d.x for d in parts])))) > 590
+    assert parts[0].factor_names == ("category", "style") and parts[0].origin == "synthetic"
+    assert (data.load("doodles", n=50, seed=1).x == parts[0].x[:50]).all()
+    assert set(data.load("doodles:cat,eye", n=20).classes) == {"cat", "eye"} <= set(doodles.CATEGORIES)
+    assert len(data.load("doodles", "all", n=31)) == 31
+
+
+def test_yours(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.random((40, 3, 16, 16))
+    d = data.load(x, "all", labels=np.arange(40) % 4)
+    assert d.origin == "user" and d.x.shape == x.shape and d.classes == ("0", "1", "2", "3") and len(data.load(x)) == 32
+    np.savez(tmp_path / "a.npz", images=x)
+    with pytest.raises(DataError, match="it holds images; expected an array called x"):
+        data.load(tmp_path / "a.npz")
+    with pytest.raises(DataError, match="labels are"):
+        data.load(x, labels=np.zeros(39, int))
+    with pytest.raises(DataError, match="a label is"):
+        data.load(x, labels=np.full(40, 10**9))
+    with pytest.raises(DataError):
+        data.load(tmp_path)  # no pictures in it
+    with pytest.raises(DataError, match="'.xyz' are not read"):
+        data.load(write(tmp_path, "?", "a.xyz"))
+
+
+# ---- splits and subsets
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(np.array)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels, st.integers(0, 9), st.data())
+def test_subsets_are_nested_and_in_proportion(y, seed, draw):
+    n = draw.draw(st.integers(1, len(y)))
+    rows = data.stratified(y, n, seed)
+    assert len(set(rows.tolist())) == n and set(data.stratified(y, max(1, n // 2), seed)) <= set(rows)
+    share = np.bincount(y, minlength=5) * n / len(y)
+    assert (np.abs(np.bincount(y[rows], minlength=5) - share) <= 1 + 1e-9).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels, st.integers(1, 50), st.integers(0, 9))
+def test_copies_stay_together(y, n_groups, seed):
+    groups = np.random.default_rng(seed).integers(0, n_groups, len(y))
+    part = data.divide(y, groups)
+    assert all(len(set(part[groups == g])) == 1 for g in set(groups))
+
+
+def test_no_copy_of_a_sprite_is_on_another_side():
+    d = data.load("sprites", "train+validation+test")
+    original = sprites.distinct(d.rows)
+    assert (d.part == d.part[original]).all() and (original != d.rows).sum() > 20_000
+
+
+# ---- binarization
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 1000), st.integers(1, 300))
+def test_fixed_binarization_does_not_depend_on_the_company(seed, n):
+    few, many = data.load("digits", "all", n=n, seed=seed), data.load("digits", "all", n=400, seed=seed)
+    a, b = data.fixed_binarization(few, 3), data.fixed_binarization(many, 3)
+    assert (a.x[:] == b.x[:][np.isin(many.rows, few.rows)]).all()
+    assert "not the published static set" in a.describe() and isinstance(a.x, cache.Packed)
+    assert (a.x[:][few.x == 0] == 0).all() and (a.x[:][few.x == 255] == 255).all()
+
+
+def test_only_gray_images_become_binary():
+    with pytest.raises(DataError, match="3 channels"):
+        data.fixed_binarization(data.load("rooms", n=3))
+
+
 # ---- fetching, from a server on this machine
 
 class Server(http.server.BaseHTTPRequestHandler):
-    count = 0
+    count, offers = 0, {}
 
     def do_GET(self):
         Server.count += 1
-        body = GOOD.encode()
-        if self.path == "/gone": return self.send_error(404)
-        if self.path == "/wrong": body = body.replace(b"1", b"2", 1)
+        body = Server.offers.get(self.path.rpartition("/")[2], GOOD.encode())
+        if "/gone" in self.path: return self.send_error(404)
+        if "/wrong" in self.path: body = body.replace(b"1", b"2", 1)
+        if "/page" in self.path: body = b"<!DOCTYPE html><title>Sign in</title>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.path == "/half" else body)
+        if self.command == "GET":
+            self.wfile.write(body[: len(body) // 2] if "/half" in self.path else body)
+
+    do_HEAD = do_GET
 
     def log_message(self, *args): pass
 
@@ -289,26 +413,27 @@ def address():
 @pytest.fixture
 def offer(address, monkeypatch):
     "Let `fetch('vowels')` ask the local server; the synthetic table plays the official one."
+    from genmix import vowels
+
     sha256 = hashlib.sha256(GOOD.encode()).hexdigest()
     monkeypatch.setattr(data, "OFFICIAL", sha256)
+    monkeypatch.setattr(vowels, "OFFICIAL", sha256)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
     def to(path, base=address):
-        monkeypatch.setitem(data.SETS, "vowels", replace(data.SETS["vowels"], url=base + path, sha256=sha256))
+        s = data.SETS["vowels"]
+        monkeypatch.setitem(data.SETS, "vowels", replace(s, files=(replace(s.files[0], url=base + path, checksum=f"sha256:{sha256}"),)))
 
     return to
 
 
-def files(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
 def test_fetch(tmp_path, offer, monkeypatch):
     offer("/good")
-    path = data.fetch("vowels", tmp_path / "new" / "folder", progress=False)
-    assert files(tmp_path) == ["new/folder/vowels/pb52_dataset.csv"] and path.read_bytes() == GOOD.encode()
+    [path] = data.fetch("vowels", tmp_path / "new" / "folder", progress=False)
+    assert listed(tmp_path) == ["new/folder/vowels/pb52_dataset.csv"] and path.read_bytes() == GOOD.encode()
     before = Server.count
-    assert data.fetch("vowels", tmp_path / "new" / "folder", progress=False) == path
+    assert data.fetch("vowels", tmp_path / "new" / "folder", progress=False) == [path]
     assert Server.count == before  # not downloaded again
     assert "official" in data.check("vowels", tmp_path / "new" / "folder")
 
@@ -316,21 +441,21 @@ def test_fetch(tmp_path, offer, monkeypatch):
 def test_fetch_finds_a_good_copy_elsewhere(tmp_path, offer):
     offer("/gone")
     path = write(tmp_path, GOOD, "pb52/pb52.csv")
-    assert data.fetch("vowels", tmp_path) == path
+    assert data.fetch("vowels", tmp_path) == [path]
 
 
 def test_fetch_replaces_a_damaged_copy(tmp_path, offer):
     offer("/good")
     write(tmp_path, GOOD[:100], "vowels/pb52_dataset.csv")
     data.fetch("vowels", tmp_path, progress=False)
-    assert data.load("vowels", tmp_path).origin == "official"
+    assert data.load("vowels", root=tmp_path).origin == "official"
 
 
 def test_load_downloads_when_asked(tmp_path, offer):
     offer("/good")
-    assert data.load("auto", tmp_path).origin == "synthetic"
-    assert data.load("auto", tmp_path, download=True).origin == "official"
-    assert data.load("auto", tmp_path).origin == "official"
+    assert data.load("auto", root=tmp_path).origin == "synthetic"
+    assert data.load("auto", root=tmp_path, download=True).origin == "official"
+    assert data.load("auto", root=tmp_path).origin == "official"
 
 
 @pytest.mark.parametrize("path, words", [("/wrong", "wrong checksum"), ("/half", "could not fetch"), ("/gone", "404")])
@@ -338,7 +463,7 @@ def test_fetch_refuses(tmp_path, offer, address, path, words):
     offer(path)
     with pytest.raises(DataError, match=words) as e:
         data.fetch("vowels", tmp_path, progress=False)
-    assert files(tmp_path) == []
+    assert listed(tmp_path) == [] and not (tmp_path / "vowels").exists()
     assert address + path in str(e.value) and "GENMIX_DATA" in str(e.value) and "--data" in str(e.value)
 
 
@@ -347,7 +472,7 @@ def test_fetch_keeps_the_old_file_when_it_fails(tmp_path, offer):
     write(tmp_path, "mine", "vowels/pb52_dataset.csv")
     with pytest.raises(DataError):
         data.fetch("vowels", tmp_path, progress=False)
-    assert files(tmp_path) == ["vowels/pb52_dataset.csv"]
+    assert listed(tmp_path) == ["vowels/pb52_dataset.csv"]
     assert (tmp_path / "vowels/pb52_dataset.csv").read_text() == "mine"
 
 
@@ -357,7 +482,7 @@ def test_fetch_without_network(tmp_path, offer, base):
     with pytest.raises(DataError) as e:
         data.fetch("vowels", tmp_path, progress=False)
     assert base in str(e.value) and " at 0x" not in str(e.value) and str(e.value).isprintable()
-    assert files(tmp_path) == []
+    assert listed(tmp_path) == []
 
 
 def test_fetch_interrupted(tmp_path, offer, monkeypatch):
@@ -371,7 +496,7 @@ def test_fetch_interrupted(tmp_path, offer, monkeypatch):
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", half)
     with pytest.raises(KeyboardInterrupt):
         data.fetch("vowels", tmp_path, progress=False)
-    assert files(tmp_path) == []
+    assert listed(tmp_path) == []
 
 
 def test_fetch_into_what_is_no_folder(tmp_path, offer):
@@ -384,79 +509,102 @@ def test_fetch_into_what_is_no_folder(tmp_path, offer):
 
 
 def test_fetch_names():
-    with pytest.raises(DataError, match="nothing to fetch"):
+    with pytest.raises(DataError, match="nothing needs to be fetched"):
         data.fetch("formants")
     with pytest.raises(DataError, match="there are: vowels"):
-        data.fetch("mnist")
+        data.fetch("minst")
+    with pytest.raises(DataError, match="no category 'katze'"):
+        data.fetch("quickdraw:katze")
 
 
-# ---- the four-vowel task
+@pytest.mark.parametrize("mirrors, ok", [(["/good/"], True), (["/gone/", "/good/"], True), (["/wrong/"], False), (["/half/"], False), (["/gone/"], False)])
+def test_fetch_mnist_from_torchvisions_mirrors(tmp_path, address, monkeypatch, mirrors, ok):
+    from torchvision import datasets
 
-def speakers(men, women, children):
-    return data.VowelData(**synthetic.formants(0, men, women, children), name="formants", origin="synthetic", source="test")
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(3, 12), st.integers(3, 12), st.integers(3, 12), st.sampled_from(["stratified", "shifted"]), st.none() | st.integers(0, 99))
-def test_no_speaker_on_both_sides(men, women, children, split, seed):
-    d = speakers(men, women, children)
-    t = data.four_vowels(d, split, seed=seed)
-    sides = [set(t.speakers_train), set(t.speakers_test), set(t.left_out)]
-    assert sum(map(len, sides)) == len(set.union(*sides)) == men + women + children
-    assert len(t.X_train) == len(t.y_train) == 8 * len(t.speakers_train) and len(t.X_test) == len(t.y_test) == 8 * len(t.speakers_test)
-    if split == "stratified":
-        assert len(t.speakers_train) == 2 * len(t.speakers_test) and len(t.left_out) == men % 3 + women % 3 + children % 3
-
-
-def test_four_vowels_takes_the_right_rows():
-    d = speakers(3, 3, 3)
-    t = data.four_vowels(d, "shifted")
-    assert t.speakers_train == (1, 2, 3, 4, 5, 6)
-    for c, v in enumerate(t.classes):
-        want = d.formants[(d.vowel == v) & (d.speaker <= 6), 1:3] / 1000
-        assert t.X_train[t.y_train == c].tolist() == want.tolist()
+    made = {name + ".gz": gzip.compress(raw, mtime=0) for name, raw in mnist_files().items()}
+    monkeypatch.setattr(Server, "offers", made)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [address + m for m in mirrors])
+    def md5(raw): return hashlib.md5(raw).hexdigest()
+    known = tuple(replace(f, checksum=f"md5:{md5(made[f.name])}", content=md5(gzip.decompress(made[f.name]))) for f in data.MNIST)
+    monkeypatch.setitem(data.SETS, "mnist", replace(data.SETS["mnist"], files=known))
+    if ok:
+        assert data.load("mnist", root=tmp_path, download=True, progress=False).origin == "official"
+        assert listed(tmp_path) == sorted(f"mnist/{n}" for n in made)
+        before = Server.count
+        data.fetch("mnist", tmp_path)
+        assert Server.count == before
+    else:
+        with pytest.raises(DataError, match="could not fetch train-images-idx3-ubyte.gz"):
+            data.fetch("mnist", tmp_path)
+        assert listed(tmp_path) == []
 
 
-def test_four_vowels_of_a_small_table():
-    with pytest.raises(DataError, match="only 2 women"):
-        data.four_vowels(speakers(3, 2, 3))
-    with pytest.raises(DataError, match="only 2 speakers"):
-        data.four_vowels(speakers(2, 0, 0), "shifted")
-    assert len(data.four_vowels(speakers(3, 0, 0)).speakers_test) == 1  # a kind that is not there is no error
+def test_what_has_no_checksum_must_be_readable(tmp_path, address, monkeypatch):
+    good = sketch_file(tmp_path / "made" / "cat.npz").read_bytes()
+    monkeypatch.setattr(Server, "offers", {"cat.npz": good})
+    real = data._quickdraw_file
+    for path, ok in (("/page/", False), ("/half/", False), ("/good/", True)):
+        monkeypatch.setattr(data, "_quickdraw_file", lambda n, c, path=path: replace(real(n, c), url=f"{address}{path}{c}.npz"))
+        if ok:
+            assert len(data.load("quickdraw:cat", root=tmp_path / "root", download=True, progress=False)) == 30
+        else:
+            with pytest.raises(DataError, match="could not fetch"):
+                data.fetch("quickdraw:cat", tmp_path / "root", progress=False)
+            assert not (tmp_path / "root").exists() or listed(tmp_path / "root") == []
 
 
-# ---- the published statistics, and the real table
-
-def test_published_statistics_are_numbers_only_and_have_provenance():
-    stats = synthetic.published_statistics()
-    assert stats["provenance"]["sha256"] == data.OFFICIAL and stats["provenance"]["url"] == data.SETS["vowels"].url
-    for s in stats["kinds"].values():
-        assert np.shape(s["mean"]) == (10, 4) and np.shape(s["between"]) == np.shape(s["within"]) == (10, 4, 4)
-        assert all(0 <= r <= 1 for r in s["rho"])
-
-
-def test_write_formant_statistics(tmp_path):
-    table = synthetic.formants(1) | {"sha256": "none: SYNTHETIC"}
-    out = synthetic.write_formant_statistics(table, tmp_path / "stats.json", "nowhere")
-    stats = json.loads(out.read_text())
-    assert stats["provenance"]["sha256"] == "none: SYNTHETIC" and files(tmp_path) == ["stats.json"]
-    again = synthetic.formant_statistics(table)
-    assert stats["kinds"] == json.loads(json.dumps(again["kinds"]))
-
-
-def test_real_table(real):
-    assert len(real) == 1520 and real.origin == "official"
-    assert real.describe() == "data: vowels, official (Peterson & Barney 1952, 76 speakers x 10 vowels x 2 = 1,520 rows; sha256 a1cc7f9d...)"
-    assert real.formants[0].tolist() == [160, 240, 2280, 2850] and real.vowel[0] == "i" and real.kind[0] == "m"
-    t, s = data.four_vowels(real), data.four_vowels(real, "shifted")
-    assert (len(t.X_train), len(t.X_test), t.left_out) == (400, 200, (61,))
-    assert (len(s.X_train), len(s.X_test), s.left_out) == (400, 208, ())
-    assert Path(real.source).stat().st_size == data.SETS["vowels"].size
+def test_two_processes_fetch_the_same_file_once(tmp_path, address):
+    code = f"""
+import sys, time
+from dataclasses import replace
+from genmix import data
+s = data.SETS["vowels"]
+data.SETS["vowels"] = replace(s, files=(replace(s.files[0], url="{address}/good", checksum="sha256:{hashlib.sha256(GOOD.encode()).hexdigest()}"),))
+print(data.fetch("vowels", {str(tmp_path)!r}, progress=False)[0].stat().st_size)
+"""
+    before = Server.count
+    env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(3)]
+    said = [r.communicate(timeout=120) for r in runs]
+    assert [r.returncode for r in runs] == [0, 0, 0], said
+    assert {out.strip() for out, _ in said} == {str(len(GOOD))} and Server.count == before + 1
+    assert listed(tmp_path) == ["vowels/pb52_dataset.csv"]
 
 
-def test_published_statistics_are_those_of_the_real_table(real):
-    again, stats = synthetic.formant_statistics(vars(real)), synthetic.published_statistics()
-    assert again["gaussian_accuracy"] == stats["gaussian_accuracy"]
-    for k, s in again["kinds"].items():
-        for name in ("mean", "between", "within", "rho"):
-            np.testing.assert_allclose(s[name], stats["kinds"][k][name], atol=2e-4)
+# ---- real data
+
+@pytest.fixture
+def real():
+    "The folder with real data, or a skip that says how to get it."
+    root = os.environ.get("GENMIX_DATA")
+    if not root:
+        pytest.skip("needs real data: set GENMIX_DATA to a folder that holds it (`genmix data fetch mnist` gets some)")
+    return Path(root)
+
+
+def needs(root, *names):
+    for name in names:
+        if not data.find(name, root) or len(data.find(name, root)) < len(data.files_of(name)):
+            pytest.skip(f"needs the real {name}: GENMIX_DATA is set, but does not hold it")
+
+
+@pytest.mark.parametrize("name, first", [("mnist", [5, 0, 4, 1, 9]), ("fashion", [9, 0, 0, 3, 0])])
+def test_real_mnist_and_fashion(real, name, first):
+    needs(real, name)
+    d = data.load(name, "all")
+    assert d.origin == "official" and len(d) == 70_000 and d.y[:5].tolist() == first
+    assert [len(data.load(name, s)) for s in data.PARTS] == [50_000, 10_000, 10_000]
+    assert "ok" in data.check(name)
+    few = data.load(name, n=1000, seed=3)
+    share = np.bincount(data.load(name).y) / 50
+    assert np.abs(np.bincount(few.y) - share).max() <= 1
+
+
+def test_real_quickdraw(real):
+    there = data._categories_here("quickdraw", real)
+    if not there:
+        pytest.skip("needs sketch-rnn files of QuickDraw: GENMIX_DATA is set, but holds none")
+    d = data.load("quickdraw:all", "all", progress=False)
+    assert d.classes == tuple(there) and d.x.shape[1:] == (1, 28, 28) and len(d) >= 100 * len(there)
+    ink = (d.x[:: max(1, len(d) // 2000)] > 0).mean()
+    assert 0.05 < ink < 0.5

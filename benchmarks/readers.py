@@ -1,0 +1,300 @@
+"""Chapter 00d: what it costs to check what one reads.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.readers [--pairs 5] [--drawings 75000] [--json FILE]
+
+Every reader reads files that this program writes to a temporary folder in the official layouts, random or
+made by a formula, and the baseline named beside it reads the same files without the checks. A and B
+alternate; medians of the times, and the median of the pairs' ratios. What both return is compared first.
+Times are with the files in the disk cache.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import os
+import pickle
+import platform
+import statistics
+import struct
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from genmix import __version__, files
+
+
+def python2_pickle(drawings):
+    "An array of objects as Python 2's cPickle and NumPy wrote it for sketch-rnn: int16 tables, protocol 2."
+
+    def put(i):
+        return b"q" + bytes([i]) if i < 256 else b"r" + struct.pack("<I", i)
+
+    def short(n):
+        return b"K" + bytes([n]) if n < 256 else b"M" + struct.pack("<H", n) if n < 65536 else b"J" + struct.pack("<i", n)
+
+    def dtype(name, tail):
+        return b"U\x02" + name + b"K\x00K\x01\x87R" + tail
+
+    out = [
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03(K\x01",
+        short(len(drawings)),
+        b"\x85cnumpy\ndtype\nq\x04",
+        dtype(b"O8", b"q\x05(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89]q\x06"),
+    ]
+    for start in range(0, len(drawings), 1000):
+        out.append(b"(")
+        for i in range(start, min(start + 1000, len(drawings))):
+            d = np.ascontiguousarray(drawings[i], dtype="<i2")
+            kind = b"h\x08" if i else b"h\x04" + dtype(b"i2", b"q\x08(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+            raw = d.tobytes()
+            text = b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))
+            out += [b"h\x01h\x02K\x00\x85U\x01b\x87R", put(9 + i), b"(K\x01", short(len(d)), b"K\x03\x86", kind, b"\x89", text, raw, b"tb"]
+        out.append(b"e")
+    return b"".join(out) + b"tb."
+
+
+def npy_header(shape, descr):
+    "The first bytes of an npy file."
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
+    text += " " * (-(len(text) + 11) % 16) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def write_sketches(path, sizes, seed=0):
+    "A sketch-rnn archive as Python 2 wrote it; `sizes`: drawings in train, valid, test."
+    rng = np.random.default_rng(seed)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for key, n in zip(("train", "valid", "test"), sizes, strict=True):
+            length = rng.integers(20, 70, n)
+            table = np.column_stack([rng.integers(-40, 40, (length.sum(), 2)), rng.random(length.sum()) < 0.1]).astype(np.int16)
+            drawings = np.split(table, length.cumsum()[:-1])
+            z.writestr(f"{key}.npy", npy_header((n,), "|O") + python2_pickle(drawings))
+
+
+def write_idx(path, images):
+    "A gzipped idx file."
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, images.ndim]) + struct.pack(f">{images.ndim}I", *images.shape) + images.tobytes(), 6))
+
+
+def write_cifar(path, rows=10_000, seed=0):
+    "CIFAR-10's archive with random images: pickles of protocol 2 with bytes for keys."
+    rng = np.random.default_rng(seed)
+    with tarfile.open(path, "w:gz", compresslevel=1) as t:
+        for name in files.CIFAR:
+            value = {b"label_names": [b"class %d" % i for i in range(10)]}
+            if name != files.CIFAR[0]:
+                value = {
+                    b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8),
+                    b"labels": rng.integers(0, 10, rows).tolist(),
+                    b"filenames": [b"image_%05d.png" % i for i in range(rows)],
+                }
+            raw = pickle.dumps(value, protocol=2)
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            t.addfile(info, io.BytesIO(raw))
+
+
+def strokes(rng, n):
+    "Images that compress as drawings do: a few bright lines on black."
+    x = np.zeros((n, 28, 28), np.uint8)
+    for r in range(4, 24, 4):
+        x[:, r, 6:22] = rng.integers(0, 256, (n, 16))
+    return x
+
+
+class Shorter(pickle._Unpickler):
+    "The shorter restricted reader: the standard library's machine in Python, with NumPy's own constructors let through."
+
+    def find_class(self, module, name):
+        if (module, name) not in files.NAMES:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+# ---- the baselines: the same file without the checks
+def load_idx(path):
+    return np.frombuffer(gzip.open(path).read(), np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+def load_sketches(path):
+    with np.load(path, allow_pickle=True, encoding="latin1") as z:
+        return {k: list(z[k]) for k in ("train", "valid", "test")}
+
+
+def load_shorter(path):
+    found = {}
+    with zipfile.ZipFile(path) as z:
+        for k in ("train", "valid", "test"):
+            raw = io.BytesIO(z.read(f"{k}.npy"))
+            np.lib.format.read_magic(raw), np.lib.format.read_array_header_1_0(raw)
+            found[k] = list(Shorter(raw, encoding="latin1").load())
+    return found
+
+
+def load_npz(path):
+    with np.load(path) as z:
+        return {k: z[k] for k in z.files}
+
+
+def load_cifar(path):
+    x = {}
+    with tarfile.open(path) as t:
+        for m in t:
+            d = pickle.load(t.extractfile(m), encoding="bytes")
+            if b"data" in d:
+                x[m.name] = d[b"data"].reshape(-1, 3, 32, 32)
+    return np.concatenate([x[n] for n in files.CIFAR[1:]])
+
+
+def load_ndjson(path):
+    with open(path) as f:
+        return [[np.array(s, np.int16) for s in json.loads(line)["drawing"]] for line in f]
+
+
+def load_grid(path):
+    with np.load(path) as z:
+        return z["imgs"]
+
+
+def load_h5(path):
+    import h5py
+
+    with h5py.File(path, "r") as f:
+        return f["images"][:]
+
+
+def load_folder(path):
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.open(p).convert("L").resize((28, 28), Image.Resampling.LANCZOS)) for p in sorted(Path(path).rglob("*.png"))])
+
+
+def grid(path, kind, shape):
+    "All blocks of a grid, counted and forgotten, as a conversion would."
+    return sum(len(b) for b in files.open_grid(path, kind, shape).blocks())
+
+
+def write_grids(folder, rng):
+    "dSprites with half of its positions and Shapes3D with two hues of each, random; sizes of the files are stated in the table."
+    shape = (3, 6, 40, 16, 8, 64, 64)
+    labels = np.column_stack([np.zeros(np.prod(shape[:5]), int), *np.unravel_index(np.arange(np.prod(shape[:5])), shape[:5])])
+    images = np.zeros((len(labels), 64, 64), np.uint8)
+    images[:, 20:40, 20:40] = rng.integers(0, 2, (len(labels), 20, 1))
+    np.savez_compressed(folder / "dsprites.npz", imgs=images, latents_classes=labels)
+    import h5py
+
+    shape3 = (2, 2, 2, 8, 4, 15, 64, 64, 3)
+    n = int(np.prod(shape3[:6]))
+    with h5py.File(folder / "rooms.h5", "w") as f:
+        f.create_dataset("images", data=np.tile(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8), (1, 8, 8, 1)), chunks=(64, 64, 64, 3), compression="gzip")
+        f["labels"] = np.column_stack(np.unravel_index(np.arange(n), shape3[:6])).astype(float)
+    return shape, shape3
+
+
+def write_all(folder, drawings):
+    "Files in official layouts -> rows of the table: name, items, unit, our reader, the baseline's name, the baseline."
+    rng = np.random.default_rng(0)
+    idx, npz, sk, nd = folder / "images.gz", folder / "arrays.npz", folder / "drawings.npz", folder / "lines.ndjson"
+    write_idx(idx, strokes(rng, 60_000))
+    np.savez_compressed(npz, a=strokes(rng, 20_000))
+    write_sketches(sk, (drawings - 2 * (drawings // 30), drawings // 30, drawings // 30))
+    write_cifar(folder / "cifar.tar.gz")
+    line = {"word": "square", "recognized": True, "drawing": [rng.integers(0, 256, (2, 12)).tolist() for _ in range(4)]}
+    nd.write_text((json.dumps(line) + "\n") * 20_000)
+    shape, shape3 = write_grids(folder, rng)
+    from PIL import Image
+
+    for i in range(1000):
+        (folder / "mine" / str(i % 10)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "mine" / str(i % 10) / f"{i}.png")
+    n, n3 = int(np.prod(shape[:5])), int(np.prod(shape3[:6]))
+    return [
+        ("idx (MNIST's 60,000)", 60_000, lambda: files.read_idx(idx), "gzip + np.frombuffer", lambda: load_idx(idx)),
+        ("npz, compressed", 20_000, lambda: files.read_npz(npz), "np.load", lambda: load_npz(npz)),
+        (f"sketch-rnn ({drawings:,})", drawings, lambda: files.read_sketches(sk), "np.load(allow_pickle)", lambda: load_sketches(sk)),
+        (f"sketch-rnn ({drawings:,})", drawings, lambda: files.read_sketches(sk), "subclass of pickle._Unpickler", lambda: load_shorter(sk)),
+        ("ndjson (20,000)", 20_000, lambda: files.read_ndjson(nd), "json + np.array", lambda: load_ndjson(nd)),
+        ("CIFAR-10 (60,000)", 60_000, lambda: files.read_cifar(folder / "cifar.tar.gz"), "tarfile + pickle", lambda: load_cifar(folder / "cifar.tar.gz")),
+        (
+            f"dSprites npz ({n:,})",
+            n,
+            lambda: grid(folder / "dsprites.npz", "dsprites", shape),
+            "np.load, all in memory",
+            lambda: load_grid(folder / "dsprites.npz"),
+        ),
+        (f"Shapes3D h5 ({n3:,})", n3, lambda: grid(folder / "rooms.h5", "shapes3d", shape3), "h5py, all in memory", lambda: load_h5(folder / "rooms.h5")),
+        ("folder of png (1,000)", 1000, lambda: files.read_folder(folder / "mine"), "pillow", lambda: load_folder(folder / "mine")),
+    ]
+
+
+def agree(folder):
+    "Ours and the baselines return the same."
+    np.testing.assert_array_equal(files.read_idx(folder / "images.gz")[0], load_idx(folder / "images.gz"))
+    mine, theirs = files.read_sketches(folder / "drawings.npz"), load_sketches(folder / "drawings.npz")
+    for k, drawings in theirs.items():
+        np.testing.assert_array_equal(np.concatenate(mine[k]), np.concatenate(drawings))
+        assert [len(d) for d in mine[k]] == [len(d) for d in drawings]
+    c = files.read_cifar(folder / "cifar.tar.gz")
+    np.testing.assert_array_equal(np.concatenate([c["train"][0], c["test"][0]]), load_cifar(folder / "cifar.tar.gz"))
+    np.testing.assert_array_equal(files.read_folder(folder / "mine")[0].shape[0], 1000)
+
+
+def seconds(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--drawings", type=int, default=75_000)
+    parser.add_argument("--json", type=Path, help="write the table to this file as well")
+    a = parser.parse_args()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}, Python {platform.python_version()}, numpy {np.__version__}"
+    print(f"{machine}; {a.pairs} interleaved pairs, medians")
+    print(f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}")
+    rows = []
+    with tempfile.TemporaryDirectory() as tmp:
+        table = write_all(Path(tmp), a.drawings)
+        agree(Path(tmp))
+        for name, n, ours, label, theirs in table:
+            pairs = [(seconds(ours), seconds(theirs)) for _ in range(a.pairs)]
+            mine, base = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+            ratios = [x / y for x, y in pairs]
+            print(
+                f"{name:24} {n / mine:10,.0f} {mine:8.3f}   {label:30} {base:8.3f} {statistics.median(ratios):8.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                flush=True,
+            )
+            rows.append(
+                {
+                    "format": name,
+                    "items": n,
+                    "seconds": round(mine, 3),
+                    "baseline": label,
+                    "baseline_seconds": round(base, 3),
+                    "ratio": round(statistics.median(ratios), 2),
+                }
+            )
+    if a.json:
+        provenance = {
+            "data": "files written by the program itself in the official layouts (synthetic)",
+            "genmix": __version__,
+            "machine": machine,
+            "what": f"seconds to read each, files in the disk cache; medians of {a.pairs} interleaved pairs",
+            "command": "python -m benchmarks.readers --json genmix/published/files.json",
+        }
+        part = a.json.with_name(a.json.name + ".part")
+        part.write_text(json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, a.json)
+
+
+if __name__ == "__main__":
+    main()

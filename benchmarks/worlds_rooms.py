@@ -1,0 +1,65 @@
+"""Chapter 00i: pictures as sums of layers against one picture after another, ray by ray.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.worlds_rooms [--pairs 7] [--batch 2048] [--slow 8]
+
+The baseline is `genmix.rooms.raycast`, the plain ray caster of the chapter: one picture at a time, 16 rays per pixel, NumPy. Ours is
+`genmix.rooms.render` on random batches of all 480,000 pictures: warm (the layers of all 480 geometries are in memory) and cold (an empty
+table, so that the batch has to make the geometries it meets). That both draw the same is checked before anything is timed. A and B
+alternate, the ratio of each pair is taken, and the median of the ratios is printed.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from genmix import rooms
+
+
+def seconds(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def forget():
+    rooms._table.cache_clear()
+    rooms._room.cache_clear()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=2048, help="pictures per call of ours")
+    parser.add_argument("--slow", type=int, default=8, help="pictures per measurement of the baseline")
+    a = parser.parse_args()
+    rng, p = np.random.default_rng(0), rooms.parameters()
+    index = rng.integers(0, 480_000, a.slow)
+    for x, f in zip(rooms.render(index), rooms.factors(index), strict=True):
+        assert abs(255 * rooms.raycast(f, p) - x).max() < 0.55
+    forget()
+    everything = seconds(rooms.prepare)
+    print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
+          f"{a.pairs} interleaved pairs, medians")
+    print(f"all 480 geometries made in {everything:.1f} s, {rooms._table()[0].nbytes / 1e6:.0f} MB")
+    for name, batch in ((f"warm, {a.batch}", a.batch), ("warm, 64", 64), (f"cold, {a.batch}", a.batch)):
+        slow, fast = [], []
+        for _ in range(a.pairs):
+            few, many = rooms.factors(rng.integers(0, 480_000, a.slow)), rng.integers(0, 480_000, batch)
+            slow.append(a.slow / seconds(lambda few=few: [rooms.raycast(f, p) for f in few]))
+            if name.startswith("cold"):
+                forget()
+            repeat = max(1, 1024 // batch)
+            fast.append(repeat * batch / seconds(lambda many=many, repeat=repeat: [rooms.render(many) for _ in range(repeat)]))
+        ratios = [f / s for s, f in zip(slow, fast, strict=True)]
+        print(f"{name + ' pictures':22} raycast {statistics.median(slow):6.1f}/s   render {statistics.median(fast):9,.0f}/s   "
+              f"{statistics.median(ratios):7.1f}x ({min(ratios):.1f}-{max(ratios):.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Chapter 00h: sprites drawn in batches against one polygon after another, and random batches from the cache.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.worlds_sprites [--pairs 7] [--batch 256] [--no-cache]
+
+Drawing: `genmix.sprites.render` on random batches against Pillow's ImageDraw.polygon and against matplotlib's Path.contains_points,
+both one image at a time on the same corners. The share of images that they draw exactly as we do is printed: Pillow fills polygons by
+another rule, and matplotlib has its own way with centers on an edge. Reading: random batches from the packed file of all 737,280
+images (377 MB, built in a temporary folder) against an array of bytes in memory, as one gets from the official .npz (here of 50,000
+images). A and B alternate, the ratio of each pair is taken, and the median of the ratios is printed. The file is read from the
+operating system's memory, as after the first epoch.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from matplotlib.path import Path
+from PIL import Image, ImageDraw
+
+from genmix import sprites
+from genmix.sprites import N
+
+CENTERS = np.stack(np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5), axis=-1).reshape(-1, 2)
+
+
+def outlines(index):
+    "The corners in pixels, image after image."
+    out = [None] * len(index)
+    for s in range(3):
+        mine = np.flatnonzero(index // (N // 3) == s)
+        for k, P in zip(mine, sprites.corners(index[mine]) / 256 if len(mine) else (), strict=True):
+            out[k] = P
+    return out
+
+
+def pillow(index):
+    x = np.empty((len(index), 1, 64, 64), np.uint8)
+    for k, P in enumerate(outlines(index)):
+        image = Image.new("L", (64, 64))
+        ImageDraw.Draw(image).polygon([tuple(p) for p in P - 0.5], fill=255)
+        x[k, 0] = image
+    return x
+
+
+def contains_points(index):
+    x = np.empty((len(index), 1, 64, 64), np.uint8)
+    for k, P in enumerate(outlines(index)):
+        x[k, 0] = 255 * Path(P).contains_points(CENTERS).reshape(64, 64)
+    return x
+
+
+def seconds(f, batches):
+    start = time.perf_counter()
+    for rows in batches:
+        f(rows)
+    return time.perf_counter() - start
+
+
+def compare(name, ours, theirs, draw, pairs, count, fewer=1):
+    "Images per second of both sides, in pairs; `fewer`: the slow side gets this part of the batches."
+    a, b = [], []
+    for _ in range(pairs):
+        batches = [draw() for _ in range(count)]
+        b.append(sum(map(len, batches[: count // fewer])) / seconds(theirs, batches[: count // fewer]))
+        a.append(sum(map(len, batches)) / seconds(ours, batches))
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    print(f"{name:58} {statistics.median(b):10,.0f} {statistics.median(a):10,.0f} {statistics.median(ratios):8.2f}x ({min(ratios):.2f}-{max(ratios):.2f})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--no-cache", action="store_true", help="do not build the file of 377 MB")
+    a = parser.parse_args()
+    rng = np.random.default_rng(0)
+    print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; batches of {a.batch}; "
+          f"{a.pairs} interleaved pairs, medians, images per second")
+    some = rng.integers(0, N, 500)
+    for name, f in (("Pillow", pillow), ("matplotlib", contains_points)):
+        print(f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 random images exactly as we do")
+    print(f"{'':58} {'baseline':>10} {'genmix':>10} {'ratio':>9} (min-max)")
+
+    def anywhere():
+        return rng.integers(0, N, a.batch)
+
+    compare("render / Pillow polygon, one by one", sprites.render, pillow, anywhere, a.pairs, 24, 8)
+    compare("render / matplotlib contains_points, one by one", sprites.render, contains_points, anywhere, a.pairs, 24, 24)
+    if a.no_cache:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GENMIX_CACHE"] = folder
+        start = time.perf_counter()
+        x = sprites.build_cache(progress=False)
+        print(f"build_cache: all {len(x):,} images in {time.perf_counter() - start:.1f} s, one process")
+        bytes_in_memory = sprites.render(np.arange(0, N, 15)[:50_000])
+
+        rows = anywhere()
+        assert np.array_equal(sprites.render(rows), x[rows])
+        compare("packed file / array of bytes in memory (50,000 images)", x.__getitem__, lambda rows: bytes_in_memory[rows % len(bytes_in_memory)],
+                anywhere, a.pairs, 60)
+        compare("packed file / render", x.__getitem__, sprites.render, anywhere, a.pairs, 60)
+        del x  # Windows cannot remove a mapped file
+
+
+if __name__ == "__main__":
+    main()
