@@ -258,7 +258,8 @@ def main():
     parser.add_argument("--drawings", type=int, default=75_000)
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
     a = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}, Python {platform.python_version()}, numpy {np.__version__}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    machine += f", Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{machine}; {a.pairs} interleaved pairs, medians")
     print(f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}")
     rows = []

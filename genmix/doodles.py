@@ -126,10 +126,10 @@ def _rows(
     step[first] = points[first]
     return np.column_stack([step, np.broadcast_to(last, here.shape)[here]]).astype(np.int16), n
 
-# %% ../nbs/00g_doodles.ipynb #ba376e76
+# %% ../nbs/00g_doodles.ipynb #083e4582
 def _finish(
     p,  # _Pens with all strokes drawn
-    tilt=.15,  # up to so many radians
+    tilt=.2,  # up to so many radians
     mirror=True,  # may left and right be exchanged?
 ):  # int16 rows, and their number per drawing
     "Forget a stroke, shake, tilt, stretch and mirror, and turn the positions into pen movements."
@@ -146,7 +146,7 @@ def _finish(
     lengths = [xy.shape[1] for xy, _ in p.strokes]
     return _rows(np.stack([c*x - s*y, s*x + c*y], axis=-1), lengths, np.repeat(when, lengths, axis=1))
 
-# %% ../nbs/00g_doodles.ipynb #a979c3b1
+# %% ../nbs/00g_doodles.ipynb #ba9551b3
 def _eyes(p, x, y, r, when=True):
     "Two eyes of the same kind: dots, rings, rings with pupils, or dashes."
     kind = p.uniform(0, 4)
@@ -175,7 +175,7 @@ def _nose(p):
     _path(p, np.hstack([_col(p.uniform(-.02, .05)), _col(p.uniform(-.2, -.05)), _col(p.uniform(0, .1))]), [-.15, .18, .2], line)
     _loop(p, 0, p.uniform(0, .15), p.uniform(.05, .12), p.uniform(.05, .1), ~line, m=8)
 
-# %% ../nbs/00g_doodles.ipynb #9d3fbd5c
+# %% ../nbs/00g_doodles.ipynb #3df17515
 def _hair(p):
     rx, ry = _face(p)
     long, count = p.chance(.35), p.uniform(4, 11)
@@ -202,7 +202,7 @@ def _laugh(p):
     p.draw(x, _col(y) + np.hstack([_col(depth) * np.sin(t), np.zeros((len(x), 1))]))
     _curve(p, -.8*w, y + .4*depth, .8*w, y + .4*depth, when=p.chance(.3), m=3)
 
-# %% ../nbs/00g_doodles.ipynb #ca06cf1f
+# %% ../nbs/00g_doodles.ipynb #35749a92
 def _cat_head(p, x, y, rx, ry, nose, whiskers=0):
     "A head with ears in one line or three, eyes, nose, mouth and whiskers."
     one, a, tip = p.chance(.6), p.uniform(.6, .85), p.uniform(1.4, 1.85)
@@ -223,7 +223,7 @@ def _cat_head(p, x, y, rx, ry, nose, whiskers=0):
         _curve(p, x, y + .25*r, x + side * .3*r, y + .4*r, by=.15*r, when=p.chance(.5), m=5)
     if whiskers: _whiskers(p, x, y, rx, ry, p.chance(whiskers))
 
-# %% ../nbs/00g_doodles.ipynb #d59bd0f7
+# %% ../nbs/00g_doodles.ipynb #b8c03287
 def _cat_eyes(p, x, y, r, when):
     "Two dots, rings or slits."
     kind, dx, dy = p.uniform(0, 3), p.uniform(.3, .45) * r, p.uniform(-.3, -.05) * r
@@ -241,7 +241,7 @@ def _whiskers(p, x, y, rx, ry, when=True):
             x0, y0 = x + side * rx * p.uniform(.25, .6), y + ry * (.25 + .12 * (k - 1))
             _curve(p, x0, y0, x + side * rx * reach, y + ry * (.25 + fan), by=p.uniform(-.08, .08), when=when & (k < count - .5), m=4)
 
-# %% ../nbs/00g_doodles.ipynb #867d5f95
+# %% ../nbs/00g_doodles.ipynb #d7ed78c5
 def _head(p):
     _cat_head(p, 0, 0, p.uniform(.8, 1.1), p.uniform(.75, 1.05), nose=.75)
 
@@ -272,7 +272,7 @@ def _walking(p):
         w = p.uniform(.05, .1)
         _path(p, _col(x) + _col(w) * [-1, -1, 1, 1], _col(y) + _col(long) * [0, 1, 1, 0], thick)
 
-# %% ../nbs/00g_doodles.ipynb #ad56c69c
+# %% ../nbs/00g_doodles.ipynb #11c2f777
 def _ray(p, a, r0, r1, when=True):
     "A straight stroke from radius r0 to radius r1 in direction a."
     x, y = p.uniform(-.06, .06), p.uniform(-.06, .06)
@@ -310,7 +310,7 @@ def _outline(p):
     p.draw(r * np.cos(a), r * np.sin(a))
     _loop(p, 0, 0, .25*inner, .25*inner, p.chance(.25), m=9)
 
-# %% ../nbs/00g_doodles.ipynb #23bd19a1
+# %% ../nbs/00g_doodles.ipynb #96218d76
 def _pencil(p, angle):
     "A pencil along the direction `angle` [B]."
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
@@ -334,7 +334,7 @@ def _turned(low, high):
         _pencil(p, np.radians(p.uniform(low, high)) + np.pi * p.chance(.5))
     return style
 
-# %% ../nbs/00g_doodles.ipynb #4bc9b406
+# %% ../nbs/00g_doodles.ipynb #95e881cc
 def _iris(p, x, y, r):
     "An iris and its pupil, empty or filled."
     _loop(p, x, y, r, r * p.uniform(.85, 1.1), p.chance(.93), m=13)
@@ -363,7 +363,7 @@ def _lashes_on(p, up, skew, y, low=.25, high=.6, when=True):
         x, top = 2*t - 1 + skew*bend, y*t - up*bend
         _curve(p, x, top, x + r*np.sin(a), top - r*np.cos(a), bx=p.uniform(-.06, .06), when=when & (k < np.floor(count)), m=4)
 
-# %% ../nbs/00g_doodles.ipynb #327ef6ed
+# %% ../nbs/00g_doodles.ipynb #a914bdef
 def _almond(p):
     _lids(p)
 
@@ -382,7 +382,7 @@ def _brow(p):
     _curve(p, p.uniform(-1, -.7), -high + .2, p.uniform(.6, 1), -high + y + p.uniform(0, .25), skew, -p.uniform(.1, .4), m=7)
     _lashes_on(p, up, skew, y, .1, .25, when=p.chance(.5))
 
-# %% ../nbs/00g_doodles.ipynb #9a2870bf
+# %% ../nbs/00g_doodles.ipynb #0a68ca26
 _DRAW = {
     "face": (_smile, _nose, _hair, _ears, _laugh),
     "cat": (_head, _whiskered, _sitting, _walking),
@@ -399,9 +399,9 @@ def _group(
     "Draw one style for all rows of u."
     p = _Pens(u[:, 2:])
     _DRAW[name][style](p)
-    return _finish(p, tilt=.06 if name == "pencil" else .2, mirror=name != "pencil")
+    return _finish(p, tilt=.06, mirror=False) if name == "pencil" else _finish(p)
 
-# %% ../nbs/00g_doodles.ipynb #797ff1d7
+# %% ../nbs/00g_doodles.ipynb #b210f15c
 def doodles(
     n: int,  # how many
     seed: int = 0,  # another seed, other doodles
@@ -428,7 +428,7 @@ def doodles(
             for w, sketch in zip(which + s, np.split(rows, np.cumsum(m)[:-1])): sketches[w] = sketch
     return sketches, category, style
 
-# %% ../nbs/00g_doodles.ipynb #addaab33
+# %% ../nbs/00g_doodles.ipynb #52cbbd49
 def images(
     n: int,  # how many
     seed: int = 0,  # another seed, other doodles

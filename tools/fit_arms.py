@@ -121,13 +121,18 @@ def fit_landmarks(middles, ring, shift=(0, 0, 0, 0)):
 SCALARS = ("focal", "height", "offset", "floor", "falloff", "gray_light")
 STEP = dict(focal=0.5, floor=1, ring_color=1, falloff=0.005, albedo=2, light=0.02, gray_light=0.05, roll=0.03)
 LAYERS = dict(focal="bro", camera="bro", height="ro", offset="ro", pitch="ro", azimuth="ro", ring="b", floor="b", ring_color="b",
-              falloff="b", base="r", pillar="r", head="r", rod="r", gray_light="r")  # everything else: the object
+              falloff="b", base="r", pillar="r", head="r", rod="r", gray_light="r", gap="ro")  # everything else: the object
 ONLY = dict(shape=(1, 2), albedo=(0, 3), camera=(3, 5), ring_color=(4, 3), size=(2, 2), gap=(2, 1))  # factor, numbers per value
 
 
 def first_guess(p):
-    "What the landmarks do not tell, roughly."
+    """What the landmarks do not tell, roughly. They hardly know focal length from distance (a flat valley), so the images get to decide:
+    the fit begins with cameras a quarter closer, from where it ends lower than from the landmarks' own optimum."""
+    middle = np.array([0, 0, 0.7])
+    cam = p["camera"].copy()
+    cam[:, :3] = middle + 0.75 * (cam[:, :3] - middle)
     return p | dict(
+        focal=0.75 * p["focal"], camera=cam,
         floor=52.0, falloff=0.0, ring_color=np.array([[92, 68, 140], [70, 98, 92], [105, 75, 82.0]]), gray_light=1.0,
         base=np.array([0.3, 0, 0.1, 75, 75]), pillar=np.array([0.13, 0, 1.3, 100, 70]), head=np.array([0.15, -0.12, 0.11, 80, 80]),
         rod=np.array([0.03, 0.05, 100, 60]), shape=np.tile([0.3, 0.6], (6, 1)), size=np.array([[0.62, 0.62], [1, 1]]), gap=np.zeros(2),
@@ -152,7 +157,7 @@ def objects(p, f, ss=3):
 def layers(p, f, which="bro", old=None):
     "Backdrop, robot and object of every image; those not in `which` are taken from `old`."
     b = arms.backdrop(p, f[:, 3], f[:, 4], 3) if "b" in which else old[0]
-    r = arms._arm(p, f[:, 3], f[:, 5], f[:, 6]) if "r" in which else old[1]
+    r = arms._arm(p, f[:, 2], f[:, 3], f[:, 5], f[:, 6]) if "r" in which else old[1]
     return b, r, objects(p, f) if "o" in which else old[2]
 
 

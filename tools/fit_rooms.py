@@ -37,12 +37,12 @@ PARTS = {"orientation": range(0, 15), "shape": range(15, 18), "scale": range(18,
 START = {"focal": 66.0, "center": [0.0, 0.0], "pitch": -0.017, "distance": 0.65, "height": 0.22, "wall": 0.56,
          "cube": [0.01, 0.2, 0.1], "cylinder": [0.01, 0.2, 0.1], "sphere": [0.01, 0.24, 0.12], "capsule": [0.01, 0.36, 0.09],
          "lamp": [-0.4, 0.0, 2.4], "spot": 10.0, "ambient": 0.33, "head": 0.5, "lamp_light": 0.9, "reflect": [1.1, 1.1],
-         "gloss": 0.15, "shine": 15.0, "sky": [153, 226, 249]}
+         "gloss": 0.1, "rise": 8.0, "sky": [153, 226, 249]}
 
 # What is fitted, and by how much it may reasonably move in one step. The sphere's height stays twice its radius.
 STEPS = {"focal": 1.0, "center": [0.15, 0.15], "pitch": 0.01, "distance": 0.02, "height": 0.01, "wall": 0.01, "cube": [0.01, 0.01, 0.01],
          "cylinder": [0.01, 0.01, 0.01], "sphere": [0.01, 0, 0.01], "capsule": [0.01, 0.01, 0.01], "lamp": [0.1, 0.1, 0.2], "spot": 2.0,
-         "ambient": 0.03, "head": 0.05, "lamp_light": 0.1, "reflect": [0.05, 0.05], "gloss": 0.05, "shine": 5.0}
+         "ambient": 0.03, "head": 0.05, "lamp_light": 0.1, "reflect": [0.05, 0.05], "gloss": 0.03, "rise": 3.0}
 
 
 def gif_factors():
