@@ -413,7 +413,7 @@ def what_if(
         save_table(path, df.drop(columns="mse"), float_format="%.5g")
     return pd.read_csv(path)
 
-# %% ../nbs/08_experiments.ipynb #b9f9a0e1
+# %% ../nbs/08_experiments.ipynb #622498ab
 def verdict(
     table: dict,  # {system: {"epochs": ..., ...}} as in result.json
     tests,  # DataFrame from `t_tests`
@@ -425,7 +425,8 @@ def verdict(
                 "so their epochs cannot be compared.")
     sure = "a difference that " + ("chance would not easily give" if p < .05 else "could be chance")
     word = "fewer epochs than" if ratio > 1 else "more epochs than"
-    half = "About half as many epochs, as the paper says" if ratio > 1.6 else "Not half as many epochs"
+    half = "About half as many epochs, as the paper says" if 1.6 < ratio < 2.5 and p < .05 else "Not half as many epochs"
+    if ratio >= 2.5 and p < .05: half = "Less than half as many epochs"
     return (f"{half}: 4 experts need {word} backprop with 6 hidden units, "
             f"by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). "
             "The paper's ratio is 1.97 in favor of the mixture.")

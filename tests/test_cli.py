@@ -116,9 +116,9 @@ def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
         ("train moe1991 --config .", "config.json: no such file"),
         ("reproduce moe1991 nothing", "cannot reproduce 'nothing'; there is moe1991"),
         ("reproduce moe1991 --config x.json", "leave out moe1991"),
-        ("data check nothing", "vowels, formants"),
+        ("data check nothing", "vowels, mnist"),
         ("data check missing.csv", "missing.csv"),
-        ("data fetch formants", "nothing to fetch"),
+        ("data fetch formants", "nothing needs to be fetched"),
     ],
 )
 def test_wrong_usage_gets_one_line(command, line, says):
@@ -277,8 +277,8 @@ def test_one_bad_data_set_does_not_hide_the_next(command):
 def test_data_list_and_check(command, tmp_path):
     result = command("data", "list", "--root", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "vowels     not here: genmix data fetch vowels" in result.stdout
-    assert "formants   always available (synthetic)" in result.stdout
+    assert "vowels               not here: genmix data fetch vowels" in result.stdout
+    assert "formants             always here (synthetic)" in result.stdout
     result = command("data", "check", "--root", tmp_path)
     assert result.returncode == 0 and "vowels: not here, not checked" in result.stdout
     one_line_error(command("data", "check", "vowels", "--root", tmp_path), "vowels not found")

@@ -11,8 +11,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_example_prints_what_is_shown(python):
-    code, shown = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S).groups()
-    assert python("-c", code).stdout == shown
+    blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)
+    assert len(blocks) == 2 == README.count("```python")
+    assert python("-c", "".join(code for code, _ in blocks)).stdout == "".join(shown for _, shown in blocks)
 
 
 def test_table_is_the_published_one():

@@ -37,6 +37,7 @@ SIZES = np.array(list(arms.FACTORS.values()))
 NAMES = list(arms.FACTORS)
 START = {"toy1": (3, 4, 1, 1, 1, 22, 21), "toy2": (2, 2, 0, 0, 0, 39, 27)}  # the factors of both base images
 FOOT = {0: (30.0, 41.3), 1: (33.5, 43.8), 2: (29.5, 50.2)}  # middle of the robot's disk per camera, read off by eye
+FOCAL = 95.0  # where the fit begins: the landmarks hardly tell focal length from distance, so the images decide, later
 RING = {0: ("toy1", 12), 1: ("toy1", 0), 2: ("toy1", 2)}  # an even frame of the camera sweep for each camera
 
 
@@ -83,7 +84,7 @@ def landmarks(X, F):
     return np.array(middles, float), ring
 
 
-def fit_landmarks(middles, ring, shift=(0, 0, 0, 0)):
+def fit_landmarks(middles, ring, shift=(0, 0, 0, 0), focal=FOCAL):
     "Cameras and kinematics from the landmarks; `shift` moves the starting values (h, v of toy1, h, v of toy2)."
     toy1 = middles[:, 0] > 0
     c = middles[:, 4].astype(int)
@@ -91,8 +92,8 @@ def fit_landmarks(middles, ring, shift=(0, 0, 0, 0)):
     v = middles[:, 7] + np.where(toy1, shift[1], shift[3])
 
     def unpack(x):
-        cam = np.insert(x[1:15], 5, 0.0).reshape(3, 5)  # the center camera stands at x = 0
-        return dict(focal=x[0], camera=cam, height=x[15], offset=x[16], pitch=x[19:21], azimuth=x[21:23], ring=x[23:25]), x[17:19]
+        cam = np.insert(x[:14], 5, 0.0).reshape(3, 5)  # the center camera stands at x = 0
+        return dict(focal=focal, camera=cam, height=x[14], offset=x[15], pitch=x[18:20], azimuth=x[20:22], ring=x[22:24]), x[16:18]
 
     def residuals(x):
         p, middle = unpack(x)
@@ -109,9 +110,9 @@ def fit_landmarks(middles, ring, shift=(0, 0, 0, 0)):
         out.append([100 * (middle[0] - 1.2)])  # the unit of length; refined with the images
         return np.concatenate(out)
 
-    D = 120 / 16
+    D = focal / 16
     cams = [(0, -D * np.cos(e), D * np.sin(e) + 0.6, e, 0) for e in np.radians((45, 30, 18))]
-    x0 = np.concatenate([[120], np.delete(np.ravel(cams), 5), [0.9, 0, 1.2, 1.15], np.radians([85, 170, 250, -190]), [1.9, 2.3]])
+    x0 = np.concatenate([np.delete(np.ravel(cams), 5), [0.9, 0, 1.2, 1.15], np.radians([85, 170, 250, -190]), [1.9, 2.3]])
     fit = least_squares(residuals, x0, x_scale="jac", max_nfev=400)
     rms = float(np.sqrt(np.mean(residuals(fit.x)[: 2 * len(middles)] ** 2)))
     return unpack(fit.x)[0], rms
@@ -126,17 +127,12 @@ ONLY = dict(shape=(1, 2), albedo=(0, 3), camera=(3, 5), ring_color=(4, 3), size=
 
 
 def first_guess(p):
-    """What the landmarks do not tell, roughly. They hardly know focal length from distance (a flat valley), so the images get to decide:
-    the fit begins with cameras a quarter closer, from where it ends lower than from the landmarks' own optimum."""
-    middle = np.array([0, 0, 0.7])
-    cam = p["camera"].copy()
-    cam[:, :3] = middle + 0.75 * (cam[:, :3] - middle)
+    "What the landmarks do not tell, roughly."
     return p | dict(
-        focal=0.75 * p["focal"], camera=cam,
         floor=52.0, falloff=0.0, ring_color=np.array([[92, 68, 140], [70, 98, 92], [105, 75, 82.0]]), gray_light=1.0,
         base=np.array([0.3, 0, 0.1, 75, 75]), pillar=np.array([0.13, 0, 1.3, 100, 70]), head=np.array([0.15, -0.12, 0.11, 80, 80]),
         rod=np.array([0.03, 0.05, 100, 60]), shape=np.tile([0.3, 0.6], (6, 1)), size=np.array([[0.62, 0.62], [1, 1]]), gap=np.zeros(2),
-        roll=np.zeros(2), light=np.array([0.5, 0, -0.1, 0.7, 0.35]),
+        roll=np.zeros(2), aside=np.zeros(2), light=np.array([0.5, 0, -0.1, 0.7, 0.35]),
         albedo=np.array([[230, 230, 230], [39, 160, 39], [255, 5, 5], [45, 115, 220], [90, 55, 45], [120, 118, 50.0]]))
 
 
@@ -154,10 +150,17 @@ def objects(p, f, ss=3):
     return rgb, A, front
 
 
+def robots(p, f):
+    "The robots as full images; those before the same camera at the same azimuth share a pillar."
+    u, which = np.unique(f[:, [3, 6]], axis=0, return_inverse=True)
+    body = tuple(x[which.ravel()] for x in arms._pillar(p, u[:, 0], u[:, 1], 3))
+    return arms._arm(p, f[:, 2], f[:, 3], f[:, 5], f[:, 6], body)
+
+
 def layers(p, f, which="bro", old=None):
     "Backdrop, robot and object of every image; those not in `which` are taken from `old`."
     b = arms.backdrop(p, f[:, 3], f[:, 4], 3) if "b" in which else old[0]
-    r = arms._arm(p, f[:, 2], f[:, 3], f[:, 5], f[:, 6]) if "r" in which else old[1]
+    r = robots(p, f) if "r" in which else old[1]
     return b, r, objects(p, f) if "o" in which else old[2]
 
 
@@ -220,7 +223,7 @@ def levenberg(p, names, F, X, iterations):
 def fit(p, F, X):
     "From the first guess to the published parameters."
     look, robot = ["shape", "size", "albedo", "ring_color", "floor", "falloff"], ["rod", "head", "pillar", "base", "gray_light"]
-    light = ["light", "gap", "roll"]
+    light = ["light", "gap", "roll", "aside"]
     p = levenberg(p, look, F, X, 3)
     p = levenberg(p, [*robot, "height", "offset"], F, X, 4)
     p = levenberg(p, ["shape", "size", "albedo", *light], F, X, 4)
@@ -336,7 +339,7 @@ def main():
         p = fit(first_guess(p), arms.factors(numbers), mean)
     p = {k: rounded(v) for k, v in p.items()}
     arms.published = lambda: {"parameters": p}  # so that arms.render draws with the new parameters
-    for cache in (arms.parameters, arms._backdrops, arms._robots):
+    for cache in (arms._backdrops, arms._robots):
         cache.cache_clear()
     odd, even = slice(1, 20, 2), slice(0, 20, 2)
     held = evaluate(X, F, odd)
