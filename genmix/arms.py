@@ -258,7 +258,7 @@ def _arm(p, z, c, h, v, body=None):
     ahead = (((C - (s + foot)/2)*b).sum(-1)*np.sign(p["offset"]) > 0)[:, None, None]
     return np.where(ahead, g + (1 - al)*G, G + (1 - A)*g), 1 - (1 - A)*(1 - al)
 
-# %% ../nbs/00j_arms.ipynb #63e19d8b
+# %% ../nbs/00j_arms.ipynb #3cdb7f4a
 def _box(p, s, z):
     "Side, in pixels, of a box that holds shape s in size z wherever it goes."
     r, h = p["shape"][s]*p["size"][z]
@@ -266,16 +266,20 @@ def _box(p, s, z):
     nearest = np.linalg.norm(p["camera"][:, :3] - [0, 0, p["height"]], axis=1).min() - np.hypot(1 + p["gap"].max() + h/2, p["offset"])
     return int(np.ceil(2*R*p["focal"]/(nearest - R))) + 2
 
+def _base(p, z, s, a, b):
+    "Middle of the base of an object of size z, [n, 3]."
+    return s + (1 + p["gap"][z])*a + p["aside"][0]*b + p["aside"][1]*np.cross(a, b)
+
 def _object(p, s, z, color, c, h, v, ss=3):
     "Shape s in size z: color (times coverage) [n, 3, B, B], coverage [n, B, B], corner, and is it in front of the robot?"
     o, a, b = pose(p, h, v)
-    O = o + (1 + p["gap"][z])*a + p["aside"][0]*b + p["aside"][1]*np.cross(a, b)
+    O, R = _base(p, z, o, a, b), np.stack([b, np.cross(a, b), a], -1)
     r, tall = p["shape"][s]*p["size"][z]
     middle = O + a*(r if s == 5 else tall/2)
     B, m = _box(p, s, z), project(p, c, middle)
     x0, y0 = (np.clip(np.rint(m[:, i] - B/2), 0, SIDE - B).astype(int) for i in (0, 1))
     u, w = _lattice(x0, y0, B, B, ss)
-    q, lit = _ball(p, c, middle, r, u, w) if s == 5 else _cast(*_faces(p, c, O, np.stack([b, np.cross(a, b), a], -1), *_solid(p, s, z)), u, w)
+    q, lit = _ball(p, c, middle, r, u, w) if s == 5 else _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
     hit = (q > 0).astype("f4")
     A = _pool(hit, ss)
     lit = _pool(lit*hit, ss)/np.maximum(A, np.float32(1e-6))
@@ -349,7 +353,7 @@ def render(
         _paint_scene(p, out[i:i + 512], part)
     return out.reshape(-1, 3, SIDE, SIDE)
 
-# %% ../nbs/00j_arms.ipynb #28759c96
+# %% ../nbs/00j_arms.ipynb #8ead19c4
 def raycast(
     index,  # official number of one image
     ss: int = 6,  # rays per pixel and direction
@@ -359,7 +363,8 @@ def raycast(
     c, g, h, v = factors(index)[:, 3:].T
     u, w = _lattice(np.zeros(1), np.zeros(1), SIDE, SIDE, ss)
     o, a, b = pose(p, h, v)
-    R, O, r = np.stack([b, np.cross(a, b), a], -1), o + (1 + p["gap"][z])*a + p["aside"][0]*b + p["aside"][1]*np.cross(a, b), p["shape"][s, 0]*p["size"][z, 0]
+    R, r = np.stack([b, np.cross(a, b), a], -1), p["shape"][s, 0]*p["size"][z, 0]
+    O = _base(p, z, o, a, b)
     q, gray = _nearest(p, c, _parts(p, v), u, w)
     k, _ = _cast(*_faces(p, c, o, R, *_prism(8, p["rod"][0], -p["rod"][1], 1 + p["gap"][z])), u, w)
     gray, q = np.where(k > q, _rod_gray(p, a), gray), np.maximum(q, k)

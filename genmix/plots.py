@@ -76,16 +76,17 @@ def heatmap(
 def _mosaic(
     x,  # [N, C, H, W] uint8
     ncols,  # images in a row
-    gap=2,  # pixels between images
+    gap=2,  # pixels above an image
+    side=2,  # pixels beside it
 ):  # [rows, columns, 3] uint8
     "All images on one light gray sheet."
     N, C, H, W = x.shape
     nrows = -(-N // ncols)
-    sheet = np.full((nrows, H + gap, ncols, W + gap, 3), 225, dtype=np.uint8)
-    sheet = np.moveaxis(sheet, 2, 1).reshape(nrows*ncols, H + gap, W + gap, 3)
-    sheet[:N, gap - 1:gap - 1 + H, gap//2:gap//2 + W] = np.moveaxis(x, 1, -1)  # one channel becomes three
-    sheet = sheet.reshape(nrows, ncols, H + gap, W + gap, 3)
-    return np.moveaxis(sheet, 1, 2).reshape(nrows*(H + gap), ncols*(W + gap), 3)
+    sheet = np.full((nrows, H + gap, ncols, W + side, 3), 225, dtype=np.uint8)
+    sheet = np.moveaxis(sheet, 2, 1).reshape(nrows*ncols, H + gap, W + side, 3)
+    sheet[:N, gap - 1:gap - 1 + H, side//2:side//2 + W] = np.moveaxis(x, 1, -1)  # one channel becomes three
+    sheet = sheet.reshape(nrows, ncols, H + gap, W + side, 3)
+    return np.moveaxis(sheet, 1, 2).reshape(nrows*(H + gap), ncols*(W + side), 3)
 
 # %% ../nbs/00c_plots.ipynb #fbfc4e7c
 def image_grid(
@@ -106,7 +107,7 @@ def image_grid(
     room = width - .15 - .1*words  # inches for the sheet, beside the labels; .35 below it for a caption
     fig, ax = subplots(width=width, height=room*sheet.shape[0]/sheet.shape[1] + .35)
     ax.imshow(sheet, interpolation="nearest"); ax.spines[:].set_visible(False)
-    H, W = x.shape[2] + gap, x.shape[3] + gap
+    H, W = x.shape[2] + gap, x.shape[3] + 2
     for i, text in enumerate(titles if titles is not None else ()):
         ax.text((i % ncols + .5)*W, i // ncols*H + gap - 1.5, text, ha="center", va="bottom", fontsize=8)
     ax.set_xticks([]); ax.set_yticks([])

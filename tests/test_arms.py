@@ -110,7 +110,7 @@ def test_the_result_belongs_to_the_caller():
 def test_the_painter_agrees_with_a_depth_test():
     i = some(40, seed=2)
     error = np.abs(arms.render(i) - np.rint([arms.raycast(k) for k in i])).mean((1, 2, 3))
-    assert error.mean() < 0.1 and error.max() < 0.3
+    assert error.mean() < 0.15 and error.max() < 0.4
 
 
 def test_no_object_is_cut_by_its_box():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Fit the scene of genmix.arms to real frames of MPI3D's toy set, and say how well it fits.
 
-    OMP_NUM_THREADS=1 python tools/fit_arms.py --real DIR        (about 5 minutes on one core)
+    OMP_NUM_THREADS=1 python tools/fit_arms.py --real DIR        (about 90 seconds on one core)
 
 DIR holds mpi3d/gif_frames.npz: one-factor sweeps from the animations in rr-learning/disentanglement_dataset
 (CC BY 4.0), per set [20 frames, 7 factors, 64, 64, 3]. The even frames are fitted, the odd ones evaluated.
@@ -246,12 +246,12 @@ def evaluate(X, F, which):
         o = [overlap(object_mask(a, name), object_mask(b, name)) if k else np.nan for a, b, k in zip(img, real, same, strict=True)]
         error[name], iou[name] = e, np.array(o).reshape(-1, 7)
     e, o = (np.stack([d[n] for n in START]) for d in (error, iou))  # [2, frames, 7]
+    large = np.stack([F[n][which][:, :, 2] for n in START]) == 1
     per = lambda a: {n: round(float(np.nanmean(a[:, :, k])), 4) for k, n in enumerate(NAMES)}  # noqa: E731
     return dict(
         frames=int(e.size), rgb_error=round(float(e.mean()), 4), rgb_error_by_factor=per(e), rgb_error_worst=round(float(e.max()), 4),
         iou=round(float(np.nanmean(o)), 4), iou_by_factor=per(o), iou_worst=round(float(np.nanmin(o)), 4),
-        iou_large=round(float(np.nanmean([v for n in START for v, z in zip(iou[n].ravel(), F[n][which].reshape(-1, 7)[:, 2], strict=True) if z])), 4),
-        iou_small=round(float(np.nanmean([v for n in START for v, z in zip(iou[n].ravel(), F[n][which].reshape(-1, 7)[:, 2], strict=True) if not z])), 4))
+        iou_large=round(float(np.nanmean(o[large])), 4), iou_small=round(float(np.nanmean(o[~large])), 4))
 
 
 def by_region(p, X, F, which):
@@ -265,7 +265,8 @@ def by_region(p, X, F, which):
     robot = wide(A) & ~obj
     ring = (np.abs(b - p["floor"]).max(1) > 1) & ~obj & ~robot
     regions = {"object": obj, "robot": robot, "ring": ring, "floor": ~(obj | robot | ring)}
-    return {k: dict(pixels=round(float(m.mean()), 4), error=round(float(e[m].mean()), 3), part=round(float((e * m).mean()), 4)) for k, m in regions.items()}
+    return {k: dict(pixels=round(float(m.mean()), 4), error=round(float(e[m].mean()), 3), part=round(float((e * m).mean()), 4))
+            for k, m in regions.items()}
 
 
 def naive(X, F):
@@ -324,7 +325,8 @@ def main():
     middles, ring = landmarks(X, F)
     if a.check_start:
         for shift in [(0, 0, 0, 0)] + [tuple(np.eye(4, dtype=int)[k] * s) for k in range(4) for s in (-1, 1)]:
-            print("shift of h, v (toy1), h, v (toy2):", tuple(map(int, shift)), f"middles off by {fit_landmarks(middles, ring, shift)[1]:.3f} pixels")
+            print("shift of h, v (toy1), h, v (toy2):", tuple(map(int, shift)),
+                  f"middles off by {fit_landmarks(middles, ring, shift)[1]:.3f} pixels")
         return
     p, rms = fit_landmarks(middles, ring)
     print(f"landmarks: middles of {len(middles)} objects off by {rms:.3f} pixels", flush=True)
@@ -348,16 +350,18 @@ def main():
     unseen = np.array([[np.abs(arms.render(arms.index(F[n][t, k]))[0].astype(float) - X[n][t, k]).mean(),
                         overlap(object_mask(arms.render(arms.index(F[n][t, k]))[0], n), object_mask(X[n][t, k], n)) if k else np.nan]
                        for n, t, k in moving])
-    held["never_fitted"] = dict(frames=len(moving), rgb_error=round(float(unseen[:, 0].mean()), 4), iou=round(float(np.nanmean(unseen[:, 1])), 4),
+    held["never_fitted"] = dict(frames=len(moving), rgb_error=round(float(unseen[:, 0].mean()), 4),
+                                iou=round(float(np.nanmean(unseen[:, 1])), 4),
                                 what="odd frames whose combination of factors is in no even frame")
     held["by_region"] = by_region(arms.parameters(), X, F, odd)
     held["naive"] = naive(X, F)
     provenance = {
-        "data": "one-factor sweeps of MPI3D's toy set (sets toy1 and toy2), from the GIF animations in rr-learning/disentanglement_dataset, CC BY 4.0",
+        "data": "one-factor sweeps of MPI3D's toy set (sets toy1 and toy2), from the GIF animations in"
+                " rr-learning/disentanglement_dataset, CC BY 4.0",
         "file": "mpi3d/gif_frames.npz", "sha256": hashlib.sha256(raw).hexdigest(),
         "split": "even frames fitted, odd frames evaluated; errors are mean |difference| of 8-bit RGB over all pixels and channels",
-        "mask": "object pixels by one color rule (blue or red, or nearly black) applied to the real and the drawn image alike; white, green,"
-                " brown and olive objects are not counted",
+        "mask": "object pixels by one color rule (blue or red, or nearly black) applied to the real and the drawn image alike;"
+                " white, green, brown and olive objects are not counted",
         "factors": "sequence of disentanglement_lib's cycle_factor; starting values of the motions from the landmarks",
         "start": {n: list(s) for n, s in START.items()}, "landmark_rms_pixels": round(rms, 4), "seeds": "none, the fit is deterministic",
         "genmix": genmix.__version__, "numpy": np.__version__, "python": platform.python_version(),
