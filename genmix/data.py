@@ -49,8 +49,8 @@ class ImageData:
 
     def __len__(self): return len(self.y)
 
-# %% ../nbs/00_data.ipynb #e382253f
-ORIGINS = {"official": "official", "subset": "SUBSET of the official set", "bundled": "bundled", "rebuilt": "REBUILT from a formula",
+# %% ../nbs/00_data.ipynb #f539a2e2
+ORIGINS = {"official": "official", "subset": "SUBSET in the layout of the official set", "bundled": "bundled", "rebuilt": "REBUILT from a formula",
            "synthetic": "SYNTHETIC, drawn from a formula", "user": "user files, not an official set"}
 
 @patch
@@ -128,11 +128,11 @@ def stratified(
     "n rows in the proportions of the classes; a smaller n gives a part of a larger one's rows."
     return np.sort(np.lexsort((y, class_ranks(y, seed)))[:n])
 
-# %% ../nbs/00_data.ipynb #0f822fdb
+# %% ../nbs/00_data.ipynb #d92e7aa7
 def _check_split(name: str, split: str) -> None:
     "Refuse what is no split."
-    if unknown := set(split.split("+")) - {*PARTS, *(["all"] if split == "all" else [])}:
-        raise DataError(f"{name} has no split {min(unknown)!r}; there is {', '.join(PARTS)}, several joined by +, or all")
+    if split != "all" and (unknown := set(split.split("+")) - set(PARTS)):
+        raise DataError(f"{name} has no split {min(unknown)!r}; there is {', '.join(PARTS)}, several of these joined by +, or all by itself")
 
 def _choose(
     d: ImageData,  # a whole set
@@ -302,7 +302,7 @@ def _other_set(path: Path, name: str) -> str | None:
     except DataError: return None  # damaged: the reader will say so
     return owner if owner != name else None
 
-# %% ../nbs/00_data.ipynb #88218cf5
+# %% ../nbs/00_data.ipynb #0ed948dc
 def _split_name(name: str) -> tuple[str, tuple[str, ...] | None]:
     "'quickdraw:cat,alarm clock' -> ('quickdraw', ('cat', 'alarm clock'))"
     name, colon, rest = str(name).partition(":")
@@ -314,6 +314,7 @@ def files_of(
     "The files that a set consists of."
     name, categories = _split_name(name)
     if categories is None: return _known(name).files
+    if name in QUICKDRAW and not categories: raise DataError(f"say which categories after the colon, for instance {name}:cat,face, or {name}:all")
     if name not in QUICKDRAW: raise DataError(f"{name} has no categories to choose; write {name} alone, or for instance quickdraw:cat,face")
     return tuple(_quickdraw_file(name, c) for c in categories)
 
@@ -338,11 +339,22 @@ def find(
                 if f.name not in found and os.path.exists(path) and not (place == "." and _other_set(path, base)): found[f.name] = path
     return found
 
-# %% ../nbs/00_data.ipynb #96db0bb0
+# %% ../nbs/00_data.ipynb #1ee5d95c
+def _known_categories(categories) -> None:
+    "Refuse what is no category of QuickDraw."
+    import difflib
+
+    for c in categories:
+        if c not in quickdraw_categories():
+            close = ", ".join(difflib.get_close_matches(c.lower(), quickdraw_categories(), 5, 0.4))
+            raise DataError(f"QuickDraw has no category {c!r}; close to it: {close or 'none; genmix.data.quickdraw_categories() lists all 345'}")
+
+# %% ../nbs/00_data.ipynb #65a6a375
 def _missing(name: str, root: str | Path | None) -> DataError:
     "Files of a data set are not there: where they were looked for, and what can be done."
     base, folder = _split_name(name)[0], data_root(root)
     here, wanted = find(name, root), files_of(name)
+    if base in QUICKDRAW: _known_categories(f.name.rpartition(".")[0] for f in wanted if f.name not in here)
     names = ", ".join(f.name for f in wanted if f.name not in here)
     said = f"{name} not found: looked for {names} in {folder} and its folders {', '.join(p for p in SETS[base].folders if p != '.')}"
     if not folder.exists(): said += " (there is no such folder)"
@@ -351,7 +363,7 @@ def _missing(name: str, root: str | Path | None) -> DataError:
     return DataError(f"{said}. Get it with: genmix data fetch {shlex.quote(name)} (or --download), set GENMIX_DATA to the folder that holds it"
                      + (f", or use what needs no download: --data {stand_in}" if stand_in else ""))
 
-# %% ../nbs/00_data.ipynb #8c7e71a8
+# %% ../nbs/00_data.ipynb #9175f98f
 def _categories_here(
     name: str,  # a key of QUICKDRAW
     root: str | Path | None,  # see `data_root`
@@ -366,7 +378,7 @@ def _categories_here(
             if category in quickdraw_categories(): found.add(category)
     return sorted(found)
 
-# %% ../nbs/00_data.ipynb #9b4d1b0c
+# %% ../nbs/00_data.ipynb #e833a44a
 def _checksum(f: File, path: Path) -> tuple[str, str]:
     "Kind and value of the published checksum of the file at `path`; two empty strings if there is none."
     kind, _, value = ((f.twin if path.suffix == ".hdf5" else f.checksum) or "").partition(":")
@@ -401,7 +413,7 @@ def _good(
     except (DataError, OSError): return False
     return True
 
-# %% ../nbs/00_data.ipynb #685ffe1b
+# %% ../nbs/00_data.ipynb #75991304
 @contextmanager
 def _one_at_a_time(target: Path):
     "Others that want to write `target` wait."
@@ -423,7 +435,7 @@ def _with_torchvision(source: str, f: File, part: Path) -> None:
             part.unlink(missing_ok=True)
             if url == urls[-1]: raise OSError(f"{_reason(e)} (from {', '.join(urls)})") from None
 
-# %% ../nbs/00_data.ipynb #0eaa3ee4
+# %% ../nbs/00_data.ipynb #018550ed
 def _with_pooch(f: File, part: Path, progress: bool) -> None:
     "Download a file to `part` from its address."
     import pooch
@@ -438,7 +450,7 @@ def _reason(e: BaseException) -> str:
     text = getattr(e, "strerror", None) or str(e)
     return f"{type(e).__name__}: {re.sub(r'<[^>]*>:? ?', '', text)[:300]}"  # without memory addresses
 
-# %% ../nbs/00_data.ipynb #42fce079
+# %% ../nbs/00_data.ipynb #784c279d
 def _download(
     base: str,  # name of the set
     f: File,  # what to get
@@ -466,7 +478,7 @@ def _remove_if_empty(folder: Path) -> None:
     try: folder.rmdir()
     except OSError: pass  # not empty, or not there
 
-# %% ../nbs/00_data.ipynb #d9dd1b5d
+# %% ../nbs/00_data.ipynb #3f57e96b
 def fetch(
     name: str,  # a name in SETS; after a colon QuickDraw's categories
     root: str | Path | None = None,  # see `data_root`
@@ -477,8 +489,7 @@ def fetch(
     if base == "sprites": return [_sprites_file() for _ in [sprites.build_cache(progress)]]
     if base == "combined": return [p for part in ("mnist", "fashion", "quickdraw") for p in fetch(part, root, progress)]
     if not (wanted := files_of(name)): raise DataError(f"{name} is always there, nothing needs to be fetched: genmix data show {name}")
-    if base in QUICKDRAW and (strange := {f.name.rpartition(".")[0] for f in wanted} - set(quickdraw_categories())):
-        raise DataError(f"QuickDraw has no category {min(strange)!r}; close to it: {_close(min(strange))}")
+    if base in QUICKDRAW: _known_categories(f.name.rpartition(".")[0] for f in wanted)
     if folder.is_file(): raise bad(folder, "this file is not the official one", f"a folder to put {name} in", fix="Point --root or GENMIX_DATA to a folder.")
     here, done = find(name, root), []
     for f in wanted:
@@ -490,13 +501,7 @@ def fetch(
         done.append(here[f.name])
     return done
 
-def _close(category: str) -> str:
-    "Categories with a similar name."
-    import difflib
-
-    return ", ".join(difflib.get_close_matches(category, quickdraw_categories(), 5, 0.4)) or "none; genmix.data.quickdraw_categories() lists all 345"
-
-# %% ../nbs/00_data.ipynb #bc966eb3
+# %% ../nbs/00_data.ipynb #c3dcbbb0
 def _paths(name: str, root: str | Path | None) -> dict[str, Path]:
     "All files of a set, or a DataError that says what is missing."
     found = find(name, root)
@@ -519,7 +524,7 @@ def _idx(name: str, root: str | Path | None) -> ImageData:
     return _image_data(np.concatenate([x, x_test])[:, None], np.concatenate([y, y_test]), CLASSES[name], name,
                        "official" if all(md5) else "user", source, part)
 
-# %% ../nbs/00_data.ipynb #3a6081d9
+# %% ../nbs/00_data.ipynb #4cfb3653
 CLASSES = {
     "mnist": tuple("0123456789"), "digits": tuple("0123456789"),
     "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
@@ -532,7 +537,7 @@ def _image_data(x, y, classes, name, origin, source, part=None, **factors) -> Im
     if part is None: part = divide(y, same_images(x))
     return ImageData(x, y, tuple(classes), name, origin, source, part=np.asarray(part, np.uint8), rows=np.arange(len(y)), **factors)
 
-# %% ../nbs/00_data.ipynb #260a7847
+# %% ../nbs/00_data.ipynb #18e28848
 def resize_matrix(
     a: int,  # pixels in
     b: int,  # pixels out
@@ -552,7 +557,7 @@ def resize(
     for k in range(0, len(x), 2000): out[k : k + 2000] = np.rint(R @ x[k : k + 2000].astype(np.float32) @ Q.T)
     return out
 
-# %% ../nbs/00_data.ipynb #0c816154
+# %% ../nbs/00_data.ipynb #b34dc204
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as Pillow and torchvision
 
 def _cifar(name: str, root: str | Path | None) -> ImageData:
@@ -570,7 +575,7 @@ def _cifar(name: str, root: str | Path | None) -> ImageData:
     whole = len(x) == 60_000
     return _image_data(x, np.concatenate([y, y_test]), CLASSES["cifar"], name, "official" if official or (path.is_dir() and whole) else "user", source, part)
 
-# %% ../nbs/00_data.ipynb #18972b07
+# %% ../nbs/00_data.ipynb #e634b3da
 def _made_of(path: Path, **more) -> dict:
     "What identifies a source file, for the cache."
     s = path.stat()
@@ -590,7 +595,7 @@ def _drawn(name: str, category: str, path: Path, counts: tuple, drawings, progre
     made_of = _made_of(path, drawn_by=[strokes.THICKNESS, strokes.PADDING], counts=list(counts))
     return _cached(f"{name}-{category.replace(' ', '_')}", (n, 1, 28, 28), blocks, made_of, progress, "drawings")
 
-# %% ../nbs/00_data.ipynb #63c0f982
+# %% ../nbs/00_data.ipynb #7eab507e
 def _category(name: str, category: str, path: Path, progress: bool) -> tuple[np.ndarray, np.ndarray, bool]:
     "Pictures and parts of one category, and whether its file is the official one."
     if name == "quickdraw":
@@ -607,7 +612,7 @@ def _category(name: str, category: str, path: Path, progress: bool) -> tuple[np.
         x = _drawn(name, category, path, (n,), lambda: [strokes.from_simplified(d) for d in files.read_ndjson(path)[0]], progress)
     return x, divide(np.zeros(len(x), int), same_images(x)), official
 
-# %% ../nbs/00_data.ipynb #0e749236
+# %% ../nbs/00_data.ipynb #276a4618
 def _quickdraw(name: str, root: str | Path | None, categories: tuple | None, progress: bool) -> ImageData:
     "Some categories of QuickDraw, all of them or an error."
     if categories == ("all",): categories = tuple(_categories_here(name, root)) or None
@@ -629,7 +634,7 @@ def _combined(root: str | Path | None, progress: bool) -> ImageData:
     return _image_data(np.concatenate([d.x for d in sets]), y, classes, "combined", origin, "; ".join(d.source for d in sets),
                        np.concatenate([d.part for d in sets]))
 
-# %% ../nbs/00_data.ipynb #32b62118
+# %% ../nbs/00_data.ipynb #b17fdb71
 def _world(
     name: str,  # of the data set
     world: str,  # a key of WORLDS: whose factors
@@ -658,7 +663,7 @@ def _drawn_world(name: str, split: str) -> ImageData:
     if name == "sprites" and _sprites_file().exists(): x = sprites.build_cache(progress=False)  # is there: only mapped
     return _world(name, name, x, "rebuilt" if name == "sprites" else "synthetic", f"genmix.{name}", split)
 
-# %% ../nbs/00_data.ipynb #efa04782
+# %% ../nbs/00_data.ipynb #9dac1d6b
 GRIDS = {"dsprites": "sprites", "shapes3d": "rooms", "mpi3d": "arms", "mpi3d-realistic": "arms", "mpi3d-real": "arms"}
 
 def _grid(name: str, root: str | Path | None, split: str, progress: bool) -> ImageData:
@@ -678,7 +683,7 @@ def _grid(name: str, root: str | Path | None, split: str, progress: bool) -> Ima
     said = f"{path.name}, " + ("other checksum" if not official else f"{kind} correct" if value else "by its layout and labels")
     return _world(name, GRIDS[name], x, "official" if official else "user", said, split)
 
-# %% ../nbs/00_data.ipynb #82211e5b
+# %% ../nbs/00_data.ipynb #cc681d5a
 def _digits() -> ImageData:
     "The digits that come with scikit-learn, enlarged to 28 x 28."
     from sklearn.datasets import load_digits
@@ -701,7 +706,7 @@ def _doodles(split: str, n: int | None, seed: int, categories: tuple | None) -> 
     return replace(_image_data(x, y, categories, "doodles", "synthetic", f"genmix.doodles, seed {seed}", part, factors=np.stack([y, style], 1),
                                factor_names=("category", "style"), factor_sizes=(len(categories), styles)), split=split)
 
-# %% ../nbs/00_data.ipynb #9a20ec32
+# %% ../nbs/00_data.ipynb #9f8bb4f1
 def _user_folder(path: Path, size: int, color: bool) -> ImageData:
     "A folder of images; sub-folders are classes."
     x, y, classes, names = files.read_folder(path, (size, size), 3 if color else 1)
@@ -724,7 +729,7 @@ def _user_file(path: Path) -> ImageData:
     if "x" not in d: raise bad(path, f"it holds {', '.join(sorted(d)) or 'nothing'}", "an array called x, and y if there are labels", fix="np.savez(path, x=x, y=y) writes one.")
     return _user_array(d["x"], d.get("y"), path.name)
 
-# %% ../nbs/00_data.ipynb #18cdfec9
+# %% ../nbs/00_data.ipynb #97e30aca
 def _table(name: str, root: str | Path | None, seed: int, download: bool) -> VowelData:
     "A table of vowels: real, synthetic, or yours."
     if name == "auto": name = "vowels" if download or find("vowels", root) else "formants"
@@ -744,10 +749,10 @@ def _whole(name: str, split: str, root: str | Path | None, categories: tuple | N
     if name in WORLDS: return _drawn_world(name, split)
     return _digits()
 
-# %% ../nbs/00_data.ipynb #926d6ea6
+# %% ../nbs/00_data.ipynb #7d8b5908
 def load(
     name="auto",  # a name in SETS (QuickDraw's categories after a colon), a folder or file of yours, an array, or "auto": vowels, else formants
-    split: str | None = None,  # "train", "validation", "test", joined by +, or "all"; default: "train", but "all" for sets with factors and tables
+    split: str | None = None,  # "train", "validation", "test", joined by +, or "all"; default: "train", but "all" for sets with factors, tables, and what is yours
     root: str | Path | None = None,  # see `data_root`
     n: int | None = None,  # so many images, in the proportions of the classes; of doodles, how many to draw
     seed: int = 0,  # of the choice of n, and of formants and doodles
@@ -761,26 +766,29 @@ def load(
     for what, value in (("seed", seed), ("n", n)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < (what == "n")):
             raise DataError(f"{what} is {value!r}; expected a whole number from {int(what == 'n')} up")
-    if not isinstance(name, (str, Path)): return _choose(_user_array(name, labels, "array"), "train" if split is None else split, n, seed)
+    if not (split is None or isinstance(split, str)): raise DataError(f"split is {split!r}; expected a text such as train, or train+validation")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096: raise DataError(f"size is {size!r}; expected a number of pixels from 1 to 4096")
+    if not isinstance(name, (str, Path)): return _choose(_user_array(name, labels, "array"), "all" if split is None else split, n, seed)
     base, categories = _split_name(os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
     if _is_table(base):
         if split not in (None, "all") or n is not None: raise DataError(f"{base} is a table: it has no split or n here; four_vowels divides it")
         return _table(base, root, seed, download)
     if base in SETS: return _load_set(base, categories, split, root, n, seed, download, progress)
     path = Path(os.path.expanduser(base))
+    if path.name != base and not path.exists(): raise bad(path, "there is no such file or folder", "a folder of images, .npy, .npz or .csv", fix="Check the path.")
     if not base or not path.exists(): _known(base)  # raises: lists the names there are
     d = _user_folder(path, size, color) if path.is_dir() else _user_file(path)
-    return _choose(d, "train" if split is None else split, n, seed)
+    return _choose(d, "all" if split is None else split, n, seed)
 
-# %% ../nbs/00_data.ipynb #3b77a36d
+# %% ../nbs/00_data.ipynb #1069a3cb
 def _is_table(name: str) -> bool:
     "Is this one of chapter 01's tables?"
-    looks_like_a_path = Path(name).name != name and not os.path.exists(name)
-    return name in ("auto", "vowels", "formants") or name.lower().endswith(".csv") or looks_like_a_path
+    return name in ("auto", "vowels", "formants") or name.lower().endswith(".csv")
 
 def _load_set(base, categories, split, root, n, seed, download, progress) -> ImageData:
     "A set of the registry, as `load` was asked for it."
     if categories and base not in (*QUICKDRAW, "doodles"): files_of(f"{base}:")  # raises: no categories to choose
+    if base in QUICKDRAW and categories == (): files_of(f"{base}:")  # raises: say which
     if split is None: split = "all" if base in (*GRIDS, *WORLDS) else "train"
     _check_split(base, split)
     if base == "doodles": return _doodles(split, n, seed, categories)
@@ -789,7 +797,7 @@ def _load_set(base, categories, split, root, n, seed, download, progress) -> Ima
         if len(find(name, root)) < len(files_of(name)): fetch(name, root, progress)
     return _choose(_whole(base, split, root, categories, progress), split, n, seed)
 
-# %% ../nbs/00_data.ipynb #685ae54b
+# %% ../nbs/00_data.ipynb #8543ddd5
 def binarize(
     x: np.ndarray,  # uint8, any shape
     rng: np.random.Generator,  # the only source of randomness
@@ -814,7 +822,7 @@ def fixed_binarization(
     bits = _cached(f"{Path(d.name).stem}-{d.split}-binary-{seed}", (len(d), -(-H * W // 8)), blocks, made_of, progress)
     return replace(d, x=cache.Packed(bits, (H, W)), source=f"{d.source}; binarized once by genmix, seed {seed}: not the published static set")
 
-# %% ../nbs/00_data.ipynb #e7f6d55b
+# %% ../nbs/00_data.ipynb #2a3e2aff
 def listing(
     root: str | Path | None = None,  # see `data_root`
 ) -> list[dict]:  # one row for each set: name, here, state, size, origin, license, about
@@ -846,7 +854,7 @@ def _quickdraw_state(name: str, root: str | Path | None, found: dict) -> str:
     listed = ", ".join(there[:4]) + ", ..." * (len(there) > 4)
     return f"in part: {name}:all is {listed} ({len(there)}); for {', '.join(missing)}: genmix data fetch {name}"
 
-# %% ../nbs/00_data.ipynb #fe73926d
+# %% ../nbs/00_data.ipynb #d0022d8c
 def check(
     name: str | Path,  # a name in SETS (QuickDraw's categories after a colon), or a path
     root: str | Path | None = None,  # see `data_root`
@@ -869,7 +877,7 @@ def check(
     if isinstance(d, ImageData) and not isinstance(d.x, cache.Images): _check_sample(d)
     return f"{d.name}: ok. {d.describe()}"
 
-# %% ../nbs/00_data.ipynb #80e3d161
+# %% ../nbs/00_data.ipynb #28866954
 def _check_file(base: str, f: File, path: Path) -> None:
     "A file with another checksum than the published one is refused."
     if path.is_dir(): return

@@ -96,7 +96,7 @@ def read_bytes(
     except OSError as e: raise bad(path, f"cannot be read ({e.strerror})", "a data file") from None
     return _gunzip(path, raw, limit) if head.startswith(b"\x1f\x8b") else raw
 
-# %% ../nbs/00d_files.ipynb #0b44291e
+# %% ../nbs/00d_files.ipynb #9a91c7f5
 def read_idx(
     path,  # an idx file of unsigned bytes, gzipped or not
     shape: tuple = (None, 28, 28),  # sizes it must have; None: any
@@ -109,7 +109,7 @@ def read_idx(
     sizes = struct.unpack(f">{d}I", raw[4 : 4 + 4 * d])
     if not sizes[0] or any(e not in (None, n) for n, e in zip(sizes, shape)):
         raise bad(path, f"its sizes are {list(sizes)}", "[" + ", ".join("any" if e is None else str(e) for e in shape) + "]")
-    if len(raw) != 4 + 4 * d + math.prod(sizes):  # (0.4)
+    if len(raw) != 4 + 4 * d + math.prod(sizes):  # (0d.1)
         raise bad(path, f"{len(raw):,} bytes", f"{4 + 4 * d + math.prod(sizes):,} bytes for sizes {list(sizes)}")
     x = np.frombuffer(raw, np.uint8, offset=4 + 4 * d).reshape(sizes).copy()  # a copy: writable, like any other array
     return x, hashlib.md5(raw, usedforsecurity=False).hexdigest()
@@ -194,10 +194,10 @@ def _long1(m):
     if n > 8: raise m.refuse(f"a number of {n} bytes")
     m.stack.append(int.from_bytes(m.take(n), "little", signed=True))
 
-# %% ../nbs/00d_files.ipynb #9a5a6fc3
+# %% ../nbs/00d_files.ipynb #92bcac19
 @_op(b"(")
 def _mark(m):
-    if len(m.marks) >= 64: raise m.refuse("more than 64 levels")
+    if len(m.marks) >= 64: raise m.refuse("more than 64 open marks")
     m.marks.append(len(m.stack))
 
 for _code, _kind in ((b"]", list), (b"}", dict)):  # EMPTY_LIST EMPTY_DICT
@@ -338,7 +338,7 @@ def _build(m):
     a = _objects(m, shape, data) if dtype.dtype is object else _numbers(m, shape, dtype.dtype, fortran, data)
     m.stack[-1] = a
 
-# %% ../nbs/00d_files.ipynb #9cb17635
+# %% ../nbs/00d_files.ipynb #e1bda00d
 PLAIN = {type(None), bool, int, float, str, bytes, np.ndarray}
 
 def _result(m):
@@ -349,12 +349,12 @@ def _result(m):
         v = next(levels[-1], end)
         if v is end: levels.pop()
         elif type(v) in (list, tuple, dict): levels.append(iter(v.values() if type(v) is dict else v))
-        elif type(v) not in PLAIN: raise m.refuse("something half made is left over")
+        elif type(v) not in PLAIN: raise m.refuse("something half made is left over, or an array is used twice")
         if len(levels) > 20: raise m.refuse("more than 20 levels")
     return m.stack[0]
 
 def unpickle(
-    raw: bytes,  # a pickle of protocol 2 or later
+    raw: bytes,  # a pickle of protocol 2 to 4
     path="a pickle",  # for the messages
     steps: int = 5_000_000,  # most instructions; so many can fill some 350 MB
 ):  # None, bool, int, float, str, bytes, list, tuple, dict, read-only arrays of numbers; a list for an array of objects
@@ -414,11 +414,11 @@ def read_npy(
     if dtype.kind == "b" and x.view(np.uint8).max() > 1: raise bad(path, "truth values other than 0 and 1", "an array of numbers")
     return x if mmap else np.array(x)
 
-# %% ../nbs/00d_files.ipynb #876c5a0d
+# %% ../nbs/00d_files.ipynb #b6491ab6
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError, OverflowError)
 
 class _Sparing(io.FileIO):
-    "A file that hands out at most 16 MB at a time."
+    "A file that refuses to hand out more than 16 MB at a time."
     def read(self, n=-1):
         if n < 0: n = os.fstat(self.fileno()).st_size - self.tell()
         if n > 2**24: raise zipfile.BadZipFile("it asks for too much memory")
@@ -692,7 +692,7 @@ def read_cifar(
     if missing := [n for n in CIFAR if n not in seen]: raise bad(path, f"{missing[0]} is missing", "the seven files of CIFAR-10")
     return dict(train=(x[: 5 * rows], y[: 5 * rows]), test=(x[5 * rows :], y[5 * rows :]), names=[_text(n) for n in names])
 
-# %% ../nbs/00d_files.ipynb #7cabf85c
+# %% ../nbs/00d_files.ipynb #27ea8ffa
 GRIDS = {  # factors in order; the full shape: number of values of each factor, then the image; names inside the file
     "dsprites": dict(names=("shape", "scale", "orientation", "posX", "posY"), shape=(3, 6, 40, 32, 32, 64, 64), images="imgs",
                      labels={"npz": "latents_classes", "hdf5": "latents/classes"}),
@@ -703,7 +703,7 @@ GRIDS = {  # factors in order; the full shape: number of values of each factor, 
 }
 
 def _check_labels(path, labels: np.ndarray, sizes: tuple, kind: str):
-    "Labels [N, factors] must count like an odometer (0.5); values may be any numbers that grow with the class."
+    "Labels [N, factors] must count like an odometer (0d.2); values may be any numbers that grow with the class."
     if kind == "dsprites":  # its first column is the color, of which there is one
         if labels.ndim != 2 or labels.shape[1] != 6 or labels[:, 0].any(): raise bad(path, "the color is not 0 everywhere", "white sprites")
         labels = labels[:, 1:]

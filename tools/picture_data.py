@@ -21,7 +21,7 @@ def loaded(name, **how):
     def row(root):
         d = data.load(name, "all", root, progress=False)
         d = d.subset(data.stratified(d.y, N, seed=1))
-        return d.x[:], d.describe()
+        return d.x[:], d.describe(), d.origin
 
     return row
 
@@ -30,19 +30,19 @@ def dsprites_sample(root):
     d = files.read_npz(Path(root) / "dsprites" / "dsprites_real_sample.npz")
     rows = np.random.default_rng(1).choice(len(d["index"]), N, replace=False)
     x = np.unpackbits(d["packed"][rows].reshape(N, -1), axis=1)[:, : 64 * 64].reshape(N, 1, 64, 64) * np.uint8(255)
-    return x, f"a sample of {len(d['index']):,} official images"
+    return x, f"a sample of {len(d['index']):,} official images", "sample"
 
 
 def shapes3d_sample(root):
     x = next(iter(files.read_npz(Path(root) / "shapes3d" / "notebook_100.npz").values()))
-    return np.moveaxis(x[50 : 50 + N], -1, 1), "images shown in the official repository's notebook"
+    return np.moveaxis(x[50 : 50 + N], -1, 1), "images shown in the official repository's notebook", "sample"
 
 
 def mpi3d_sample(root):
     d = files.read_npz(Path(root) / "mpi3d" / "gif_frames.npz")
     x = next(a for k, a in d.items() if "toy" in k)  # [20, 7, 64, 64, 3]
     frames = x[np.linspace(0, 19, N).astype(int), np.arange(N) % 7]
-    return np.moveaxis(frames, -1, 1), "frames of the official animation (toy), palette colors"
+    return np.moveaxis(frames, -1, 1), "frames of the official animation (toy), palette colors", "animation"
 
 
 ROWS = {
@@ -72,14 +72,14 @@ def main():
     rows = {}
     for name, read in ROWS.items():
         try:
-            x, said = read(args.root)
+            x, said, origin = read(args.root)
         except data.DataError as e:
-            print(f"{name.replace(chr(10), ' ')}: left out ({e})"[:160])
+            print(f"{name.replace(chr(10), chr(32))}: left out ({e})"[:160])
             continue
-        rows[name] = tile(x)
-        print(f"{name.replace(chr(10), ' ')}: {said}")
+        rows[f"{name}\n({origin})"] = tile(x)
+        print(f"{name.replace(chr(10), chr(32))}: {said}")
     fig = plots.image_grid(np.concatenate(list(rows.values())), ncols=N, row_labels=list(rows), width=8)
-    plots.caption(fig, "real pictures: official sets, subsets, or samples of them (see the text); seed 1")
+    plots.caption(fig, "real pictures; in brackets the origin: official set, subset in its layout, sample of it, or animation; seed 1")
     print(plots.save(fig, Path(__file__).resolve().parent.parent / "nbs" / "images" / "data_real.png", dpi=110).name)
 
 
