@@ -45,7 +45,7 @@ def factors(
         raise IndexError(f"index out of range: rooms has pictures 0 to {total - 1:,}, got {index.min():,} to {index.max():,}")
     return np.stack(np.unravel_index(index, sizes), axis=-1)
 
-# %% ../nbs/00i_rooms.ipynb #f324c861
+# %% ../nbs/00i_rooms.ipynb #8dff4259
 def index(
     factors,  # [n, 6] which value of each factor
 ) -> np.ndarray:  # [n] rows of the official file
@@ -55,7 +55,8 @@ def index(
         raise ValueError(f"factors: expected [n, {len(sizes)}] ({', '.join(FACTORS)}), got {list(f.shape)}")
     wrong = ((f < 0) | (f >= sizes)).reshape(-1, len(sizes)).any(axis=0)
     if wrong.any():
-        raise IndexError("factors out of range: " + ", ".join(f"{k} goes from 0 to {n - 1}" for (k, n), w in zip(FACTORS.items(), wrong) if w))
+        which = ", ".join(f"{name} goes from 0 to {n - 1}" for (name, n), w in zip(FACTORS.items(), wrong) if w)
+        raise IndexError(f"factors out of range: {which}")
     return np.ravel_multi_index(tuple(np.moveaxis(f, -1, 0)), tuple(sizes))
 
 # %% ../nbs/00i_rooms.ipynb #b8d9bf75

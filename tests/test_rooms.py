@@ -1,6 +1,7 @@
 "Shapes3D's factors drawn from a formula: addresses, determinism, colors, who hides whom, and the real pictures where they are at hand."
 
 import colorsys
+import importlib.util
 import os
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_pictures_do_not_depend_on_the_batch():
     np.testing.assert_array_equal(rooms.render(np.repeat(i[:3], 40)), np.repeat(x[:3], 40, 0))
 
 
-def test_another_process_draws_the_same(python):
+def test_another_process_draws_the_same():
     code = "import hashlib; from genmix import rooms; print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
     first, again = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert first == again
@@ -109,7 +110,8 @@ def test_a_hue_paints_only_its_own_material(factor):
     f[:, factor] = np.arange(10)
     x = rooms.render(rooms.index(f))
     changed = (x != x[:1]).any((0, 1))
-    material = rooms.trace(np.radians(rooms.VALUES["orientation"][3]), rooms.VALUES["scale"][4], 2, rooms.parameters())[0].reshape(64, 4, 64, 4)
+    material = rooms.trace(np.radians(rooms.VALUES["orientation"][3]), rooms.VALUES["scale"][4], 2, rooms.parameters())[0]
+    material = material.reshape(64, 4, 64, 4)
     own = (material == factor + 1).any((1, 3))
     only = (material == factor + 1).all((1, 3))
     assert not (changed & ~own).any()
@@ -206,3 +208,30 @@ def test_each_real_frame_is_nearest_to_its_own_neighborhood(real):
 def test_the_tool_refuses_a_folder_without_pictures(tmp_path, python):
     done = python(ROOT / "tools" / "fit_rooms.py", "--real", tmp_path)
     assert done.returncode != 0 and "gif_53.npz" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("fit_rooms", ROOT / "tools" / "fit_rooms.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tool_finds_factors_and_shift_of_pictures_that_we_drew(tool):
+    p, f = rooms.parameters(), [(0, 6, 3, 2, 0, 3), (4, 1, 8, 5, 2, 11), (7, 3, 2, 6, 3, 7), (2, 9, 5, 1, 1, 14)]
+    drawn = [tool.picture(tool.moved(p, (0.2, -0.4)), g, 4)[0] for g in f]
+    found = tool.infer(p, drawn, k=2, keep=4)
+    assert [g for g, _ in found] == f
+    np.testing.assert_allclose([s for _, s in found], [(0.2, -0.4)] * 4, atol=0.3)  # pixels
+
+
+def test_the_tool_finds_the_objects_outline(tool):
+    p = rooms.parameters()
+    for shape in range(4):
+        x, material = tool.picture(p, (0, 6, 3, 4, shape, 12), 4)
+        ours, found = (material == rooms.OBJECT).mean((1, 3)) > 0.5, tool.object_mask(x, (0, 6, 3, 4, shape, 12))
+        assert (ours & found).sum() / (ours | found).sum() > 0.95
+    judged = tool.judge(p, x, (0, 6, 3, 4, 3, 12))
+    assert judged["error"] < 0.3 and judged["iou"] > 0.95
+    assert tool.judge(p, x, (3, 6, 3, 4, 3, 12))["iou"] is None  # the floor shares the object's hue

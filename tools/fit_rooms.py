@@ -302,7 +302,7 @@ def main():
                            "cropped: pictures 0 to 49, whose border ring was copied, never fitted",
                   "units": "errors in gray levels of 255, mean over pixels and channels; unlabelled pictures: nearest rendering, moved by "
                            "their shift, without a ring of two pixels",
-                  "mask": "real object: pixels nearest to the object's hue at some brightness, thin lines removed, largest piece, holes filled, "
+                  "mask": "real object: pixels nearest to the object's hue at some brightness, thin lines removed, largest piece, holes filled; "
                           "ours: more than half of a pixel's rays. Left out where the object shares its hue with floor or wall"}
     out = {"provenance": provenance, "parameters": p, "errors": errors}
     out |= {"frames": [short(r) for r in rows], "unlabelled": [short(r) for r in unlabelled]}
