@@ -1,6 +1,6 @@
 """Chapter 01: 25 runs trained together against the same runs one after another.
 
-    OMP_NUM_THREADS=1 python benchmarks/moe1991.py [--pairs 7] [--epochs 60] [--runs 25] [--fresh]
+    OMP_NUM_THREADS=1 python -m benchmarks.moe1991 [--pairs 7] [--epochs 60] [--runs 25] [--fresh]
 
 The baseline is the loop one would write first: one run at a time, arrays [cases, experts, classes]
 (mixtures) or [cases, units] (backprop), sums over the last axis. Both sides compute the same updates in
@@ -12,9 +12,8 @@ import argparse
 import os
 import platform
 import statistics
-import time
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from benchmarks.common import seconds  # first: it sets the number of threads
 
 import numpy as np
 
@@ -64,12 +63,6 @@ def one_after_another(model, X, D, lr, seeds, epochs):
             params, _ = step(X, D, params, lr)
         out.append([np.moveaxis(a, 0, -1) if a.ndim == 2 else a.transpose(2, 1, 0) for a in params])
     return [np.stack(a) for a in zip(*out, strict=True)]
-
-
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 def main():

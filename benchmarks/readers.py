@@ -19,11 +19,10 @@ import statistics
 import struct
 import tarfile
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from benchmarks.common import seconds  # first: it sets the number of threads
 
 import numpy as np
 
@@ -244,12 +243,6 @@ def agree(folder):
     c = files.read_cifar(folder / "cifar.tar.gz")
     np.testing.assert_array_equal(np.concatenate([c["train"][0], c["test"][0]]), load_cifar(folder / "cifar.tar.gz"))
     np.testing.assert_array_equal(files.read_folder(folder / "mine")[0].shape[0], 1000)
-
-
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 def main():

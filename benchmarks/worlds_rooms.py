@@ -12,19 +12,12 @@ import argparse
 import os
 import platform
 import statistics
-import time
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from benchmarks.common import seconds  # first: it sets the number of threads
 
 import numpy as np
 
 from genmix import rooms
-
-
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 def forget():

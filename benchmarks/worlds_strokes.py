@@ -12,10 +12,9 @@ import argparse
 import os
 import platform
 import statistics
-import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from benchmarks.common import seconds  # first: it sets the number of threads
 
 import numpy as np
 import PIL
@@ -45,12 +44,6 @@ def pillow(sketches, size=28, times=4):
                 canvas.ellipse([x - pen/2, y - pen/2, x + pen/2, y + pen/2], fill=255)
         out[i, 0] = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     return out
-
-
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 def main():

@@ -634,7 +634,7 @@ def _combined(root: str | Path | None, progress: bool) -> ImageData:
     return _image_data(np.concatenate([d.x for d in sets]), y, classes, "combined", origin, "; ".join(d.source for d in sets),
                        np.concatenate([d.part for d in sets]))
 
-# %% ../nbs/00_data.ipynb #b17fdb71
+# %% ../nbs/00_data.ipynb #5509420b
 def _world(
     name: str,  # of the data set
     world: str,  # a key of WORLDS: whose factors
@@ -647,7 +647,7 @@ def _world(
     module = WORLDS[world]
     index = np.arange(len(x))
     factors = module.factors(index).astype(np.int8)
-    shapes = tuple(str(v) for v in module.VALUES["shape"])
+    shapes = tuple(getattr(module, "SHAPES", module.VALUES["shape"]))  # dSprites numbers its shapes; we have names for them
     y = factors[:, list(module.FACTORS).index("shape")].astype(np.int64)
     divided = split != "all"  # looking for identical sprites takes seconds
     groups = sprites.distinct(index) if divided and world == "sprites" else None

@@ -100,7 +100,7 @@ def test_a_killed_study_goes_on_to_the_same_tables(tmp_path):
 @pytest.mark.slow
 def test_the_benchmark_compares_like_with_like():
     "It checks that both sides compute the same weights, and prints a ratio for every system."
-    command = [sys.executable, "benchmarks/moe1991.py", "--pairs", "1", "--epochs", "20", "--runs", "3"]
+    command = [sys.executable, "-m", "benchmarks.moe1991", "--pairs", "1", "--epochs", "20", "--runs", "3"]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert all(system in out for system in moe1991.systems())
 
