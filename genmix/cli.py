@@ -169,7 +169,7 @@ class DataCheck(DataCommand):
                 print(f"{name}: not here, not checked (genmix data fetch {name})")
         return for_each(self.names or filter(here.get, here), lambda name: data.check(name, root=self.root))
 
-# %% ../nbs/09_cli.ipynb #cff2cd3d
+# %% ../nbs/09_cli.ipynb #02506a48
 @dataclass(frozen=True, kw_only=True)
 class DataShow(DataCommand):
     """Draw a sheet of pictures from a data set, or from a folder of your own.
@@ -192,8 +192,8 @@ class DataShow(DataCommand):
     def do(self):
         from genmix import data, plots
 
-        if self.n < 1:
-            raise configs.ConfigError(f"--n is {self.n}: expected at least 1")
+        if not 1 <= self.n <= 1000:
+            raise configs.ConfigError(f"--n is {self.n}: expected 1 to 1000 pictures")
         d = data.load(self.name, self.split, self.root, seed=self.seed, download=self.download, size=self.size, color=self.color)
         if not isinstance(d, data.ImageData):
             raise data.DataError(f"{self.name} is a table and has no pictures; genmix train moe1991 draws it")

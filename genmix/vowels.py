@@ -229,7 +229,7 @@ class FourVowels:
     classes: tuple[str, ...] = ("i", "I", "A", "V")  # names in the file
     labels: tuple[str, ...] = ("[i]", "[I]", "[a]", "[Λ]")  # names in the paper
 
-# %% ../nbs/00k_vowels.ipynb #52212beb
+# %% ../nbs/00k_vowels.ipynb #b5ec09bb
 def four_vowels(
     data: VowelData,  # a table of vowels
     split: str = "stratified",  # or "shifted"
@@ -237,6 +237,7 @@ def four_vowels(
     seed: int | None = None,  # stratified: which speakers test; None: every third in file order
 ) -> FourVowels:
     "The task of the 1991 paper: tell [i] [I] [a] [Λ] apart by (f1, f2)."
+    if not isinstance(data, VowelData): raise DataError(f"{getattr(data, 'name', data)} is no table of vowels; choose vowels, formants, or a CSV file")
     if split not in VOWEL_SPLITS: raise DataError(f"there is no split {split!r}; there are: {', '.join(VOWEL_SPLITS)}")
     if repetitions not in ("both", "first"): raise DataError(f"repetitions is {repetitions!r}; expected both or first")
     classes = FourVowels.classes
