@@ -818,7 +818,9 @@ def fixed_binarization(
             rows = d.rows[i : i + step]
             u = np.stack([np.random.Generator(np.random.Philox(key=[seed, r])).random((1, H, W), np.float32) for r in rows.tolist()])
             yield cache.pack(u * 255 < d.x[i : i + len(rows)])
-    made_of = dict(binarized=d.name, split=d.split, fingerprint=d.fingerprint(), rows=hashlib.sha256(d.rows.astype("<i8").tobytes()).hexdigest(), seed=seed)
+    digest = hashlib.sha256(d.rows.astype("<i8").tobytes())
+    for i in range(0, len(d), 1000): digest.update(np.ascontiguousarray(d.x[i : i + 1000]).tobytes())  # all pixels: a fingerprint sees a sample
+    made_of = dict(binarized=d.name, split=d.split, sha256=digest.hexdigest(), seed=seed)
     bits = _cached(f"{Path(d.name).stem}-{d.split}-binary-{seed}", (len(d), -(-H * W // 8)), blocks, made_of, progress)
     return replace(d, x=cache.Packed(bits, (H, W)), source=f"{d.source}; binarized once by genmix, seed {seed}: not the published static set")
 

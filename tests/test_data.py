@@ -387,6 +387,15 @@ def test_fixed_binarization_does_not_depend_on_the_company(seed, n):
     assert (a.x[:][few.x == 0] == 0).all() and (a.x[:][few.x == 255] == 255).all()
 
 
+def test_fixed_binarization_notices_a_change_outside_the_fingerprint():
+    x = np.zeros((3000, 1, 8, 8), np.uint8)
+    d, changed = data.load(x), x.copy()
+    changed[2] = 255
+    other = data.load(changed)
+    assert d.fingerprint() == other.fingerprint()  # image 2 is not in its sample
+    assert data.fixed_binarization(d).x[2].max() == 0 and data.fixed_binarization(other).x[2].min() == 255
+
+
 def test_only_gray_images_become_binary():
     with pytest.raises(DataError, match="3 channels"):
         data.fixed_binarization(data.load("rooms", n=3))
