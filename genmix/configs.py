@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_LEAST', 'AT_MOST', 'SYSTEMS', 'CHAPTERS', 'PRESETS', 'NAMED', 'ConfigError', 'checked', 'Config', 'VowelConfig',
-           'MoE1991Config', 'Table1Config', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict',
-           'load_config', 'config_hash', 'slug', 'comments', 'options_table', 'write_atomic']
+           'MoE1991Config', 'Table1Config', 'FitConfig', 'VAEConfig', 'LatentOptConfig', 'ClassifierConfig',
+           'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict', 'load_config', 'config_hash', 'slug',
+           'comments', 'options_table', 'write_atomic']
 
 # %% ../nbs/00b_configs.ipynb #844147f4
 import hashlib
@@ -26,11 +27,13 @@ from typing import Literal, get_args, get_origin
 class ConfigError(ValueError):
     "A setting that cannot work: the message names the setting, the value, and what is possible."
 
-# %% ../nbs/00b_configs.ipynb #cdcbaf21
+# %% ../nbs/00b_configs.ipynb #bfaee6a8
 AT_LEAST = dict(experts=1, hidden=1, trials=1, epochs=1, smooth=1, plot_every=0, seed=0, sigma=1e-6, tau=1e-6)
 AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # more would only fill the memory
+AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
+AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
-# %% ../nbs/00b_configs.ipynb #70312a3c
+# %% ../nbs/00b_configs.ipynb #c1102f31
 def checked(
     name: str,  # the setting's name
     kind,  # its type: bool, int, float, str, a Literal, or `float | None`
@@ -52,8 +55,9 @@ def checked(
         ok = whole and small <= value and (large is None or value <= large)
         expected = "a whole number" if not whole else f"at least {small}" if value < small else f"at most {large}"
     elif kind is float:
-        ok = isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
-        expected = "a finite number above 0"
+        zero = AT_LEAST.get(name) == 0
+        ok = isinstance(value, Real) and not isinstance(value, bool) and (0 < value <= sys.float_info.max or zero and value == 0)
+        expected = "a finite number, 0 or above" if zero else "a finite number above 0"
         if ok and name in AT_MOST:
             ok, expected = AT_LEAST[name] <= value <= AT_MOST[name], f"from {AT_LEAST[name]:g} to {AT_MOST[name]:g}"
     else:
@@ -114,23 +118,100 @@ class Table1Config(VowelConfig):
     lr_bp: float | None = None  # step size of both backprop networks (None: what the published search chose for each)
     search: bool = False  # run the step-size search itself instead of reading the published one
 
-# %% ../nbs/00b_configs.ipynb #a8a687aa
-SYSTEMS = {"moe1991": MoE1991Config, "table1": Table1Config}
+# %% ../nbs/00b_configs.ipynb #f690cac8
+@dataclass(frozen=True)
+class FitConfig(Config):
+    "How `fit` trains a model (chapter 02a)."
 
-# %% ../nbs/00b_configs.ipynb #ad65f13d
-CHAPTERS = ("moe1991",)
+    epochs: int = 10  # passes through the training data
+    steps: int = 0  # end after so many steps instead (0: epochs decides)
+    batch: int = 128  # images in a step, over all processes together
+    lr: float = 1e-3  # Adam's step size
+    lr_schedule: Literal["constant", "cosine"] = "constant"  # step size over the run: as it is, or down to 0 along half a cosine
+    lr_warmup: int = 0  # steps in which the step size first grows from 0
+    clip: float = 0.0  # longest gradient; a longer one is scaled down (0: no limit)
+    ema: float = 0.0  # Polyak averaging: the averaged weights keep so much of themselves in each step (0: no averaging)
+    precision: Literal["float32", "bf16"] = "float32"  # of the forward pass
+    channels_last: bool = False  # store images and convolutions with channels last
+    compile: bool = False  # compile the networks with torch.compile
+    device: str = "auto"  # auto (a GPU if there is one), cpu, cuda, cuda:1 ...
+    seed: int = 0  # seed of weights, data order and noise
 
-# %% ../nbs/00b_configs.ipynb #168622fc
+# %% ../nbs/00b_configs.ipynb #eb677d55
+@dataclass(frozen=True)
+class VAEConfig(FitConfig):
+    "Train a convolutional variational autoencoder (chapter 02)."
+
+    data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own
+    n: int = 0  # training images, in the proportions of the classes (0: all)
+    net: Literal["conv", "residual", "bottleneck"] = "conv"  # networks: plain convolutions, residual blocks, or the earlier implementation's
+    width: int = 32  # channels after the first convolution
+    latent: int = 16  # number of latent variables
+    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "continuous-bernoulli"] = "bernoulli"  # p(x|z); bernoulli tosses every pixel anew in every step
+    sigma: float = 0.4  # standard deviation of the gaussian, for pixels from -1 to 1
+    beta: float = 1.0  # weight of the KL term
+    warmup: int = 0  # steps in which that weight first grows from 0
+    free_bits: float = 0.0  # nats that each latent variable may carry without cost
+    samples: int = 500  # importance samples per test image for log p(x)
+    plots: bool = True  # draw figures
+
+# %% ../nbs/00b_configs.ipynb #415c81cc
+@dataclass(frozen=True)
+class LatentOptConfig(VAEConfig):
+    "Fit a decoder with an encoder, with free latent variables, or with both (chapter 03)."
+
+    method: Literal["amortized", "svi", "map", "semi"] = "amortized"  # how latents are inferred: encoder; free mean and variance per image; a free point per image; encoder, then refined
+    lr_latent: float = 1e-2  # Adam's step size for free latent variables
+    refine: int = 5  # steps by which semi-amortized inference refines what the encoder says
+    new_steps: int = 300  # steps of inference for a new image
+
+# %% ../nbs/00b_configs.ipynb #f114026a
+@dataclass(frozen=True)
+class ClassifierConfig(FitConfig):
+    "Train the supervised baseline of chapter 03, a convolutional classifier."
+
+    data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own
+    n: int = 0  # training images, in the proportions of the classes (0: all)
+    width: int = 32  # channels after the first convolution
+    plots: bool = True  # draw figures
+
+# %% ../nbs/00b_configs.ipynb #5ed05613
+SYSTEMS = {
+    "moe1991": MoE1991Config, "table1": Table1Config,
+    "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig,
+}
+
+# %% ../nbs/00b_configs.ipynb #2b24f8f2
+CHAPTERS = ("moe1991", "latent-opt")
+
+# %% ../nbs/00b_configs.ipynb #7701717e
+_EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
+    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, net="bottleneck", latent=200, likelihood="gaussian", sigma=0.4, samples=1000,
+)
 PRESETS = {
-    "quick": {"moe1991": MoE1991Config(), "table1": Table1Config()},
+    "quick": {
+        "moe1991": MoE1991Config(), "table1": Table1Config(),
+        "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
+    },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
         "table1": Table1Config(data="formants", trials=3, epochs=300, lr_moe=3.0, lr_bp=3.0),
+        "vae": VAEConfig(n=200, epochs=2, width=8, latent=4, samples=20),
+        "latent-opt": LatentOptConfig(n=200, epochs=2, width=8, latent=4, samples=20, new_steps=20),
+        "classifier": ClassifierConfig(n=200, epochs=2, width=8),
     },
-    "paper": {"moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True)},
+    "paper": {
+        "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
+        "vae": VAEConfig(
+            data="mnist", epochs=100, lr=2e-3, lr_schedule="cosine", lr_warmup=500, ema=0.9995, channels_last=True,
+            net="residual", width=16, latent=32, samples=5000,
+        ),
+        "latent-opt": LatentOptConfig(**_EARLIER),
+        "classifier": ClassifierConfig(data="mnist", n=20_000),
+    },
 }
 
-# %% ../nbs/00b_configs.ipynb #7c60e7de
+# %% ../nbs/00b_configs.ipynb #60994f85
 NAMED = {
     "earlier": MoE1991Config(
         data="vowels", split="shifted", expert="linear", sigma=2.0, tau=0.5, lr=0.8,
@@ -138,14 +219,14 @@ NAMED = {
     ),
 }
 
-# %% ../nbs/00b_configs.ipynb #62f0b8de
+# %% ../nbs/00b_configs.ipynb #1dcdfb80
 def preset_names(
     system: str,  # what `genmix train` trains, such as moe1991
 ) -> tuple:  # the presets and named settings it knows
     "The names that `preset` takes for `system`."
     return (*PRESETS, *(name for name, c in NAMED.items() if type(c) is SYSTEMS[system]))
 
-# %% ../nbs/00b_configs.ipynb #0692097b
+# %% ../nbs/00b_configs.ipynb #d80a7d76
 def preset(
     name: str,  # quick, debug, paper, or a named setting such as earlier
     system: str,  # what `genmix train` trains, such as moe1991
@@ -157,21 +238,21 @@ def preset(
         raise ConfigError(f"{system} has no preset {name!r}; it has {', '.join(preset_names(system))}")
     return NAMED[name] if name in NAMED else PRESETS[name][system]
 
-# %% ../nbs/00b_configs.ipynb #cc336b76
+# %% ../nbs/00b_configs.ipynb #648c9332
 def system_of(
     config: Config,  # settings
 ) -> str:  # the name `genmix train` knows them by
     "Which system `config` belongs to."
     return next(name for name, cls in SYSTEMS.items() if cls is type(config))
 
-# %% ../nbs/00b_configs.ipynb #58165ed8
+# %% ../nbs/00b_configs.ipynb #dd7dc4e2
 def to_dict(
     config: Config,  # settings
 ) -> dict:  # the same as plain values, ready for JSON
     "`config` as a dictionary which says what system it belongs to."
     return {"config": system_of(config), **asdict(config)}
 
-# %% ../nbs/00b_configs.ipynb #7236034e
+# %% ../nbs/00b_configs.ipynb #e09fcf05
 def from_dict(
     d: dict,  # what `to_dict` gave, perhaps edited
 ) -> Config:  # the settings it describes
@@ -188,7 +269,7 @@ def from_dict(
             raise ConfigError(f"{system} has no setting {name!r}; it has {', '.join(known)}")
     return SYSTEMS[system](**d)
 
-# %% ../nbs/00b_configs.ipynb #74f52e7b
+# %% ../nbs/00b_configs.ipynb #1b7bff22
 def load_config(
     path: str | Path,  # a run's config.json, or the run's folder
 ) -> Config:  # the settings in it
@@ -209,7 +290,7 @@ def load_config(
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from None
 
-# %% ../nbs/00b_configs.ipynb #e1abe8f1
+# %% ../nbs/00b_configs.ipynb #226e3432
 def config_hash(
     config: Config,  # settings
 ) -> str:  # eight hexadecimal digits
@@ -217,7 +298,7 @@ def config_hash(
     text = json.dumps(to_dict(config), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../nbs/00b_configs.ipynb #9b9f5d98
+# %% ../nbs/00b_configs.ipynb #0755fd0e
 def slug(
     config: Config,  # settings
     longest: int = 72,  # cut what differs so that no more than so many characters remain
@@ -236,7 +317,7 @@ def slug(
     end = f"-s{config.seed}"[:24]
     return "-".join([data, *words])[: longest - len(end)].rstrip("-_.") + end
 
-# %% ../nbs/00b_configs.ipynb #e39b5922
+# %% ../nbs/00b_configs.ipynb #94cf05a6
 def comments(
     cls: type,  # a class of settings
 ) -> dict:  # setting -> the comment at the end of its line
@@ -250,7 +331,7 @@ def comments(
         found |= {name: text for name, text in lines.items() if name in base.__dataclass_fields__}
     return found
 
-# %% ../nbs/00b_configs.ipynb #1208c962
+# %% ../nbs/00b_configs.ipynb #7bdf8d2c
 def options_table(
     cls: type,  # a class of settings
 ) -> list:  # rows of (option, default, meaning)
@@ -263,7 +344,7 @@ def options_table(
         rows.append((flag, "yes" if f.default is True else "no" if f.default is False else str(f.default), meaning[f.name]))
     return rows
 
-# %% ../nbs/00b_configs.ipynb #b1f1a614
+# %% ../nbs/00b_configs.ipynb #bccf4c8f
 def write_atomic(
     path: str | Path,  # the file; its folder is made if need be
     data: bytes | str,  # what it shall hold (text is written as UTF-8)
