@@ -184,9 +184,9 @@ SYSTEMS = {
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
 CHAPTERS = ("moe1991", "latent-opt")
 
-# %% ../nbs/00b_configs.ipynb #7701717e
+# %% ../nbs/00b_configs.ipynb #37e19612
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
-    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, net="bottleneck", latent=200, likelihood="gaussian", sigma=0.4, samples=1000,
+    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, latent=200, likelihood="gaussian", sigma=0.4, samples=1000,
 )
 PRESETS = {
     "quick": {
