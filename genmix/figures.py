@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Figure', 'read_run', 'draw']
 
-# %% ../nbs/07_figures.ipynb #1ca257b5
+# %% ../nbs/07_figures.ipynb #89851100
 import zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from genmix import configs, moe1991
+from genmix import configs, moe1991, runs
 from genmix.data import DataError
-from genmix.plots import caption, save, subplots
+from genmix.plots import PALETTE, caption, save, subplots
 
-# %% ../nbs/07_figures.ipynb #94ac22ac
+# %% ../nbs/07_figures.ipynb #f783d0c2
 @dataclass(frozen=True)
 class Figure:
     "A figure: what it shows, where its numbers are, how it is drawn."
     description: str  # one line
-    source: str  # "published", "moe1991" (a single run's folder) or "table1" (a table's folder)
+    source: str  # "published", or the system whose run folders hold it, such as moe1991 or vae
     draw: Callable  # draw(stored) -> figure, or None where the run does not have it
 
 FIGURES = {}
@@ -67,19 +67,43 @@ FIGURES["table1-runs"] = Figure("a table's runs, a dot each, for every rule", "t
 FIGURES["table1-search"] = Figure("a table's search, if it made one", "table1",
                                   lambda stored: stored.get("search", lambda: None)())
 
-# %% ../nbs/07_figures.ipynb #8aea4860
+# %% ../nbs/07_figures.ipynb #7a77de71
+_LATENT = {"reconstructions_train": "training images above their reconstructions", "reconstructions_test": "test images above their reconstructions",
+           "samples_prior": "samples from the prior", "samples_normal": "samples from a normal density fitted to the codes",
+           "samples_mixture": "samples from a mixture of normal densities fitted to the codes", "log_p": "images with their log p(x)",
+           "principal": "images along the leading directions of the codes", "interpolation": "images between two codes",
+           "rotation": "the ELBO of turned images", "gaps": "amortization and approximation gap of every image"}
+_IMAGES = {"vae": {}, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"}}
+for system, about in _IMAGES.items():
+    for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
+        FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
+
+def _image_run(folder: Path, config, system: str) -> dict:
+    "What the run of a model of images can show."
+    if system == "vae": from genmix.vae import run_figures
+    elif system == "latent-opt": from genmix.latent_opt import run_figures
+    else: from genmix.latent_opt import classifier_figures as run_figures
+    history = pd.read_csv(folder/"history.csv")
+    def curves():
+        n = len(runs.terms_of(history))
+        fig, axes = subplots(1, n, width=max(6.4, 2.6*n), height=2.9, squeeze=False)
+        runs.draw_curves(history, axes, PALETTE)
+        return caption(fig, folder.resolve().name)
+    return {"curves": curves} | run_figures(runs.load_arrays(folder/"figures.npz"), config)
+
+# %% ../nbs/07_figures.ipynb #340a2250
 def read_run(
     folder,  # a run's folder
 ):  # source, {name: function that draws}
     "What a run's folder can show; a `DataError` if it is damaged."
     folder = Path(folder)
     config = configs.load_config(folder)
+    system = configs.system_of(config)
     try:
-        if configs.system_of(config) == "moe1991":
-            with np.load(folder/"figures.npz", allow_pickle=False) as f:
-                return "moe1991", moe1991.run_figures({k: f[k] for k in f.files}, config)
-        runs, draw = pd.read_csv(folder/"history.csv"), {}
-        draw["runs"] = lambda: _panels(runs, folder.name)
+        if system in _IMAGES: return system, _image_run(folder, config, system)
+        if system == "moe1991": return system, moe1991.run_figures(runs.load_arrays(folder/"figures.npz"), config)
+        table, draw = pd.read_csv(folder/"history.csv"), {}
+        draw["runs"] = lambda: _panels(table, folder.name)
         if (folder/"search.csv").exists():
             search = pd.read_csv(folder/"search.csv")
             draw["search"] = lambda: caption(moe1991.plot_search(search).figure, folder.name)
@@ -97,7 +121,7 @@ def _panels(df, text):
         moe1991.plot_table(g, ax); ax.set_title(f"step sizes: {rule}", loc="left")
     return caption(fig, text)
 
-# %% ../nbs/07_figures.ipynb #7f21dfd2
+# %% ../nbs/07_figures.ipynb #4aeff707
 def draw(
     names=None,  # names of figures (default: all that can be drawn)
     run=None,  # a run's folder; None: the published results
@@ -116,7 +140,9 @@ def draw(
                    f"needs a run: add --run FOLDER (a folder of `genmix train {figure.source}`)")
             if names: raise DataError(f"the figure {name} {why}")
             continue
-        fig = figure.draw(stored)
+        try: fig = figure.draw(stored)
+        except (KeyError, ValueError, IndexError) as e:
+            raise DataError(f"{run or 'published results'}: {name} cannot be drawn, its arrays are not those of this version ({e!r}); train again") from None
         if fig is None:
             if names: raise DataError(f"this run has no figure {name}")
             continue

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RunError', 'run_folder', 'only_writer', 'save_arrays', 'load_arrays', 'save_table', 'plain', 'save_json', 'threads',
-           'command', 'provenance', 'read_result', 'other_data', 'finished', 'is_first', 'prepare', 'run', 'one_thread',
-           'Swept', 'sweep', 'table', 'summarize', 'save_weights', 'Weights', 'load_weights', 'Published',
-           'published_names', 'published', 'pretrained']
+           'command', 'provenance', 'read_result', 'other_data', 'finished', 'is_first', 'prepare', 'run', 'terms_of',
+           'draw_curves', 'one_thread', 'Swept', 'sweep', 'table', 'summarize', 'save_weights', 'Weights',
+           'load_weights', 'Published', 'published_names', 'published', 'pretrained']
 
 # %% ../nbs/02b_runs.ipynb #57805c07
 import contextlib
@@ -106,11 +106,12 @@ def save_json(path, d: dict) -> Path:
     "Write a dict as JSON, whole or not at all."
     return write_atomic(path, json.dumps(plain(d), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/02b_runs.ipynb #c4728ded
+# %% ../nbs/02b_runs.ipynb #9b8a00a6
 def threads() -> int | str:
     "With how many threads this process computes."
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS", "default")
+    if torch := sys.modules.get("torch"): return torch.get_num_threads()
+    said = os.environ.get("OMP_NUM_THREADS", "default")
+    return int(said) if said.isdigit() else said
 
 def command() -> str:
     "The command line that made this process, if it was genmix's."
@@ -186,10 +187,10 @@ def prepare(folder: Path, config: Config, data: str, fingerprint: str | None):
         if stale: shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     save_json(folder / "config.json", to_dict(config))
 
-# %% ../nbs/02b_runs.ipynb #b2327bf8
+# %% ../nbs/02b_runs.ipynb #a0a8ea4b
 def run(
     config: Config,  # settings
-    work,  # work(config, folder) -> metrics, a dict; it also writes folder/history.csv
+    work,  # work(config, folder) -> metrics, or (metrics, more for the provenance); it also writes folder/history.csv
     out="runs",  # folder of all runs
     data: str = "none",  # the data's `describe()`
     again=None,  # called as again(folder, metrics) for a run that is done already
@@ -215,6 +216,8 @@ def run(
             if (folder / "result.json").exists() and finished(folder, data, about.get("fingerprint")): return folder  # another was faster
             prepare(folder, config, data, about.get("fingerprint"))
             metrics = work(config, folder)
+            metrics, more = metrics if isinstance(metrics, tuple) else (metrics, {})
+            about |= more
             save_json(folder / "result.json", {"metrics": metrics, "provenance": provenance(data, time.time() - start, config, **about)})
     except ConfigError:  # settings that cannot work leave nothing behind
         if new: shutil.rmtree(folder, ignore_errors=True)
@@ -222,7 +225,29 @@ def run(
     print(f"\nwrote {folder}: " + ", ".join(sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")))
     return folder
 
-# %% ../nbs/02b_runs.ipynb #798fb8ab
+# %% ../nbs/02b_runs.ipynb #9f8d4be1
+def terms_of(
+    history: pd.DataFrame,  # a row per epoch
+) -> list:  # names of the loss's terms
+    "What a history's columns say about the loss."
+    return [c for c in history if c not in ("epoch", "step", "seconds") and not c.startswith("val_")]
+
+def draw_curves(
+    history: pd.DataFrame,  # a row per epoch
+    axes,  # as many as the loss has terms
+    colors,  # of training and validation
+):
+    "The terms of the loss by epoch, training and validation."
+    for ax, name in zip(np.ravel(axes), terms_of(history)):
+        for column, color in ((name, colors[0]), (f"val_{name}", colors[1])):
+            if column in history: ax.plot(history.epoch, history[column], ".-" if len(history) < 40 else "-", color=color)
+        ax.set(xlabel="epoch", title=name)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax = np.ravel(axes)[0]
+    for k, label in enumerate(("training", "validation")[: 1 + any(c.startswith("val_") for c in history)]):
+        ax.text(.97, .95 - .1 * k, label, color=colors[k], transform=ax.transAxes, ha="right", va="top")
+
+# %% ../nbs/02b_runs.ipynb #8806ae3f
 @contextlib.contextmanager
 def one_thread():
     "Inside, numerical libraries compute with one thread."
@@ -239,7 +264,7 @@ def one_thread():
         torch.set_num_threads(before)
         for n, v in kept.items(): os.environ.pop(n) if v is None else os.environ.update({n: v})
 
-# %% ../nbs/02b_runs.ipynb #554041a1
+# %% ../nbs/02b_runs.ipynb #8207e83c
 def _attempt(k: int, member, config):
     "One member: its number, what it returned, why it failed."
     try:
@@ -260,7 +285,7 @@ def _round(todo, member, configs, workers: int, backend: str):
     with parallel_config(backend=backend, **({"inner_max_num_threads": 1} if backend == "loky" else {})):
         yield from Parallel(n_jobs=workers, **as_they_come)(delayed(_attempt)(k, member, configs[k]) for k in todo)
 
-# %% ../nbs/02b_runs.ipynb #e76e0e64
+# %% ../nbs/02b_runs.ipynb #c731b0db
 class Swept(NamedTuple):
     "What came out of a sweep."
     done: list  # what the members returned (run folders), in the order of the configs, without those that failed
@@ -297,7 +322,7 @@ def sweep(
     for c, why in failures: print(f"  {slug(c)}-{config_hash(c)}: {why}")
     return Swept([results[k][0] for k in range(len(configs)) if results[k][1] is None], failures)
 
-# %% ../nbs/02b_runs.ipynb #7e3999a0
+# %% ../nbs/02b_runs.ipynb #5a8933ae
 def table(
     folders,  # run folders
 ) -> pd.DataFrame:  # a row per finished run
@@ -311,7 +336,7 @@ def table(
     vary = [k for k in dict.fromkeys(k for c in configs for k in c) if len({json.dumps(c.get(k)) for c in configs}) > 1]
     return pd.DataFrame([{k: c.get(k) for k in vary} | row for c, row in zip(configs, rows)])
 
-# %% ../nbs/02b_runs.ipynb #5463755e
+# %% ../nbs/02b_runs.ipynb #249ebd15
 def summarize(
     df: pd.DataFrame,  # a row per run
     by,  # columns that tell groups apart, a name or a list
@@ -333,7 +358,7 @@ def summarize(
             rows.append(dict(zip(by, key)) | dict(value=name, runs=n, mean=mean, std=s, low=mean - half, high=mean + half))
     return pd.DataFrame(rows)
 
-# %% ../nbs/02b_runs.ipynb #e67ab73a
+# %% ../nbs/02b_runs.ipynb #c957197f
 def _checksum(tensors: dict) -> str:
     "sha256 over names, types, shapes and numbers."
     digest = hashlib.sha256()
@@ -359,7 +384,7 @@ def save_weights(
     about = {"config": json.dumps(to_dict(config)), "provenance": json.dumps(plain(provenance)), "checksum": _checksum(tensors)}
     return write_atomic(path, save(tensors, metadata=about))
 
-# %% ../nbs/02b_runs.ipynb #3eb5079b
+# %% ../nbs/02b_runs.ipynb #368d3fb2
 class Weights(NamedTuple):
     "Trained weights, and where they come from."
     name: str  # the file's
@@ -378,7 +403,7 @@ class Weights(NamedTuple):
         model.load_state_dict({k: v.to(have[k].dtype) for k, v in self.tensors.items()})
         return model.eval()
 
-# %% ../nbs/02b_runs.ipynb #39e1fd0b
+# %% ../nbs/02b_runs.ipynb #02807312
 def load_weights(
     path,  # a .safetensors file that `save_weights` wrote
 ) -> Weights:
@@ -396,7 +421,7 @@ def load_weights(
     except (SafetensorError, ValueError, TypeError, RecursionError) as e: raise RunError(f"{path}: cannot be read ({e})") from None
     return Weights(path.stem, tensors, config, provenance)
 
-# %% ../nbs/02b_runs.ipynb #5d04dfd8
+# %% ../nbs/02b_runs.ipynb #5b5d84ef
 class Published(NamedTuple):
     "A published result."
     value: object  # a DataFrame, or what a JSON file holds
@@ -411,7 +436,7 @@ def published_names(
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted({n.rpartition(".")[0] for n in names if n.endswith(endings)} - {"provenance"})
 
-# %% ../nbs/02b_runs.ipynb #ec0ee7d7
+# %% ../nbs/02b_runs.ipynb #5fe62039
 def published(
     system: str,  # such as moe1991 or latent_opt
     name: str,  # such as table1
