@@ -155,15 +155,19 @@ class VAEConfig(FitConfig):
     samples: int = 500  # importance samples per test image for log p(x)
     plots: bool = True  # draw figures
 
-# %% ../nbs/00b_configs.ipynb #415c81cc
+# %% ../nbs/00b_configs.ipynb #89c5116c
 @dataclass(frozen=True)
 class LatentOptConfig(VAEConfig):
     "Fit a decoder with an encoder, with free latent variables, or with both (chapter 03)."
 
+    epochs: int = 20  # passes through the training data
+    width: int = 8  # channels after the first convolution
+    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "continuous-bernoulli"] = "gaussian"  # p(x|z); bernoulli tosses every pixel anew in every step
+    samples: int = 200  # importance samples per image for log p(x)
     method: Literal["amortized", "svi", "map", "semi"] = "amortized"  # how latents are inferred: encoder; free mean and variance per image; a free point per image; encoder, then refined
-    lr_latent: float = 1e-2  # Adam's step size for free latent variables
+    lr_latent: float = 0.3  # Adam's step size for free latent variables
     refine: int = 5  # steps by which semi-amortized inference refines what the encoder says
-    new_steps: int = 300  # steps of inference for a new image
+    new_steps: int = 100  # steps of inference for a new image
 
 # %% ../nbs/00b_configs.ipynb #f114026a
 @dataclass(frozen=True)
@@ -184,9 +188,10 @@ SYSTEMS = {
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
 CHAPTERS = ("moe1991", "latent-opt")
 
-# %% ../nbs/00b_configs.ipynb #37e19612
+# %% ../nbs/00b_configs.ipynb #17288101
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
-    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, latent=200, likelihood="gaussian", sigma=0.4, samples=1000,
+    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, width=32, latent=200, likelihood="gaussian", sigma=0.4,
+    lr_latent=0.01, samples=1000, new_steps=300,
 )
 PRESETS = {
     "quick": {
@@ -197,7 +202,7 @@ PRESETS = {
         "moe1991": MoE1991Config(data="formants", epochs=200),
         "table1": Table1Config(data="formants", trials=3, epochs=300, lr_moe=3.0, lr_bp=3.0),
         "vae": VAEConfig(n=200, epochs=2, width=8, latent=4, samples=20),
-        "latent-opt": LatentOptConfig(n=200, epochs=2, width=8, latent=4, samples=20, new_steps=20),
+        "latent-opt": LatentOptConfig(n=200, epochs=2, latent=4, samples=20, new_steps=20),
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
     },
     "paper": {
