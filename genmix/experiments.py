@@ -587,7 +587,6 @@ def study_latent_opt(
     base, classifier = (configs.PRESETS[preset][s] for s in ("latent-opt", "classifier"))
     if name != "auto": base, classifier = (replace(c, data=name) for c in (base, classifier))
     def plots(m): return base.plots and (preset != "debug" or m == METHODS[0])
-    if preset == "quick": base = replace(base, new_steps=100, samples=200)     # measuring would take longer than training
     methods = {m: replace(base, method=m, plots=plots(m)) for m in METHODS} | {"classifier": replace(classifier, n=base.n, plots=plots("classifier"))}
     gaps = {} if preset != "paper" else {f"n {c.n}, width {c.width}": replace(c, data=base.data, plots=False) for c in gap_configs(preset)}
     return {"methods": methods, "gaps": gaps}
