@@ -73,7 +73,7 @@ def load_images(
     name = config.data
     if is_table(name):
         raise configs.ConfigError(f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all")
-    if name.partition(":")[0] not in data.SETS: config = replace(config, data=str(Path(name).expanduser().resolve()))
+    if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists(): config = replace(config, data=str(path.resolve()))
     def part(split, n=None):
         d = data.load(config.data, split, n=n, seed=config.seed, download=download)
         return d if n or split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, config.seed))
