@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from .configs import ClassifierConfig, LatentOptConfig, preset
 from .plots import PALETTE, caption, heatmap, image_grid, subplots
-from .training import Noise, Rows, fit, ramp
+from .training import Noise, Rows, adam, fit, ramp
 from .vae import VAE, Bernoulli, Gaussian, kl_normal, reparameterize, vae_of
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #9fc51f39
@@ -158,7 +158,7 @@ def loss(self: LatentVAE, batch, step: int, rng) -> dict:
 @patch
 def optimizers(self: LatentVAE, config) -> list:
     "Adam for the networks, and Adam by rows for the table."
-    nets = torch.optim.Adam([p for name, p in self.named_parameters() if not name.startswith("table.")], config.lr)
+    nets = adam([p for name, p in self.named_parameters() if not name.startswith("table.")], config.lr)
     return [nets] if self.encoded else [nets, RowAdam([self.table.weight], config.lr_latent)]
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #0fe87f02

@@ -445,11 +445,11 @@ def published(
     if name not in (there := published_names(system)):
         raise RunError(f"{system} has no published result {name!r}" + (f"; it has {', '.join(there)}" if there else ""))
     folder = resources.files("genmix") / "published" / system
-    def read(file): return json.loads((folder / file).read_text(encoding="utf-8"))
+    def read(file): return json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
+    def made_by(d): return d.get("provenance") if isinstance(d, dict) else None
     if (folder / f"{name}.csv").is_file(): value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
     else: value = read(f"{name}.json")
-    made = value.get("provenance") if isinstance(value, dict) else None
-    if made is None and (folder / "provenance.json").is_file(): made = read("provenance.json")
+    made = made_by(read(f"{name.removesuffix('_history')}.json")) or read("provenance.json")  # of this result, or of the whole folder
     if not made: raise RunError(f"the published result {name} of {system} has no provenance")
     return Published(value, made)
 

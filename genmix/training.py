@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'EVERY', 'TrainingError', 'Batch', 'seed_of', 'Noise', 'Rows', 'step_size', 'ramp', 'pick_device',
-           'World', 'dense_parameters', 'Average', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'Log', 'Run',
-           'train_step', 'evaluate', 'Stop', 'Bar', 'fit']
+           'World', 'dense_parameters', 'Average', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'Log', 'adam',
+           'Run', 'train_step', 'evaluate', 'Stop', 'keep_memory', 'Bar', 'fit']
 
-# %% ../nbs/02a_training.ipynb #0d97cecd
+# %% ../nbs/02a_training.ipynb #96078ed9
 import atexit
+import ctypes
 import hashlib
 import io
 import math
@@ -170,7 +171,15 @@ def pick_device(
         why = str(e).splitlines()[0][:120]
         raise ConfigError(f"device is {name!r}, which cannot be used here ({why}); auto takes a GPU if there is one, else the CPU") from None
 
-# %% ../nbs/02a_training.ipynb #73448a16
+# %% ../nbs/02a_training.ipynb #e6fc7618
+def _leave():
+    "All processes leave together: one that goes while another still talks to it can bring that one down."
+    if not dist.is_initialized(): return
+    try:
+        if dist.get_backend() == "gloo": dist.monitored_barrier(timeout=timedelta(seconds=10))
+    except RuntimeError: pass  # the others are gone already
+    finally: dist.destroy_process_group()
+
 class World:
     "The processes that train together: one, unless torchrun started more."
     def __init__(self, device: torch.device):
@@ -178,7 +187,7 @@ class World:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
             if device.type == "cuda": torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
-            atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+            atexit.register(_leave)
         if dist.is_available() and dist.is_initialized(): self.size, self.rank = dist.get_world_size(), dist.get_rank()
 
     def share(self, n: int) -> tuple[int, int, float]:
@@ -323,7 +332,7 @@ class Log:
         "Begin a new epoch."
         self.sums, self.count = [0.] * len(self.names), 0
 
-# %% ../nbs/02a_training.ipynb #597f543c
+# %% ../nbs/02a_training.ipynb #fae84318
 def _stacked(step: int, terms) -> torch.Tensor:
     "A loss's terms as one tensor [T]; a `TrainingError` if they are not what a loss must return."
     if not isinstance(terms, dict) or not torch.is_tensor(terms.get("loss")):
@@ -334,11 +343,16 @@ def _stacked(step: int, terms) -> torch.Tensor:
         if v.dim(): raise TrainingError(f"step {step}: the loss's term {k!r} has shape {list(v.shape)}; every term must be one number")
     return torch.stack(values)
 
+def adam(params, lr: float) -> torch.optim.Adam:
+    "Adam in one pass over the weights (`fused`) where the device has it."
+    params = list(params)
+    return torch.optim.Adam(params, lr, fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params))
+
 def _optimizers(model, config: FitConfig) -> list:
     "Adam for all parameters, unless the model brings optimizers of its own."
     params = [p for p in model.parameters() if p.requires_grad]
     if not params: raise TrainingError(f"{type(model).__name__} has no parameters to train")
-    opts = model.optimizers(config) if hasattr(model, "optimizers") else [torch.optim.Adam(params, config.lr)]
+    opts = model.optimizers(config) if hasattr(model, "optimizers") else [adam(params, config.lr)]
     for g in (g for o in opts for g in o.param_groups): g["initial_lr"] = g["lr"]
     return opts
 
@@ -611,7 +625,13 @@ def _compiled(run: Run):
     finally:
         for m in parts: m._compiled_call_impl = None
 
-# %% ../nbs/02a_training.ipynb #0726182b
+# %% ../nbs/02a_training.ipynb #3c08410b
+def keep_memory() -> bool:  # whether that could be arranged: with the GNU C library, as on most Linux systems
+    "Keep freed memory for the next step instead of giving it back to the system (mallopt: trim above 1 GB, map alone from 32 MB up)."
+    try: return all(ctypes.CDLL("libc.so.6").mallopt(k, v) for k, v in ((-1, 2**30), (-3, 2**25)))
+    except (OSError, AttributeError): return False
+
+# %% ../nbs/02a_training.ipynb #2e14b36b
 class Bar:
     "A progress bar with steps, images per second, and the loss's terms so far in this epoch."
     def __init__(self, run: Run, progress: bool):
@@ -626,7 +646,7 @@ class Bar:
         self.bar.set_postfix(terms | {"images/s": f"{self.images / (now - self.shown):,.0f}"})
         self.shown, self.images = now, 0
 
-# %% ../nbs/02a_training.ipynb #413e3546
+# %% ../nbs/02a_training.ipynb #045d941f
 def fit(
     model: torch.nn.Module,  # has loss(batch, step, rng) -> dict of named scalars; the one called `loss` is minimized
     data,  # `ImageData` to train on
@@ -640,6 +660,7 @@ def fit(
 ) -> pd.DataFrame:  # a row per epoch: epoch, step, seconds, the loss's terms, and the validation's as val_...
     "Train `model`; continue from the newest checkpoint in `folder`, if there is one."
     run = Run(model, data, config, folder, milestones)
+    if run.device.type == "cpu": keep_memory()
     with _own_randomness(run.device), Stop() as stop, _compiled(run):
         held = run.start(val)
         show = Bar(run, progress)

@@ -142,7 +142,7 @@ def test_the_callers_random_numbers_do_not_matter():
 # ---------------------------------------------------------------- the loop
 def test_the_same_bits_as_a_plain_loop():
     model, step = Tiny(), 0
-    opt = torch.optim.Adam(model.parameters(), C.lr)
+    opt = torch.optim.Adam(model.parameters(), C.lr, fused=True)
     with torch.random.fork_rng(devices=[]):
         for epoch in range(C.epochs):
             order = torch.randperm(100, generator=torch.Generator().manual_seed(training.seed_of(0, 1, epoch)))
@@ -154,6 +154,46 @@ def test_the_same_bits_as_a_plain_loop():
                 opt.step()
                 step += 1
     assert same(run()[0], model)
+
+
+def test_fused_adam_is_adam():
+    a, b = Tiny(), Tiny()
+    opts = [training.adam(a.parameters(), .01), torch.optim.Adam(b.parameters(), .01, fused=False)]
+    assert opts[0].defaults["fused"] is True and opts[0].defaults["lr"] == .01
+    for _ in range(20):
+        for m, o in zip((a, b), opts):
+            o.zero_grad()
+            sum((p**3).sum() for p in m.parameters()).backward()
+            o.step()
+    for p, q in zip(a.parameters(), b.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+FAULTS = """
+import resource, sys, torch
+from genmix import training
+torch.set_num_threads(1)
+def faults(n=30):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(n): a = torch.ones(700, 1000); b = a + 1; del a, b
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / n
+faults(); usual = faults(); kept = training.keep_memory(); faults()
+print(int(kept), usual, faults())
+"""
+
+
+def test_memory_is_kept_for_the_next_step(python):
+    pytest.importorskip("resource")
+    kept, usual, after = map(float, python("-c", FAULTS).stdout.split())
+    if not kept: pytest.skip("not the GNU C library")
+    assert after < 5 < usual
+
+
+def test_memory_elsewhere(monkeypatch):
+    def missing(name): raise OSError("no such library")
+    monkeypatch.setattr(training.ctypes, "CDLL", missing)
+    assert training.keep_memory() is False
+    monkeypatch.setattr(training.ctypes, "CDLL", lambda name: object())                 # a library without mallopt
+    assert training.keep_memory() is False
 
 
 def test_history_is_weighted_by_rows():
