@@ -189,7 +189,8 @@ def main():
     parser.add_argument("--images", type=int, default=3200)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--nets", nargs="+", default=["conv:32", "bottleneck:32", "residual:16"], help="networks and their widths; residual:16 is the paper preset's")
+    parser.add_argument("--nets", nargs="+", default=["conv:32", "bottleneck:32", "residual:16"],
+                        help="networks and their widths; residual:16 is that of the paper preset")
     parser.add_argument("--no-options", action="store_true", help="only fit against the loaders")
     parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile, which takes a minute to begin with")
     parser.add_argument("--json", type=Path, help="write the results to this file as well")

@@ -710,7 +710,7 @@ def _doodles(split: str, n: int | None, seed: int, categories: tuple | None) -> 
 def _user_folder(path: Path, size: int, color: bool) -> ImageData:
     "A folder of images; sub-folders are classes."
     x, y, classes, names = files.read_folder(path, (size, size), 3 if color else 1)
-    return _image_data(x, y, classes, path.name, "user", f"{len(names)} files in {path.name}")
+    return _image_data(x, y, classes, path.name, "user", f"{len(names)} files in {path.name}, read as {size}x{size} {'color' if color else 'gray'}")
 
 def _user_array(x, y, name: str) -> ImageData:
     "An array in memory or in a file."

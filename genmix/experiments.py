@@ -7,8 +7,8 @@ __all__ = ['IMAGES', 'RUNNERS', 'PAPER', 'WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_N
            'load_task', 'is_table', 'Images', 'load_images', 'headline', 'show_again', 'train', 'train_moe1991',
            'origin', 'report_experts', 'draw_run', 'step_sizes', 'train_table1', 'shown_table', 'report_table',
            'draw_tables', 'Chapter', 'chapter_of', 'snapshot', 'figures_at', 'Reporter', 'plot_history', 'train_images',
-           'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict', 'markdown',
-           'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt', 'plot_methods',
+           'load_model', 'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict',
+           'markdown', 'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt', 'plot_methods',
            'verdict_latent_opt', 'report_latent_opt', 'data_of', 'reproduce']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ import genmix
 from genmix import configs, data, moe1991
 from genmix.moe1991 import RULES, STEP_SIZES, SEARCH_SEEDS, VARIANT
 from genmix.plots import PALETTE, MARKERS, caption, image_grid, save, subplots
-from genmix.runs import (draw_curves, is_first, load_arrays, load_weights, provenance, read_result, run, save_arrays, save_json, save_table,
+from genmix.runs import (draw_curves, is_first, load_arrays, load_weights, pretrained, provenance, read_result, run, save_arrays, save_json, save_table,
                          save_weights, sweep, terms_of)
 
 # %% ../nbs/08_experiments.ipynb #d380e93d
@@ -330,17 +331,17 @@ class Reporter:
         self.config, self.train, self.folder, self.snapshot = config, task.train, folder, chapter.snapshot
         per_epoch = -(-len(task.train)//config.batch)
         self.epochs = figures_at(-(-config.steps//per_epoch) if config.steps else config.epochs)
-        self.written = 0.
+        self.written, self.told = 0., time.time()
 
     def __call__(self, epoch: int, model, history):
         now = time.time()
         if epoch in self.epochs or now - self.written > 5:
             save_table(self.folder/"history.csv", history, float_format="%.6g"); self.written = now
-        if epoch not in self.epochs: return
-        row = history.iloc[-1]
+        if epoch not in self.epochs and now - self.told < 30: return
+        row, self.told = history.iloc[-1], now
         loss = ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "val_loss") if name in row)
         print(f"epoch {epoch}: {loss} ({row.seconds:.0f} s)", flush=True)
-        if not self.config.plots: return
+        if not self.config.plots or epoch not in self.epochs: return
         about = f"{self.train.describe()}; {configs.system_of(self.config)}, seed {self.config.seed}"
         for name, x in self.snapshot(model, self.train, self.config).items():
             fig = image_grid(x, 10)
@@ -368,14 +369,16 @@ def train_images(
     from genmix import training
     chapter = chapter_of(configs.system_of(c))
     model, report = chapter.model_of(c, task.train), Reporter(c, task, folder, chapter)
+    def newest(): return max((int(p.name[5:14]) for p in (folder/"checkpoints").glob("step-*.pt")), default=0)
+    if newest(): print(f"there are checkpoints up to step {newest():,}: going on from the newest that is whole", flush=True)
     try:
         history = training.fit(model, task.train, c, val=task.val, folder=folder/"checkpoints", on_epoch=report,
                                milestones=(1, 5, 10, 20, 30) if configs.system_of(c) == "latent-opt" else (), progress=is_first() and sys.stderr.isatty())
     except KeyboardInterrupt:
-        found = sorted((folder/"checkpoints").glob("step-*.pt"))
-        kept = f"step {int(found[-1].name[5:14]):,} is kept" if found else "no checkpoint was written yet"
+        kept = f"step {newest():,} is kept" if newest() else "no checkpoint was written yet"
         raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
     began = time.time()
+    print(f"measuring on {len(task.test):,} test images ({task.test.name})", flush=True)
     metrics, arrays = chapter.measure(model, task.train, task.test, c)
     about = {"validation": task.val.describe() if task.val else None, "test": task.test.describe(), "shape": list(task.train.x.shape[1:]),
              "classes": list(task.train.classes), "steps": int(history.step.iloc[-1]), "device": str(next(model.parameters()).device),
@@ -390,6 +393,21 @@ def train_images(
     return metrics, about
 
 for name in IMAGES: RUNNERS[name] = train_images
+
+# %% ../nbs/08_experiments.ipynb #8612c1f8
+class _Like(SimpleNamespace):
+    "What a model's builder asks of images: how many, of which shape and classes."
+    def __len__(self): return len(self.x)
+
+def load_model(
+    run,  # a run's folder, or the name of published weights such as vae-mnist
+):  # the trained model, in eval mode
+    "The model of a finished run, or a published one."
+    weights = load_weights(run) if Path(run).exists() else pretrained(str(run))
+    c, made = weights.config, weights.provenance
+    N = len(weights.tensors["table.weight"]) if "table.weight" in weights.tensors else 2
+    like = _Like(x=np.broadcast_to(np.uint8(0), (N, *made["shape"])), classes=made["classes"])
+    return weights.into(chapter_of(configs.system_of(c)).model_of(c, like))
 
 # %% ../nbs/08_experiments.ipynb #0a0a7a49
 def study_moe1991(

@@ -73,7 +73,9 @@ _LATENT = {"reconstructions_train": "training images above their reconstructions
            "samples_mixture": "samples from a mixture of normal densities fitted to the codes", "log_p": "images with their log p(x)",
            "principal": "images along the leading directions of the codes", "interpolation": "images between two codes",
            "rotation": "the ELBO of turned images", "gaps": "amortization and approximation gap of every image"}
-_IMAGES = {"vae": {}, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"}}
+_VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
+        "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
+_IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"}}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
         FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())

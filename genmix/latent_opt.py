@@ -25,7 +25,7 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.nn import functional as F
 
-from .configs import ClassifierConfig, LatentOptConfig, preset
+from .configs import ClassifierConfig, ConfigError, LatentOptConfig, preset
 from .plots import PALETTE, caption, heatmap, image_grid, subplots
 from .training import Noise, Rows, adam, fit, ramp
 from .vae import VAE, Bernoulli, Gaussian, kl_normal, reparameterize, vae_of
@@ -201,6 +201,7 @@ def model_of(
     d,  # `ImageData` to train on
 ) -> LatentVAE:  # untrained, weights and codes drawn from the settings' seed
     "The model that the settings describe."
+    if len(d) < 2: raise ConfigError("latent-opt needs at least two training images: it fits a density to their codes")
     return METHODS[config.method](config, d.x.shape[1:], len(d))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #7338fce8
@@ -316,8 +317,8 @@ def plot_log_p(s: dict):
 
 def plot_principal(s: dict):
     "Images along the leading principal directions of the codes."
-    n = len(s["principal"]) // 5
-    fig = image_grid(s["principal"], n, [f"{t:+.1f} SD" for t in np.linspace(-2.5, 2.5, n)] + [""] * 4 * n, [f"{k + 1}." for k in range(5)])
+    n = 9; k = len(s["principal"]) // n
+    fig = image_grid(s["principal"], n, [f"{t:+.1f} SD" for t in np.linspace(-2.5, 2.5, n)] + [""] * (k - 1) * n, [f"{j + 1}." for j in range(k)])
     return caption(fig, "Along the leading principal directions of the codes. " + str(s["caption"]))
 
 def plot_interpolation(s: dict):
@@ -327,10 +328,11 @@ def plot_interpolation(s: dict):
 def plot_rotation(s: dict):
     "The ELBO of turned images, by the model's own q and by the best one."
     fig, ax = subplots(height=3.4)
-    for k, (name, label) in enumerate((("angle_best", "best q of each image"), ("angle_elbo", "the model's own q"))):
-        x, y = np.asarray(s["angle"]), np.asarray(s[name])
-        ax.plot(x, y, "o-", color=PALETTE[k])
-        ax.annotate(label, (x[-1], y[-1]), (6, 0), textcoords="offset points", color=PALETTE[k], va="center")
+    x, own, best = (np.asarray(s[k]) for k in ("angle", "angle_elbo", "angle_best"))
+    apart = 0 if abs(best[-1] - own[-1]) > .06 * np.ptp([*own, *best]) else 7   # points; labels of curves that nearly meet
+    for k, (y, label, side) in enumerate(((best, "best q of each image", 1), (own, "the model's own q", -1))):
+        ax.plot(x, y, "o-" if k == 0 else "o--", color=PALETTE[k])
+        ax.annotate(label, (x[-1], y[-1]), (6, side * apart), textcoords="offset points", color=PALETTE[k], va="center")
     ax.set(xlabel="test images turned by (degrees)", ylabel="ELBO (nats)", xticks=list(s["angle"]), xlim=(0, max(s["angle"]) * 1.5))
     return caption(fig, str(s["caption"]))
 
@@ -388,7 +390,7 @@ def fit_density(
 ) -> GaussianMixture:  # its `sample(n)` gives new codes
     "A density of the codes that training left, to sample from instead of the prior."
     z = np.asarray(z, dtype=np.float64)
-    return GaussianMixture(K, reg_covar=1e-4, max_iter=50, random_state=seed, tol=1e-2).fit(z)
+    return GaussianMixture(min(K, len(z)), reg_covar=1e-4, max_iter=50, random_state=seed, tol=1e-2).fit(z)
 
 def sample_from(
     model: LatentVAE,  # trained
@@ -622,7 +624,7 @@ def run_figures(
     titles = dict(reconstructions_train="Training images above their reconstructions",
                   reconstructions_test="Test images above their reconstructions",
                   samples_prior="Codes from the prior", samples_normal="Codes from a normal density fitted to those of the training images",
-                  samples_mixture="Codes from a mixture of ten normal densities fitted to those of the training images")
+                  samples_mixture="Codes from a mixture of normal densities (ten, if there are as many images) fitted to those of the training images")
     drawn = {"log_p": plot_log_p, "principal": plot_principal, "interpolation": plot_interpolation,
              "rotation": plot_rotation, "gaps": plot_gaps}
     return {k: grid(k, t) for k, t in titles.items()} | {k: (lambda f=f: f(arrays)) for k, f in drawn.items()}

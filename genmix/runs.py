@@ -405,12 +405,13 @@ class Weights(NamedTuple):
 
 # %% ../nbs/02b_runs.ipynb #02807312
 def load_weights(
-    path,  # a .safetensors file that `save_weights` wrote
+    path,  # a run's folder, or a .safetensors file that `save_weights` wrote
 ) -> Weights:
     "Read weights and check them; a `RunError` that says what is wrong with the file otherwise."
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    if path.is_dir(): path = path / "model.safetensors"
     if not path.is_file(): raise RunError(f"{path}: there is no such file of weights")
     try:
         with safe_open(path, framework="pt") as f:
@@ -431,7 +432,7 @@ def published_names(
     system: str = "weights",  # a folder of genmix/published
 ) -> list:  # what there is in it
     "What is published of a system."
-    folder = resources.files("genmix") / "published" / system
+    folder = resources.files("genmix") / "published" / system.replace("-", "_")
     endings = (".safetensors",) if system == "weights" else (".csv", ".json")
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted({n.rpartition(".")[0] for n in names if n.endswith(endings)} - {"provenance"})
@@ -442,6 +443,7 @@ def published(
     name: str,  # such as table1
 ) -> Published:
     "A published table or JSON file, with its provenance."
+    system = system.replace("-", "_")
     if name not in (there := published_names(system)):
         raise RunError(f"{system} has no published result {name!r}" + (f"; it has {', '.join(there)}" if there else ""))
     folder = resources.files("genmix") / "published" / system

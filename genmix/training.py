@@ -14,9 +14,11 @@ import hashlib
 import io
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -168,7 +170,9 @@ def pick_device(
     found = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try: return torch.empty(0, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found).device
     except (RuntimeError, AssertionError, ValueError) as e:
-        why = str(e).splitlines()[0][:120]
+        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", found): why = "devices are auto, cpu, cuda, cuda:1 and so on, mps, xpu"
+        elif found.startswith("cuda") and not torch.cuda.is_available(): why = "no CUDA GPU is found"
+        else: why = textwrap.shorten(str(e).splitlines()[0], 120, placeholder=" ...")
         raise ConfigError(f"device is {name!r}, which cannot be used here ({why}); auto takes a GPU if there is one, else the CPU") from None
 
 # %% ../nbs/02a_training.ipynb #e6fc7618
@@ -243,7 +247,7 @@ def dense_parameters(model) -> list:
     return [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
 
 class Average:
-    "Polyak averaging: weights that follow the trained ones slowly (equation 2a.3)."
+    "Polyak averaging: weights that follow the trained ones slowly (equation 2a.4)."
     def __init__(self, model, decay: float):
         self.decay, self.params = decay, dense_parameters(model)
         self.mean = [p.detach().clone() for p in self.params]
@@ -285,14 +289,15 @@ def load_checkpoint(
     folder: str | Path,
 ) -> dict | None:  # the state, and its file as `path`; None if there is no checkpoint
     "The newest checkpoint that is whole; a damaged one is set aside, with a line that says so."
-    for path in reversed(checkpoints(folder)):
+    for path in reversed(found := checkpoints(folder)):
         try:
             data, why = path.read_bytes(), "its bytes are not those that were written"
             if hashlib.sha256(data).hexdigest()[:16] == path.stem.split("-")[-1]:
                 return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu") | dict(path=str(path))
         except OSError as e: why = e.strerror or type(e).__name__
         except Exception as e: why = f"{type(e).__name__} while reading it"
-        print(f"genmix: checkpoint {path.name} is damaged ({why}); going back to the one before it", file=sys.stderr, flush=True)
+        left = "going back to the one before it" if path != found[0] else "there is none before it, so training starts again"
+        print(f"genmix: checkpoint {path.name} is damaged ({why}); {left}", file=sys.stderr, flush=True)
         try: path.rename(path.with_name(path.name + ".damaged"))
         except OSError: pass
     return None
@@ -435,7 +440,7 @@ def check(self: Run):
     name = min((k for k, v in found.items() if not math.isfinite(v)), key=lambda k: (k == last) * 2 + (k == "loss"))  # the cause, not the sum
     listed = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
     raise TrainingError(f"step {step}: {name} is {found[name]} ({listed}). Training stops here; {self.best}. "
-                        "A smaller lr, a longer lr_warmup or a clip often helps")
+                        "A smaller step size (lr), a longer lr_warmup or a clip often helps")
 
 @patch
 def save(self: Run):

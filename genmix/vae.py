@@ -335,6 +335,7 @@ def latent(self: VAE) -> int:
 @patch
 def encode(self: VAE, x):
     "mu, logvar of q(z|x): [B, L] each, from images from 0 to 1; gray pixels that must be coins are tossed with a fixed seed."
+    if not torch.is_tensor(x) or not x.is_floating_point(): _checked_images(self, x)  # raises: says what images must be
     return self.encoder(self.likelihood.prepare(x, Noise(0, device=x.device)))
 
 @patch
@@ -633,7 +634,7 @@ def _arrays(model, train, test, config, v, some):
     ten = np.array((first + [i for i in range(min(len(y), 20)) if i not in first])[:10])
     x = Rows(test, device)(torch.from_numpy(ten)).x
     long = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
-    about = f"{train.describe().removeprefix('data: ')}\n{config.net} networks, width {config.width}, L={config.latent}, " \
+    about = f"Trained on {train.describe().removeprefix('data: ')}\n{config.net} networks, width {config.width}, L={config.latent}, " \
             f"{config.likelihood}, seed {config.seed}, {long}"
     with _evaluating(model):
         return dict(reconstructions=_gray(torch.cat([x, model.reconstruct(x)])),
@@ -665,4 +666,4 @@ def run_figures(
     return {"reconstructions": lambda: plot_reconstructions(s["reconstructions"], f"Test images and reconstructions. {text}"),
             "samples": lambda: plot_samples(s["samples"], f"Codes from the prior. {text}"),
             "latents": lambda: plot_latents(s["mu"], s["y"], s["classes"], f"Means of test images. {text}"),
-            "kl": lambda: plot_kl(s["kl"], s["variance"], f"Test images. {text}")}
+            "kl": lambda: plot_kl(s["kl"], s["variance"], f"Averages over test images. {text}")}

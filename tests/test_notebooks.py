@@ -127,6 +127,9 @@ def test_outputs_are_stored(path):
             problems.append(f"cell {number} stores an error")
         if any(o.get("name") == "stderr" for o in outputs):
             problems.append(f"cell {number} stores stderr")
+        printed = any(o.get("name") == "stdout" for o in outputs)
+        if runs(source) and source.rstrip().endswith(";") and re.search(r"^print\(", source, re.MULTILINE) and not printed:
+            problems.append(f"cell {number} prints, and its last semicolon drops what was printed: split it")
         if not outputs and runs(source) and shows_something(source):
             problems.append(f"cell {number} should show something, but stores no output")
     assert not problems, f"python tools/execute.py nbs/{path.name}: " + "; ".join(problems)

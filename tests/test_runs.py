@@ -9,13 +9,16 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from genmix import configs, runs
 from genmix.configs import ClassifierConfig
 
+ROOT = Path(__file__).resolve().parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 CONFIG = ClassifierConfig(epochs=3)
 
@@ -434,3 +437,33 @@ def test_what_the_package_publishes_can_be_read():
     for name in runs.published_names():
         assert runs.pretrained(name).provenance
     assert runs.published("moe1991", "table1").provenance["genmix"]
+
+
+def test_a_run_is_published_with_its_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import publish
+    from genmix.experiments import train
+
+    run = train(configs.preset("debug", "vae"), tmp_path / "runs")
+    to = tmp_path / "published"
+    names = [str(p.relative_to(to)) for p in publish.publish(run, "vae/small", weights="vae-small", to=to)]
+    assert names == [os.path.join(*n) for n in (("vae", "small_history.csv"), ("vae", "small.json"), ("weights", "vae-small.safetensors"))]
+    d, result = json.loads((to / "vae" / "small.json").read_text()), runs.read_result(run)
+    assert d["metrics"] == result["metrics"] and d["provenance"] == result["provenance"] and configs.from_dict(d["config"]) == configs.load_config(run)
+    assert (to / "vae" / "small_history.csv").read_bytes() == (run / "history.csv").read_bytes()
+    half, whole = (runs.load_weights(p) for p in (to / "weights" / "vae-small.safetensors", run / "model.safetensors"))
+    assert all(half.tensors[k].dtype == torch.float16 and torch.allclose(half.tensors[k].float(), v, atol=1e-3) for k, v in whole.tensors.items())
+    assert half.config == whole.config and half.provenance == whole.provenance
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    assert [p.name for p in publish.publish(run, "vae/t", table=tmp_path / "t.csv", to=to)] == ["t.csv", "t.json"]
+    monkeypatch.setattr(publish, "PUBLISHED", to)
+    monkeypatch.setattr("sys.argv", ["publish.py", str(tmp_path), "vae/none"])
+    with pytest.raises((SystemExit, FileNotFoundError)):
+        publish.main()
+    assert "result.json" in capsys.readouterr().err
+
+
+def test_published_histories_carry_the_provenance_of_their_run():
+    for system in ("vae", "latent_opt"):
+        for name in runs.published_names(system):
+            assert runs.published(system, name).provenance["data"].startswith("data: "), (system, name)
