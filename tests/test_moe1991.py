@@ -78,7 +78,7 @@ def test_scikit_learns_suite_on_the_defaults(kind):
 @pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_tables(tmp_path):
     "SIGKILL at random moments; what is called complete is whole, and the final tables are those of an undisturbed run."
-    command = [sys.executable, "-m", "genmix", "reproduce", "--preset", "debug", "--data", "formants", "--out"]
+    command = [sys.executable, "-m", "genmix", "reproduce", "moe1991", "--preset", "debug", "--data", "formants", "--out"]
     whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(0)
     start = time.monotonic()
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
