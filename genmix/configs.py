@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'AT_MOST', 'SYSTEMS', 'CHAPTERS', 'PRESETS', 'NAMED', 'ConfigError', 'checked', 'Config', 'VowelConfig',
            'MoE1991Config', 'Table1Config', 'FitConfig', 'VAEConfig', 'LatentOptConfig', 'ClassifierConfig',
-           'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict', 'load_config', 'config_hash', 'slug',
-           'comments', 'options_table', 'write_atomic']
+           'SMoEVAEConfig', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict', 'load_config', 'config_hash',
+           'slug', 'comments', 'options_table', 'write_atomic']
 
 # %% ../nbs/00b_configs.ipynb #844147f4
 import hashlib
@@ -31,6 +31,8 @@ class ConfigError(ValueError):
 AT_LEAST = dict(experts=1, hidden=1, trials=1, epochs=1, smooth=1, plot_every=0, seed=0, sigma=1e-6, tau=1e-6)
 AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # more would only fill the memory
 AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
+AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, fraction=1e-9)
+AT_MOST |= dict(num_experts=1000, balance=1e9, balanced=1, entropy=1e9, skip=0.5, fraction=1)
 AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
@@ -179,10 +181,32 @@ class ClassifierConfig(FitConfig):
     width: int = 32  # channels after the first convolution
     plots: bool = True  # draw figures
 
+# %% ../nbs/00b_configs.ipynb #3c1ec360
+@dataclass(frozen=True)
+class SMoEVAEConfig(FitConfig):
+    "Train a VAE with a mixture of decoder experts (chapter 04)."
+
+    epochs: int = 10  # passes through the training data
+    data: str = "doodles"  # doodles, digits, mnist, fashion, cifar, quickdraw, combined, ... (genmix data list), or a folder or file of your own
+    n: int = 0  # training images, in the proportions of the classes (0: all)
+    fraction: float = 1.0  # use this share of them; validation and test images stay the same
+    num_experts: int = 5  # number of decoder experts K
+    encoder: Literal["medium", "lite"] = "lite"  # the encoder's size
+    expert: Literal["lite", "medium", "full"] = "lite"  # an expert's size
+    latent: int = 32  # number of latent variables
+    routing: Literal["blend", "compete", "supervised"] = "blend"  # in training: a weighted sum of all experts; the 1991 mixture; the expert of the class
+    sigma: float = 1.0  # standard deviation of a pixel for compete, pixels from 0 to 1
+    balanced: float = 0.5  # share of the training in which compete gives every expert an equal part of each batch
+    beta: float = 0.01  # weight of the KL term
+    balance: float = 200.0  # weight of the balance term per batch (blend), or of the cross-entropy per image (supervised)
+    entropy: float = 400.0  # weight of the gate's mean entropy per batch (blend)
+    skip: float = 0.0  # blend leaves out experts whose probability is below this, in training
+    plots: bool = True  # draw figures
+
 # %% ../nbs/00b_configs.ipynb #5ed05613
 SYSTEMS = {
     "moe1991": MoE1991Config, "table1": Table1Config,
-    "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig,
+    "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig, "smoe-vae": SMoEVAEConfig,
 }
 
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
@@ -197,6 +221,7 @@ PRESETS = {
     "quick": {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
+        "smoe-vae": SMoEVAEConfig(),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -204,6 +229,7 @@ PRESETS = {
         "vae": VAEConfig(n=200, epochs=2, width=8, latent=4, samples=20),
         "latent-opt": LatentOptConfig(n=200, epochs=2, latent=4, samples=20, new_steps=20),
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
+        "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
@@ -213,6 +239,7 @@ PRESETS = {
         ),
         "latent-opt": LatentOptConfig(**_EARLIER),
         "classifier": ClassifierConfig(data="mnist", n=20_000),
+        "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye", epochs=20, encoder="medium"),
     },
 }
 

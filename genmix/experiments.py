@@ -79,17 +79,20 @@ def load_images(
         d = data.load(config.data, split, n=n, seed=config.seed, download=download)
         return d if n or split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, config.seed))
     train = part("train", config.n or None)
+    if (share := getattr(config, "fraction", 1.)) < 1:
+        if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
+        train = train.subset(data.stratified(train.y, n, config.seed))
     print(train.describe())
     try: val = part("validation")
     except data.DataError: val = None
     return config, Images(train, val, part("test"))
 
 # %% ../nbs/08_experiments.ipynb #8183fa8c
-IMAGES = ("vae", "latent-opt", "classifier")  # systems that train on images
+IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae")  # systems that train on images
 
 def headline(metrics: dict) -> str:
     "The numbers of a result that one looks at first, in a line."
-    first = ("log_p_test", "elbo_test", "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
+    first = ("sse_test", "nmi", "active", "log_p_test", "elbo_test", "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
     names = [k for k in first if k in metrics] or [k for k, v in metrics.items() if isinstance(v, float)][:6]
     return ", ".join(f"{k} {metrics[k]:.4g}" for k in names)
 
@@ -302,7 +305,10 @@ def chapter_of(
     "The chapter behind a system."
     if system == "vae":
         from genmix import vae
-        return Chapter(vae.model_of, vae.measure, vae.run_figures, getattr(vae, "snapshot", snapshot))
+        return Chapter(vae.model_of, vae.measure, vae.run_figures, snapshot)
+    if system == "smoe-vae":
+        from genmix import smoe_vae
+        return Chapter(smoe_vae.model_of, smoe_vae.measure, smoe_vae.run_figures, snapshot)
     from genmix import latent_opt as chapter
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})

@@ -75,7 +75,8 @@ _LATENT = {"reconstructions_train": "training images above their reconstructions
            "rotation": "the ELBO of turned images", "gaps": "amortization and approximation gap of every image"}
 _VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
         "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
-_IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"}}
+_IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"},
+           "smoe-vae": {"gallery": "test images that each expert is most sure of, and its drawings", "classes": "share of every class that goes to each expert"}}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
         FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
@@ -84,6 +85,7 @@ def _image_run(folder: Path, config, system: str) -> dict:
     "What the run of a model of images can show."
     if system == "vae": from genmix.vae import run_figures
     elif system == "latent-opt": from genmix.latent_opt import run_figures
+    elif system == "smoe-vae": from genmix.smoe_vae import run_figures
     else: from genmix.latent_opt import classifier_figures as run_figures
     history = pd.read_csv(folder/"history.csv")
     def curves():
