@@ -286,7 +286,7 @@ def measure(
     K, y, k = config.num_experts, np.asarray(test.y), v["k"]
     metrics = dict(sse_test=float(v["hard"].mean()), sse_soft_test=float(v["soft"].mean()), sse_mu_test=float(w["hard"].mean()),
                    sse_train=float(view(model, train, seed=config.seed)["hard"].mean()), images_train=len(train), images_test=len(test),
-                   gate_entropy=float(-(np.exp(v["log_p"]) * v["log_p"]).sum(1).mean()), same_expert_mu=float((w["k"] == k).mean()))
+                   gate_entropy=float(entropy(torch.from_numpy(v["log_p"]))), same_expert_mu=float((w["k"] == k).mean()))
     metrics |= division(k, y, K)
     if test.factors is not None and "style" in test.factor_names:
         style = np.unique(test.factors, axis=0, return_inverse=True)[1].ravel()
@@ -295,9 +295,11 @@ def measure(
     metrics |= dict(probe_expert=probe(v["mu"][order], k[order]), probe_class=probe(v["mu"][order], y[order]))
     ten = np.concatenate([np.flatnonzero(k == j)[np.argsort(-v["log_p"][k == j, j])][:6] for j in range(K)])       # the most confident
     with torch.no_grad(): drawn = model.reconstruct(torch.from_numpy(test.x[ten]).to(next(model.parameters()).device) / 255)
-    arrays = dict(k=k, y=y, classes=np.array([str(s) for s in test.classes]), log_p=v["log_p"].astype(np.float16), hard=v["hard"].astype(np.float32),
+    arrays = dict(k=k, y=y, classes=np.array([str(s) for s in test.classes]), experts=np.array(K),
                   gallery=np.asarray(test.x[ten]), gallery_drawn=(drawn.cpu().numpy() * 255).round().astype(np.uint8), gallery_k=k[ten],
-                  caption=np.array(f"{config.routing}, K = {K}; trained on {train.describe().removeprefix('data: ')}; seed {config.seed}"))
+                  caption=np.array(f"{config.routing}, K = {K}; {len(y):,} test images; trained on "
+                                  f"{train.describe().removeprefix('data: ')}; seed {config.seed}, "
+                                  f"{config.steps or config.epochs * -(-len(train) // config.batch):,} steps"))
     return metrics, arrays
 
 # %% ../nbs/04_smoe_vae.ipynb #9402af55
@@ -316,7 +318,7 @@ def plot_classes(
     s: dict,  # arrays of `measure`
 ):  # the figure
     "Which share of every class goes to which expert."
-    K = s["log_p"].shape[1]
+    K = int(s["experts"])
     table = np.zeros((len(s["classes"]), K)); np.add.at(table, (s["y"], s["k"]), 1)
     fig, ax = subplots(height=.45 * len(table) + 1.2)
     heatmap(table / table.sum(1, keepdims=True), list(s["classes"]), [f"{k}" for k in range(K)], ax)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from genmix import data, moe1991, smoe_vae, training
 from genmix.configs import ConfigError, SMoEVAEConfig, preset
-from genmix.smoe_vae import Experts, balance, compete, division, doubled, entropy, model_of, probe, view
+from genmix.smoe_vae import Experts, balance, balanced, compete, division, doubled, entropy, model_of, probe, view
 from genmix.training import Batch, Noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,7 +96,26 @@ def test_experts_that_are_left_out_get_no_gradient():
     assert e.weights[0].grad[0].abs().sum() > 0 and e.weights[0].grad[1:].abs().sum() == 0
 
 
+def test_the_weights_of_a_sparse_blend_sum_to_one():
+    e, z, p = Experts(3, "lite", 4), Noise(0).normal(5, 4), F.softmax(Noise(1).normal(5, 3), 1)
+    for w in [*e.weights, *e.biases]: w.data[:] = w.data[:1].clone()                       # all experts alike: every average is their drawing
+    assert torch.allclose(e.blend(z, p, .4), e.draw(0, z), atol=1e-6)
+
+
 # ---------------------------------------------------------------- losses
+def test_the_weights_of_the_published_loss_and_the_loss_of_new_images(doodles):
+    m = model_of(replace(C, beta=.3, balance=50., entropy=70.), doodles[0]).train()
+    x = torch.from_numpy(doodles[0].x[:16]).float() / 255
+    t = m.loss(Batch(x, None, None), 0, Noise(0))
+    assert t["loss"].item() == pytest.approx((t["recon"] + .3 * t["kl"] + (50 * t["balance"] + 70 * t["entropy"]) / 32).item(), rel=1e-6)
+    with torch.no_grad():
+        _, _, z = m.codes(x, Noise(0))
+        assert t["recon"].item() == pytest.approx((x - m.experts.blend(z, m.route(z).exp())).square().sum((1, 2, 3)).mean().item(), rel=1e-5)
+        hard = m.eval().loss(Batch(x, None, None), 0, Noise(0))["recon"]
+        drawn = m.experts.every(z)[torch.arange(16), m.route(z).argmax(1)]
+    assert hard.item() == pytest.approx((x - drawn).square().sum((1, 2, 3)).mean().item(), rel=1e-5)
+
+
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_gate_terms(B, K, seed):
@@ -117,6 +136,24 @@ def test_competition_is_the_loss_of_1991(K, sigma, seed):
     assert np.allclose(log_r.exp().detach().numpy(), moe1991.responsibilities(moe1991.squared_errors(*args[:2]), args[2], sigma).T, atol=1e-9)
     g, = torch.autograd.grad(cost.sum(), o)
     assert torch.allclose(g, 2 * log_r.exp()[:, :, None] * (o - d[:, None]), atol=1e-9)
+
+
+@given(st.integers(2, 5), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_balanced_responsibilities_use_all_experts_alike(K, seed):
+    r = balanced(3 * Noise(seed).normal(20 * K, K)).exp()
+    assert torch.allclose(r.sum(1), torch.ones(20 * K), atol=1e-5) and torch.allclose(r.sum(0), torch.full((K,), 20.), atol=.2)
+
+
+def test_competition_is_balanced_at_first_and_free_afterwards(doodles):
+    m = model_of(replace(C, routing="compete", sigma=3., balanced=.5), doodles[0]).train()
+    assert m.free_from == 3                                                             # half of 2 epochs of 3 steps
+    x, z = torch.from_numpy(doodles[0].x[:12]).float() / 255, Noise(0).normal(12, 4)
+    log_p, each = m.route(z), (x[:, None] - m.experts.every(z)).square().sum((2, 3, 4))
+    r = balanced(log_p - each / 18).exp()
+    assert torch.allclose(m.error(x, z, log_p, 2), (r * (each - 18 * log_p)).sum(1), rtol=1e-5)
+    assert torch.allclose(m.error(x, z, log_p, 3), compete(log_p, each, 3.)[0], rtol=1e-5)
+    assert not torch.allclose(m.error(x, z, log_p, 2), m.error(x, z, log_p, 3), rtol=1e-3)
 
 
 def test_one_expert_makes_all_routings_one(doodles):
