@@ -12,19 +12,16 @@ the ratios is printed, with the least and the largest. The faster of the two bas
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import shutil
 import statistics
 import tempfile
-import time
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import measure, ratios  # first: it sets the number of threads
 
 import numpy as np
 import torch
@@ -98,59 +95,7 @@ def fitted(c, d, keep=True, fused=True, chunks=False, **settings):
     return lambda: training.fit(model, d, c, progress=False).loss.iloc[-1]
 
 
-KINDS = {"loader": with_loader, "resident": resident, "fit": fitted}
-BASELINES = {"loader": ("loader", {}), "loader, 2 workers": ("loader", {"workers": 2})}
-
-
-def faults():
-    "Page faults of this process so far."
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def serve(pipe, threads, c, d, kind, settings):
-    "A candidate's process: one pass, and its figures, whenever it is asked."
-    torch.set_num_threads(threads)
-    run = KINDS[kind](c, d, **settings)
-    for _ in range(2):  # warm
-        if not np.isfinite(run()):
-            raise SystemExit("a loss is not finite: nothing is worth measuring")
-    pipe.send("ready")
-    while pipe.recv():
-        cpu, before = time.process_time(), faults()
-        wall = seconds(run)
-        pipe.send((wall, time.process_time() - cpu, faults() - before))
-
-
-def measure(candidates, c, d, rounds, threads):
-    "Wall seconds, processor seconds and page faults of every candidate, in every round."
-    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
-    found = {name: [] for name in candidates}
-    with ExitStack() as stack:
-        for name, (kind, settings) in candidates.items():
-            pipes[name], theirs = context.Pipe()
-            p = context.Process(target=serve, args=(theirs, threads, c, d, kind, settings))
-            p.start()
-            theirs.close()
-            stack.callback(p.join)
-            stack.callback(pipes[name].close)
-            processes.append(p)
-            assert pipes[name].recv() == "ready"
-        for k in range(rounds):
-            for name in list(candidates)[:: -1 if k % 2 else 1]:
-                pipes[name].send(True)
-                found[name].append(pipes[name].recv())
-        for pipe in pipes.values():
-            pipe.send(False)
-    return {name: dict(zip(("wall", "cpu", "faults"), map(list, zip(*rows)))) for name, rows in found.items()}
-
-
-def ratios(slow, fast):
-    r = [s / f for s, f in zip(slow, fast, strict=True)]
-    return {"median": round(statistics.median(r), 3), "least": round(min(r), 3), "largest": round(max(r), 3)}
+BASELINES = {"loader": (with_loader, {}), "loader, 2 workers": (with_loader, {"workers": 2})}
 
 
 def figures(c, d):
@@ -159,7 +104,7 @@ def figures(c, d):
 
 
 def against_loaders(c, d, rounds, threads):
-    m = measure({**BASELINES, "fit": ("fit", {}), "fit, bf16": ("fit", {"precision": "bf16"})}, c, d, rounds, threads)
+    m = measure({**BASELINES, "fit": (fitted, {}), "fit, bf16": (fitted, {"precision": "bf16"})}, (c, d), rounds, threads)
     speed = {k: round(len(d) / statistics.median(v["wall"])) for k, v in m.items()}
     baseline = max(BASELINES, key=speed.get)
     return {**figures(c, d), "images_per_s": speed, "baseline": baseline, "ratio": ratios(m[baseline]["wall"], m["fit"]["wall"]),
@@ -169,14 +114,14 @@ def against_loaders(c, d, rounds, threads):
 
 
 def against_fit(c, d, rounds, threads, folder, compiled):
-    candidates = {"fit": ("fit", {}), "a plain loop, images in memory": ("resident", {}), "memory given back": ("fit", {"keep": False}),
-                  "Adam not fused": ("fit", {"fused": False}), "images read in chunks from a file": ("fit", {"chunks": folder}),
-                  "channels_last": ("fit", {"channels_last": True}), "bf16": ("fit", {"precision": "bf16"}),
-                  "bf16 and channels_last": ("fit", {"precision": "bf16", "channels_last": True}),
-                  "ema 0.999": ("fit", {"ema": 0.999}), "clip": ("fit", {"clip": 100.0})}
+    candidates = {"fit": (fitted, {}), "a plain loop, images in memory": (resident, {}), "memory given back": (fitted, {"keep": False}),
+                  "Adam not fused": (fitted, {"fused": False}), "images read in chunks from a file": (fitted, {"chunks": folder}),
+                  "channels_last": (fitted, {"channels_last": True}), "bf16": (fitted, {"precision": "bf16"}),
+                  "bf16 and channels_last": (fitted, {"precision": "bf16", "channels_last": True}),
+                  "ema 0.999": (fitted, {"ema": 0.999}), "clip": (fitted, {"clip": 100.0})}
     if compiled:
-        candidates["compile"] = ("fit", {"compile": True})
-    m = measure(candidates, c, d, rounds, threads)
+        candidates["compile"] = (fitted, {"compile": True})
+    m = measure(candidates, (c, d), rounds, threads)
     steps = -(-len(d) // c.batch)
     return [{**figures(c, d), "what": k, "images_per_s": round(len(d) / statistics.median(v["wall"])),
              "speed_against_fit": ratios(m["fit"]["wall"], v["wall"]), "speed_against_fit_cpu": ratios(m["fit"]["cpu"], v["cpu"]),
