@@ -31,8 +31,8 @@ class ConfigError(ValueError):
 AT_LEAST = dict(experts=1, hidden=1, trials=1, epochs=1, smooth=1, plot_every=0, seed=0, sigma=1e-6, tau=1e-6)
 AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # more would only fill the memory
 AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
-AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, fraction=1e-9)
-AT_MOST |= dict(num_experts=1000, balance=1e9, balanced=1, entropy=1e9, skip=0.5, fraction=1)
+AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, revive=0, fraction=1e-9)
+AT_MOST |= dict(num_experts=1000, balance=1e9, entropy=1e9, skip=0.5, fraction=1)
 AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
@@ -196,11 +196,13 @@ class SMoEVAEConfig(FitConfig):
     latent: int = 32  # number of latent variables
     routing: Literal["blend", "compete", "supervised"] = "blend"  # in training: a weighted sum of all experts; the 1991 mixture; the expert of the class
     sigma: float = 1.0  # standard deviation of a pixel for compete, pixels from 0 to 1
-    balanced: float = 0.5  # share of the training in which compete gives every expert an equal part of each batch
+    balanced: int = 400  # steps in which compete gives every expert an equal part of each batch
     beta: float = 0.01  # weight of the KL term
+    balancing: Literal["quadratic", "switch", "bias", "noisy"] = "quadratic"  # how blend keeps its experts in use: the paper's term; that of the Switch Transformer; a bias without a loss; noise and the two best
     balance: float = 200.0  # weight of the balance term per batch (blend), or of the cross-entropy per image (supervised)
     entropy: float = 400.0  # weight of the gate's mean entropy per batch (blend)
-    skip: float = 0.0  # blend leaves out experts whose probability is below this, in training
+    skip: float = 0.0  # in training, leave out experts whose probability is below this
+    revive: int = 0  # every so many steps, an expert that hardly draws becomes a copy of the busiest one (0: never)
     plots: bool = True  # draw figures
 
 # %% ../nbs/00b_configs.ipynb #5ed05613

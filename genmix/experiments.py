@@ -70,14 +70,14 @@ def load_images(
     download: bool = False,  # fetch the real data if it is missing
     most: int = 10_000,  # validation and test images, at most
 ):  # config, `Images`
-    "Load the images of a config and print their origin."
+    "Load the images of a config and print their origin. Its seed chooses the training images; validation and test images are always the same."
     name = config.data
     if is_table(name):
         raise configs.ConfigError(f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all")
     if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists(): config = replace(config, data=str(path.resolve()))
     def part(split, n=None):
-        d = data.load(config.data, split, n=n, seed=config.seed, download=download)
-        return d if n or split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, config.seed))
+        d = data.load(config.data, split, n=n, seed=config.seed if split == "train" else 0, download=download)
+        return d if split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, 0))
     train = part("train", config.n or None)
     if (share := getattr(config, "fraction", 1.)) < 1:
         if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")

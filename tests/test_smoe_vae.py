@@ -146,8 +146,7 @@ def test_balanced_responsibilities_use_all_experts_alike(K, seed):
 
 
 def test_competition_is_balanced_at_first_and_free_afterwards(doodles):
-    m = model_of(replace(C, routing="compete", sigma=3., balanced=.5), doodles[0]).train()
-    assert m.free_from == 3                                                             # half of 2 epochs of 3 steps
+    m = model_of(replace(C, routing="compete", sigma=3., balanced=3), doodles[0]).train()
     x, z = torch.from_numpy(doodles[0].x[:12]).float() / 255, Noise(0).normal(12, 4)
     log_p, each = m.route(z), (x[:, None] - m.experts.every(z)).square().sum((2, 3, 4))
     r = balanced(log_p - each / 18).exp()
