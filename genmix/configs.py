@@ -212,7 +212,7 @@ SYSTEMS = {
 }
 
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
-CHAPTERS = ("moe1991", "latent-opt")
+CHAPTERS = ("moe1991", "latent-opt", "smoe-vae")
 
 # %% ../nbs/00b_configs.ipynb #17288101
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST

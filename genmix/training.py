@@ -373,7 +373,8 @@ class Run:
         self.model, self.data, self.config, self.N, self.folder = model, data, config, len(data), folder and Path(folder)
         self.device = pick_device(config.device); self.world = World(self.device)
         model.to(self.device)
-        if config.channels_last: model.to(memory_format=torch.channels_last)
+        for m in model.modules() if config.channels_last else ():
+            if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)): m.to(memory_format=torch.channels_last)
         self.params, self.opts = dense_parameters(model), _optimizers(model, config)
         self.average = Average(model, config.ema) if config.ema else None
         self.per_epoch = -(-self.N // config.batch)

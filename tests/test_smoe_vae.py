@@ -204,6 +204,8 @@ def test_measure_agrees_with_loops_and_draws(doodles, routing):
         drawn = torch.cat([m.experts.draw(m.gate(v[None]).argmax().item(), v[None]) for v in mu])
     assert metrics["sse_mu_test"] == pytest.approx((x - drawn).square().sum((1, 2, 3)).mean().item(), rel=1e-4)
     assert torch.allclose(m.reconstruct(x), drawn, atol=1e-5) and m.sample(3, Noise(0)).shape == (3, 1, 28, 28)
+    alike = metrics.pop("correlation")                                                  # None if fewer than two experts draw
+    assert alike is None if metrics["active"] < 2 else -1 <= alike <= 1
     assert all(isinstance(v, (int, float)) and math.isfinite(v) for v in metrics.values())
     import matplotlib.pyplot as plt
     for draw in smoe_vae.run_figures(arrays, c).values(): plt.close(draw())
