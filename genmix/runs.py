@@ -425,7 +425,7 @@ def load_weights(
 # %% ../nbs/02b_runs.ipynb #5b5d84ef
 class Published(NamedTuple):
     "A published result."
-    value: object  # a DataFrame, or what a JSON file holds
+    value: object  # a DataFrame, arrays by name, or what a JSON file holds
     provenance: dict  # how it was made
 
 def published_names(
@@ -449,7 +449,9 @@ def published(
     folder = resources.files("genmix") / "published" / system
     def read(file): return json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
     def made_by(d): return d.get("provenance") if isinstance(d, dict) else None
-    if (folder / f"{name}.csv").is_file(): value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
+    if (folder / f"{name}.npz").is_file():
+        with resources.as_file(folder / f"{name}.npz") as path: value = load_arrays(path)
+    elif (folder / f"{name}.csv").is_file(): value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
     else: value = read(f"{name}.json")
     made = made_by(read(f"{name.removesuffix('_history')}.json")) or read("provenance.json")  # of this result, or of the whole folder
     if not made: raise RunError(f"the published result {name} of {system} has no provenance")

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from genmix import data, moe1991, smoe_vae, training
@@ -237,3 +238,204 @@ def test_presets_are_the_published_ones():
     told = dict(num_experts=5, latent=32, beta=.01, balance=200, entropy=400, batch=128, lr=1e-3, epochs=20, encoder="medium", expert="lite")
     assert {k: getattr(paper, k) for k in told} == told
     assert paper.data.startswith("quickdraw") and (debug.data, debug.epochs, debug.latent) == ("mnist", 1, 16)
+
+
+# ---------------------------------------------------------------- sparse training
+def test_sparse_competition_costs_no_less_and_by_the_responsibility_left_out(doodles):
+    m = model_of(replace(C, routing="compete", num_experts=6, skip=.12, sigma=2., balanced=0), doodles[0]).train()
+    with torch.no_grad():
+        for p in m.gate.parameters(): p *= 3
+    x = torch.from_numpy(doodles[0].x[:40]).float() / 255
+    z = m.codes(x)[0]
+    log_p = m.route(z)
+    keep = smoe_vae.needed(log_p.exp(), .12)
+    assert 1 <= keep.sum(1).min() and keep.float().mean() < 1
+    full, log_r = compete(log_p, (x[:, None] - m.experts.every(z)).square().sum((2, 3, 4)), 2.)
+    left_out = (log_r.exp() * ~keep).sum(1)
+    assert torch.allclose(m.error(x, z, log_p, 0), full - 8 * torch.log1p(-left_out), atol=1e-3)
+    assert torch.isfinite(m.loss(Batch(x, torch.zeros(40, dtype=torch.long), None), 0, Noise(0))["loss"])
+
+
+@pytest.mark.parametrize("step", [0, 10])
+def test_sparse_gradients_reach_only_the_experts_that_draw(doodles, step):
+    m = model_of(replace(C, routing="compete", num_experts=4, skip=.2, balanced=5), doodles[0]).train()
+    with torch.no_grad():
+        m.gate[-1].weight.zero_()
+        m.gate[-1].bias.copy_(torch.tensor([3., 3., -9., -9.]))
+    x = torch.from_numpy(doodles[0].x[:16]).float() / 255
+    m.loss(Batch(x, torch.zeros(16, dtype=torch.long), None), step, Noise(0))["loss"].backward()
+    touched = [bool(w.grad[k].abs().sum() > 0) for k in range(4) for w in m.experts.weights[:1]]
+    assert touched[2:] == [False, False] and any(touched[:2])
+    assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("B", [20, 40, 200])  # below and above the number of codes from which two layers are one
+@pytest.mark.parametrize("kind", ["lite", "medium", "full"])
+def test_many_codes_are_drawn_as_few(kind, B):
+    torch.manual_seed(0)
+    e, z = Experts(2, kind, 32), Noise(0).normal(B, 32)
+    with torch.no_grad():
+        few = torch.cat([e.draw(1, v) for v in z.split(5)])
+        assert torch.allclose(e.draw(1, z), few, atol=1e-5)
+
+
+def test_channels_last_changes_nothing_but_the_layout(doodles):
+    found = []
+    for layout in (False, True):
+        c = replace(C, epochs=1, channels_last=layout)
+        m = model_of(c, doodles[0])
+        found.append(training.fit(m, doodles[0], c, progress=False).loss.iloc[-1])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+# ---------------------------------------------------------------- keeping experts in use
+def test_bias_moves_against_the_load(doodles):
+    c = replace(C, balancing="bias")
+    m = model_of(c, doodles[0]).train()
+    log_p = torch.log(torch.tensor([[.8, .1, .1]] * 9 + [[.1, .8, .1]] * 3))
+    m.adapt(log_p, rate=.5)
+    assert m.bias.tolist() == [-.5, .5, .5]                                             # 9, 3 and 0 images; 4 would be fair
+    z = Noise(0).normal(5, 4)
+    assert torch.allclose(m.route(z), F.log_softmax(m.gate(z) + m.bias, 1))
+    training.fit(m, doodles[0], c, progress=False)
+    assert "bias" in m.state_dict()
+
+
+def test_bias_keeps_experts_in_use(doodles):
+    used = {}
+    for how in ("quadratic", "bias"):
+        c = replace(C, balancing=how, balance=0., entropy=0., epochs=20, num_experts=4)
+        m = model_of(c, doodles[0])
+        with torch.no_grad(): m.gate[-1].bias[0] += 1.                                  # one is ahead from the start
+        training.fit(m, doodles[0], c, progress=False)
+        used[how] = np.bincount(view(m, doodles[0])["k"], minlength=4).max()
+    assert used["bias"] < used["quadratic"]
+
+
+def test_a_dead_expert_becomes_a_copy_of_the_busiest(doodles):
+    c = replace(C, revive=2, num_experts=3)
+    m = model_of(c, doodles[0]).train()
+    before = [w[0].detach().clone() for w in m.experts.weights]
+    share = m.gate[-1].bias[0].item()
+    log_p = torch.log(torch.tensor([[.8, .1, .1]] * 6 + [[.1, .8, .1]] * 4))
+    m.renew(0); m.adapt(log_p); m.renew(1)
+    assert m.drew.tolist() == [6, 4, 0] and not torch.allclose(m.experts.weights[0][2], before[0], atol=.05)
+    m.adapt(log_p); m.renew(2)
+    assert m.drew.tolist() == [0, 0, 0]
+    for w, old in zip(m.experts.weights, before):
+        assert torch.equal(w[0], old) and not torch.equal(w[2], old)
+        assert (w[2] - old).std().item() == pytest.approx(.1 * old.std().item(), rel=.35)           # a tenth of its size
+    assert m.gate[-1].bias[0].item() == pytest.approx(share - math.log(2), abs=1e-5)
+    kept = m.experts.weights[0].detach().clone()
+    m.adapt(torch.log(torch.tensor([[.8, .1, .1], [.1, .8, .1], [.1, .1, .8]]))); m.renew(4)
+    assert torch.equal(m.experts.weights[0], kept)                                      # nobody is dead
+
+
+def test_noisy_routing_keeps_two_in_training_and_is_quiet_afterwards(doodles):
+    m = model_of(replace(C, balancing="noisy", num_experts=5), doodles[0])
+    z = Noise(1).normal(50, 4)
+    assert ((m.route(z, Noise(2)).exp() > 1e-9).sum(1) == 2).all()
+    assert torch.equal(m.route(z), F.log_softmax(m.gate(z), 1))
+    x = torch.from_numpy(doodles[0].x[:8]).float() / 255
+    m.train()
+    terms = m.loss(Batch(x, torch.zeros(8, dtype=torch.long), None), 0, Noise(0))
+    terms["loss"].backward()
+    assert all(v.isfinite() for v in terms.values()) and m.noise.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("extra", [dict(balancing="bias"), dict(balancing="noisy"), dict(revive=2), dict(balancing="switch")])
+def test_runs_with_balancing_resume_identically(doodles, tmp_path, extra):
+    c = replace(C, steps=6, **extra)
+    whole = model_of(c, doodles[0]); training.fit(whole, doodles[0], c, progress=False)
+    part = model_of(c, doodles[0]); training.fit(part, doodles[0], replace(c, steps=3), folder=tmp_path, progress=False)
+    again = model_of(replace(c, seed=0), doodles[0]); training.fit(again, doodles[0], c, folder=tmp_path, progress=False)
+    for k, v in whole.state_dict().items(): assert torch.equal(v, again.state_dict()[k]), k
+
+
+# ---------------------------------------------------------------- log p(x)
+def test_log_p_of_equal_experts_is_that_of_one(doodles):
+    one = model_of(replace(C, num_experts=1), doodles[0]).eval()
+    three = model_of(replace(C, num_experts=3), doodles[0]).eval()
+    three.encoder.load_state_dict(one.encoder.state_dict())
+    with torch.no_grad():
+        for a, b in zip((*three.experts.weights, *three.experts.biases), (*one.experts.weights, *one.experts.biases)): a.copy_(b.expand_as(a))
+    x = torch.from_numpy(doodles[1].x[:6]).float() / 255
+    want = one.log_prob(x, 20).value
+    for soft in (False, True): assert torch.allclose(three.log_prob(x, 20, soft=soft).value, want, atol=1e-3, rtol=1e-5)
+    assert torch.allclose(three.log_prob(x, 20, chunk=7).value, want, atol=1e-3, rtol=1e-5)          # chunks: memory, not the result
+    z, mu, lv = Noise(0, device="cpu").normal(20, 6, 4, dim=1), *one.encode(x)
+    codes = mu + (.5 * lv).exp() * z
+    s = math.sqrt(C.beta / 2)
+    with torch.no_grad():
+        px = torch.stack([torch.distributions.Normal(one.experts.draw(0, v), s).log_prob(x).sum((1, 2, 3)) for v in codes])
+        q = torch.distributions.Normal(mu, (.5 * lv).exp()).log_prob(codes).sum(2)
+        w = px + torch.distributions.Normal(0., 1.).log_prob(codes).sum(2) - q
+    assert torch.allclose(want, (w.double().logsumexp(0) - math.log(20)), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- studies
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    from genmix import experiments
+    out = tmp_path_factory.mktemp("study")
+    folders = [experiments.train(SMoEVAEConfig(n=60, steps=4, num_experts=K, routing=r, seed=s, balanced=2, plots=False), out)
+               for K in (1, 2) for r in ("blend", "compete") for s in (0, 1)]
+    return folders, out
+
+
+def test_a_study_is_collected(studied):
+    df = smoe_vae.collect(studied[0])
+    assert len(df) == 8 and df.sse_val.notna().all() and set(df.routing) == {"blend", "compete"}
+    assert (df.images_test == df.images_test.iloc[0]).all()
+    for K, g in df[df.routing == "blend"].groupby("num_experts"):
+        chosen = smoe_vae.chosen_k(df[df.routing == "blend"])
+        assert chosen.chosen.iloc[0] == df[df.routing == "blend"].groupby("num_experts").sse_val.mean().idxmin()
+    pairs = smoe_vae.paired(df, "blend", "compete")
+    a, b = (df[(df.num_experts == 2) & (df.routing == r)].sort_values("seed").sse_test.to_numpy() for r in ("blend", "compete"))
+    from scipy import stats
+    row = pairs[pairs.num_experts == 2].iloc[0]
+    assert row.difference == pytest.approx((b - a).mean()) and row.p == pytest.approx(stats.ttest_rel(b, a).pvalue)
+    low, high = stats.ttest_rel(b, a).confidence_interval(.95)
+    assert (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
+    ari = smoe_vae.agreements(studied[0])
+    assert len(ari) == 4 and ari.ari.between(-1, 1).all() and (ari[ari.num_experts == 1].ari == 1).all()
+
+
+def test_test_images_do_not_move_with_the_seed(studied):
+    from genmix.runs import load_arrays
+    y = [load_arrays(f / "figures.npz")["y"] for f in studied[0]]
+    assert all(np.array_equal(y[0], v) for v in y)
+
+
+def test_studies_are_drawn(studied):
+    import matplotlib.pyplot as plt
+    df = smoe_vae.collect(studied[0])
+    df = pd.concat([df, df[df.num_experts == 2].assign(fraction=.5, sse_test=lambda t: t.sse_test + 1)])
+    for fig in (smoe_vae.plot_k(df, ""), smoe_vae.plot_fractions(df[df.routing == "blend"], ""), smoe_vae.plot_per_expert(df, ""), smoe_vae.plot_probes(df, ""),
+                smoe_vae.plot_architecture()): plt.close(fig)
+
+
+def test_browse_shows_every_active_expert(doodles):
+    m = model_of(replace(C, num_experts=3), doodles[0])
+    arrays = smoe_vae.measure(m, *doodles, m.config)[1]
+    slider, text, picture = smoe_vae.browse(arrays).children
+    seen = set()
+    for k in slider.options:
+        slider.value = k
+        assert f"{(arrays['k'] == k).sum()} test images" in text.value
+        seen.add(bytes(picture.value))
+    assert len(seen) == len(slider.options) and set(slider.options) == set(arrays["k"])
+
+
+def test_publish_study_writes_tables_with_their_origin(studied, tmp_path, monkeypatch, capsys):
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location("publish_study", Path(__file__).parent.parent / "tools" / "publish_study.py")
+    tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, "PUBLISHED", tmp_path / "a" / "b" / "smoe_vae")
+    monkeypatch.setattr("sys.argv", ["publish_study", str(studied[1] / "smoe-vae")])
+    tool.main()
+    df = pd.read_csv(tmp_path / "a" / "b" / "smoe_vae" / "study.csv")
+    assert len(df) == 8 and "study.csv" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["publish_study", str(tmp_path)])
+    with pytest.raises(SystemExit): tool.main()

@@ -1,0 +1,91 @@
+"""Publish a study of chapter 04: the table of all runs, agreement between seeds, log p(x) of chosen runs, arrays of two runs for figures.
+
+    genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=doodles n=10000 steps=1500 skip=.01 balanced=750 plots=no
+    genmix sweep smoe-vae routing=compete num_experts=3,5,10,20 ...        # and so on: any runs of smoe-vae will do
+    python tools/publish_study.py runs/smoe-vae
+
+Every finished run in the folder goes into the table. Everything goes to genmix/published/smoe_vae of this clone.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from genmix import data, experiments, runs, smoe_vae
+from genmix.configs import load_config, to_dict
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "genmix" / "published" / "smoe_vae"
+SWEEP = "genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=DATA steps=1500 skip=.01 balanced=750 plots=no"
+
+
+def log_p(folders, n, M):
+    "log p(x) of n test images, the same for every run: as a mixture, and around the blend."
+    rows = []
+    for folder in folders:
+        c = load_config(folder)
+        test = data.load(c.data, "test", seed=0)
+        x = torch.from_numpy(test.x[data.stratified(test.y, n, 0)]).float() / 255
+        m = experiments.load_model(folder)
+        row = {k: getattr(c, k) for k in ("data", "n", "routing", "num_experts", "expert", "steps", "seed")} | {"parameters": sum(p.numel() for p in m.experts.parameters())}
+        for name, soft in (("mixture", False), ("blend", True)):
+            parts = [m.log_prob(v, M, soft=soft) for v in x.split(50)]
+            row |= {f"log_p_{name}": torch.cat([v.value for v in parts]).mean().item(), f"elbo_{name}": torch.cat([v.elbo for v in parts]).mean().item(),
+                    f"ess_{name}": torch.cat([v.ess for v in parts]).median().item()}
+        rows.append(row | {"images": len(x), "samples": M})
+        print({k: round(v, 1) if isinstance(v, float) else v for k, v in rows[-1].items() if k != "data"}, flush=True)
+    return pd.DataFrame(rows)
+
+
+def short(df):
+    "quickdraw:airplane,... as quickdraw."
+    return df.assign(data=df.data.str.partition(":")[0])
+
+
+def about(folders, command, **more):
+    results = [runs.read_result(f)["provenance"] for f in folders]
+    kept = {k: results[0][k] for k in ("genmix", "torch", "numpy", "python", "machine", "threads")}
+    return {"provenance": {"command": command, **kept, "data": sorted({r["data"] for r in results if r["seed"] == 0}), "runs": len(folders),
+                           "seconds": round(sum(r["seconds"] for r in results)), "date": max(r["date"] for r in results), **more}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder smoe-vae of a runs folder")
+    parser.add_argument("--images", type=int, default=200, help="test images for log p(x)")
+    parser.add_argument("--samples", type=int, default=100, help="importance samples per image")
+    a = parser.parse_args()
+    folders = sorted(p.parent for p in a.runs.glob("*/result.json"))
+    if not folders:
+        parser.exit(2, f"publish_study: {a.runs} holds no finished run of smoe-vae\n")
+    configs = {f: load_config(f) for f in folders}
+    df = short(smoe_vae.collect(folders)).sort_values(["data", "routing", "balancing", "revive", "expert", "steps", "fraction", "num_experts", "seed"])
+    runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
+    runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="n=10000 for doodles, mnist, fashion; all 14,000 for the 20 categories of quickdraw"))
+    plain = [f for f, c in configs.items() if c.balancing == "quadratic" and not c.revive and c.expert == "lite" and c.steps <= 1500]
+    if not plain:
+        parser.exit(2, f"publish_study: {a.runs} holds no run of the main study\n")
+    runs.save_table(PUBLISHED / "agreement.csv", short(smoe_vae.agreements(plain)), float_format="%.4g")
+    runs.save_json(PUBLISHED / "agreement.json", about(plain, SWEEP))
+    fixed = [f for f, c in configs.items() if c.data.startswith("quickdraw") and c.fraction == 1 and c.balancing == "quadratic" and not c.revive
+             and c.num_experts in (1, 6, 10) and c.routing != "supervised" and c.seed < 3]
+    if fixed:
+        start = time.time()
+        runs.save_table(PUBLISHED / "log_p.csv", short(log_p(fixed, a.images, a.samples)), float_format="%.6g")
+        runs.save_json(PUBLISHED / "log_p.json", about(fixed, "python tools/publish_study.py RUNS", measuring_seconds=round(time.time() - start)))
+    for routing in ("blend", "compete"):  # the model again, and the pictures that the sweep did not make
+        for f in plain:
+            c = configs[f]
+            if c.data.startswith("quickdraw") and (c.routing, c.num_experts, c.fraction, c.seed) == (routing, 10, 1.0, 0):
+                _, task = experiments.load_images(c)
+                _, arrays = smoe_vae.measure(experiments.load_model(f), task.train, task.test, replace(c, plots=True))
+                runs.save_arrays(PUBLISHED / f"{routing}.npz", arrays)
+                runs.save_json(PUBLISHED / f"{routing}.json", {"config": to_dict(c)} | about([f], SWEEP))
+    for p in sorted(PUBLISHED.iterdir()):
+        print(f"{p.relative_to(PUBLISHED.parent.parent.parent)} ({p.stat().st_size / 1000:,.0f} kB)")
+
+
+if __name__ == "__main__":
+    main()
