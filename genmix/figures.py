@@ -73,10 +73,14 @@ _LATENT = {"reconstructions_train": "training images above their reconstructions
            "samples_mixture": "samples from a mixture of normal densities fitted to the codes", "log_p": "images with their log p(x)",
            "principal": "images along the leading directions of the codes", "interpolation": "images between two codes",
            "rotation": "the ELBO of turned images", "gaps": "amortization and approximation gap of every image"}
+_SMOE = {"gallery": "test images that each expert is most sure of, and its drawings", "classes": "share of every class that goes to each expert",
+         "usage": "images per expert by class, and how sure the gate is", "reconstructions": "one test image of each class above its drawing",
+         "tsne": "a map of the codes, by class and by expert", "path": "drawings and the gate's probabilities between two codes",
+         "correlation": "how alike the experts draw"}
 _VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
         "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
 _IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"},
-           "smoe-vae": {"gallery": "test images that each expert is most sure of, and its drawings", "classes": "share of every class that goes to each expert"}}
+           "smoe-vae": _SMOE}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
         FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
@@ -94,6 +98,41 @@ def _image_run(folder: Path, config, system: str) -> dict:
         runs.draw_curves(history, axes, PALETTE)
         return caption(fig, folder.resolve().name)
     return {"curves": curves} | run_figures(runs.load_arrays(folder/"figures.npz"), config)
+
+# %% ../nbs/07_figures.ipynb #26bddd56
+def _study(name: str, description: str, plot: str, data: str, **which):
+    "A figure of the published study of chapter 04."
+    def draw(_):
+        from genmix import smoe_vae
+        df, made = runs.published("smoe_vae", "study")
+        df = smoe_vae.main_study(df, data)
+        for column, value in which.items(): df = df[df[column] == value]
+        text = f"published, genmix {made['genmix']}: {data}, {df.seed.nunique()} seeds, {df.steps.iloc[0]:,} steps; bars: 95 % confidence"
+        return getattr(smoe_vae, plot)(df, text)
+    FIGURES[f"smoe-vae-study-{name}-{data}"] = Figure(description, "published", draw)
+
+def _stored(routing: str, name: str, description: str):
+    "A figure of one published run of chapter 04."
+    def draw(_):
+        from genmix import smoe_vae
+        arrays, _ = runs.published("smoe_vae", routing)
+        return getattr(smoe_vae, f"plot_{name}")(arrays)
+    FIGURES[f"smoe-vae-{routing}-{name}"] = Figure(f"a published run ({routing}): {description}", "published", draw)
+
+for name in ("doodles", "quickdraw", "mnist", "fashion"):
+    _study("k", f"{name}: test error against K, by routing", "plot_k", name, fraction=1.)
+for name in ("doodles", "quickdraw"):
+    _study("fractions", f"{name}: test error against K, by share of the data", "plot_fractions", name, routing="blend")
+    _study("per-expert", f"{name}: test error against images per expert, and a map", "plot_per_expert", name, routing="blend")
+_study("probes", "quickdraw: linear probes of expert and of class labels", "plot_probes", "quickdraw", fraction=1., num_experts=10)
+for routing in ("blend", "compete"):
+    for name, description in _SMOE.items(): _stored(routing, name, description)
+
+def _architecture(_):
+    from genmix import smoe_vae
+    return smoe_vae.plot_architecture()
+
+FIGURES["smoe-vae-architecture"] = Figure("the mixture of decoder experts", "published", _architecture)
 
 # %% ../nbs/07_figures.ipynb #340a2250
 def read_run(

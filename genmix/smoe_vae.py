@@ -7,8 +7,8 @@ __all__ = ['BUILDS', 'SETTINGS', 'encoder_of', 'gate_of', 'plot_architecture', '
            'balance', 'entropy', 'compete', 'balanced', 'switch', 'noisy', 'SMoEVAE', 'sse', 'model_of', 'division',
            'view', 'probe', 'correlation', 'pictures', 'measure', 'about', 'plot_gallery', 'plot_classes',
            'run_figures', 'plot_reconstructions', 'plot_usage', 'plot_tsne', 'plot_path', 'plot_correlation', 'browse',
-           'collect', 'agreement', 'agreements', 'chosen_k', 'paired', 'plot_k', 'plot_fractions', 'plot_per_expert',
-           'plot_probes']
+           'collect', 'main_study', 'agreement', 'agreements', 'chosen_k', 'paired', 'plot_k', 'plot_fractions',
+           'plot_per_expert', 'plot_probes', 'plot_used']
 
 # %% ../nbs/04_smoe_vae.ipynb #b0cee6b6
 import math
@@ -591,7 +591,7 @@ def browse(
     return w.VBox([pick, text, picture])
 
 # %% ../nbs/04_smoe_vae.ipynb #9f425e5e
-SETTINGS = ("data", "n", "fraction", "num_experts", "routing", "balancing", "revive", "expert", "steps", "seed")
+SETTINGS = ("data", "n", "fraction", "num_experts", "routing", "balancing", "revive", "skip", "expert", "steps", "seed")
 
 def collect(
     folders,  # of finished runs of smoe-vae
@@ -603,6 +603,15 @@ def collect(
         h = pd.read_csv(folder / "history.csv").iloc[-1]
         rows.append({k: getattr(c, k) for k in SETTINGS} | {"steps": int(h.step), "sse_val": h.get("val_recon", math.nan)} | r["metrics"])
     return pd.DataFrame(rows)
+
+def main_study(
+    df,  # DataFrame of `collect`
+    data: str | None = None,  # of one data set
+):  # DataFrame
+    "The runs with the published experts and balance term, all of the usual length."
+    df = df[(df.balancing == "quadratic") & (df.revive == 0) & (df.expert == "lite") & (df.skip > 0)]
+    df = df[(df.steps == df.steps.mode()[0]) & (df.num_experts != 6)]
+    return df if data is None else df[df.data == data]
 
 def agreement(
     routings,  # experts of the same images in several runs: a list of [N]
@@ -741,4 +750,22 @@ def plot_probes(
     ax.set_yticks(range(at), labels); ax.invert_yaxis(); ax.margins(y=.2)
     for j, name in enumerate(("expert labels", "class labels")): ax.text(.02, .06 + .1 * j, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
     ax.set(xlabel="accuracy of a linear probe, test images")
+    return caption(fig, text)
+
+# %% ../nbs/04_smoe_vae.ipynb #7d05b661
+def plot_used(
+    df,  # DataFrame: step, val_used, and what tells the ways apart
+    text: str,  # caption
+):  # the figure
+    "How many experts draw in a batch of validation images, as training goes on."
+    fig, ax = subplots(height=3.6)
+    ends = []
+    for j, (way, g) in enumerate(df.groupby("way", sort=False)):
+        mean = g.groupby("step").val_used.mean()
+        ax.plot(mean.index, mean, color=PALETTE[j % len(PALETTE)]); ends.append([float(mean.iloc[-1]), way, PALETTE[j % len(PALETTE)], mean.index[-1]])
+    ends.sort(); at, gap = -math.inf, .055 * df.groupby(["way", "step"]).val_used.mean().max()
+    for value, way, color, last in ends:
+        at = max(value, at + gap); ax.annotate(way, (last, at), (6, 0), textcoords="offset points", va="center", color=color, weight="bold")
+    ax.margins(x=.02); ax.set(ylim=(0, None), xlabel="step", ylabel="experts that draw in a batch")
+    fig.get_layout_engine().set(rect=(0, 0, .8, 1))
     return caption(fig, text)

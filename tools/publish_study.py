@@ -22,20 +22,21 @@ SWEEP = "genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1
 
 
 def log_p(folders, n, M):
-    "log p(x) of n test images, the same for every run: as a mixture, and around the blend."
+    "log p(x) of n test images, the same for every run: as the mixture or around the blend, with sigma of equation 4.9, and with one fitted to training images."
     rows = []
     for folder in folders:
         c = load_config(folder)
-        test = data.load(c.data, "test", seed=0)
+        test, train = data.load(c.data, "test", seed=0), data.load(c.data, "train", seed=0)
         x = torch.from_numpy(test.x[data.stratified(test.y, n, 0)]).float() / 255
-        m = experiments.load_model(folder)
+        m, soft = experiments.load_model(folder), c.routing == "blend"
+        seen = smoe_vae.view(m, train.subset(data.stratified(train.y, 500, 0)), seed=0, soft=True)
+        fitted = float((seen["soft" if soft else "hard"].mean() / 784) ** 0.5)
         row = {k: getattr(c, k) for k in ("data", "n", "routing", "num_experts", "expert", "steps", "seed")} | {"parameters": sum(p.numel() for p in m.experts.parameters())}
-        for name, soft in (("mixture", False), ("blend", True)):
-            parts = [m.log_prob(v, M, soft=soft) for v in x.split(50)]
-            row |= {f"log_p_{name}": torch.cat([v.value for v in parts]).mean().item(), f"elbo_{name}": torch.cat([v.elbo for v in parts]).mean().item(),
-                    f"ess_{name}": torch.cat([v.ess for v in parts]).median().item()}
-        rows.append(row | {"images": len(x), "samples": M})
-        print({k: round(v, 1) if isinstance(v, float) else v for k, v in rows[-1].items() if k != "data"}, flush=True)
+        for name, how in (("", dict(soft=soft)), ("_as_mixture", dict(soft=False)), ("_fitted", dict(soft=soft, sigma=fitted))):
+            parts = [m.log_prob(v, M, **how) for v in x.split(50)]
+            row |= {f"log_p{name}": torch.cat([v.value for v in parts]).mean().item(), f"ess{name}": torch.cat([v.ess for v in parts]).median().item()}
+        rows.append(row | {"sigma_fitted": fitted, "images": len(x), "samples": M})
+        print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items() if k != "data"}, flush=True)
     return pd.DataFrame(rows)
 
 
@@ -64,17 +65,23 @@ def main():
     df = short(smoe_vae.collect(folders)).sort_values(["data", "routing", "balancing", "revive", "expert", "steps", "fraction", "num_experts", "seed"])
     runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
     runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="n=10000 for doodles, mnist, fashion; all 14,000 for the 20 categories of quickdraw"))
-    plain = [f for f, c in configs.items() if c.balancing == "quadratic" and not c.revive and c.expert == "lite" and c.steps <= 1500]
+    plain = [f for f, c in configs.items() if c.balancing == "quadratic" and not c.revive and c.skip and c.expert == "lite" and c.steps <= 1500]
     if not plain:
         parser.exit(2, f"publish_study: {a.runs} holds no run of the main study\n")
     runs.save_table(PUBLISHED / "agreement.csv", short(smoe_vae.agreements(plain)), float_format="%.4g")
     runs.save_json(PUBLISHED / "agreement.json", about(plain, SWEEP))
-    fixed = [f for f, c in configs.items() if c.data.startswith("quickdraw") and c.fraction == 1 and c.balancing == "quadratic" and not c.revive
+    fixed = [f for f, c in configs.items() if c.data.startswith("quickdraw") and c.fraction == 1 and c.balancing == "quadratic" and not c.revive and c.skip
              and c.num_experts in (1, 6, 10) and c.routing != "supervised" and c.seed < 3]
     if fixed:
         start = time.time()
         runs.save_table(PUBLISHED / "log_p.csv", short(log_p(fixed, a.images, a.samples)), float_format="%.6g")
         runs.save_json(PUBLISHED / "log_p.json", about(fixed, "python tools/publish_study.py RUNS", measuring_seconds=round(time.time() - start)))
+    ten = [f for f, c in configs.items() if c.data.startswith("quickdraw") and c.num_experts == 10 and c.fraction == 1 and c.skip]
+    if ten:
+        histories = [pd.read_csv(f / "history.csv")[["step", "used", "val_used", "val_entropy"]].assign(**{k: getattr(configs[f], k) for k in ("routing", "balancing", "revive", "seed")})
+                     for f in ten]
+        runs.save_table(PUBLISHED / "used.csv", pd.concat(histories), float_format="%.4g")
+        runs.save_json(PUBLISHED / "used.json", about(ten, SWEEP))
     for routing in ("blend", "compete"):  # the model again, and the pictures that the sweep did not make
         for f in plain:
             c = configs[f]
