@@ -718,7 +718,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'genmix.smoe_vae.plot_used': ('smoe_vae.html#plot_used', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.probe': ('smoe_vae.html#probe', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.run_figures': ('smoe_vae.html#run_figures', 'genmix/smoe_vae.py'),
-                                 'genmix.smoe_vae.sse': ('smoe_vae.html#sse', 'genmix/smoe_vae.py'),
+                                 'genmix.smoe_vae.squared_error': ('smoe_vae.html#squared_error', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.switch': ('smoe_vae.html#switch', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.transposed': ('smoe_vae.html#transposed', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.view': ('smoe_vae.html#view', 'genmix/smoe_vae.py')},

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUILDS', 'SETTINGS', 'encoder_of', 'gate_of', 'plot_architecture', 'doubled', 'transposed', 'Experts', 'needed',
-           'balance', 'entropy', 'compete', 'balanced', 'switch', 'noisy', 'SMoEVAE', 'sse', 'model_of', 'division',
-           'view', 'probe', 'correlation', 'pictures', 'measure', 'about', 'plot_gallery', 'plot_classes',
+           'balance', 'entropy', 'compete', 'balanced', 'switch', 'noisy', 'SMoEVAE', 'squared_error', 'model_of',
+           'division', 'view', 'probe', 'correlation', 'pictures', 'measure', 'about', 'plot_gallery', 'plot_classes',
            'run_figures', 'plot_reconstructions', 'plot_usage', 'plot_tsne', 'plot_path', 'plot_correlation', 'browse',
            'collect', 'main_study', 'agreement', 'agreements', 'chosen_k', 'paired', 'plot_k', 'plot_fractions',
            'plot_per_expert', 'plot_probes', 'plot_used']
@@ -80,8 +80,8 @@ def doubled(
 
 def transposed(h, w, b):
     "The transposed convolution (stride 2, padding 1) of h [B, I, H, W] with w [I, O, 4, 4] and b [O]: [B, O, 2H, 2W]."
-    own = w.shape[1] == 1 and h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return torch.ops.aten.slow_conv_transpose2d(h, w, [4, 4], b, [2, 2], [1, 1]) if own else F.conv_transpose2d(h, w, b, 2, 1)
+    plain = w.shape[1] == 1 and h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return torch.ops.aten.slow_conv_transpose2d(h, w, [4, 4], b, [2, 2], [1, 1]) if plain else F.conv_transpose2d(h, w, b, 2, 1)
 
 # %% ../nbs/04_smoe_vae.ipynb #fcee5bc3
 BUILDS = {  # channels after the linear layer (7x7 pixels), then of every layer; what a layer is
@@ -153,7 +153,7 @@ def some(self: Experts, z, keep):
 
 def needed(
     p,  # the gate's probabilities [B, K]
-    eps: float,  # those below do not matter, but for an image's largest
+    eps: float,  # smaller ones are left out, but for an image's largest
 ):  # [B, K], true or false
     "Which experts an image needs."
     return (p >= eps) | (p == p.max(1, keepdim=True).values)
@@ -193,7 +193,7 @@ def compete(
 def balanced(
     logits,  # log p_k - squared error / (2 sigma^2) [B, K]
     steps: int = 30,  # of Sinkhorn's iteration
-):  # log-responsibilities [B, K]: rows sum to 1, columns to B / K
+):  # log-responsibilities [B, K]: rows sum to 1, columns, nearly, to B / K
     "Responsibilities that use all experts alike (equation 4.7)."
     B, K = logits.shape
     for _ in range(steps):
@@ -203,7 +203,7 @@ def balanced(
 
 # %% ../nbs/04_smoe_vae.ipynb #b24f9575
 def switch(p):
-    "The Switch Transformer's balance term for p [B, K]: 1 to K."
+    "The Switch Transformer's balance term for p [B, K]: 1 if experts are used alike, K if one has everything."
     f = torch.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)                          # [K]
     return p.shape[1] * (f * p.mean(0)).sum()
 
@@ -224,7 +224,7 @@ class SMoEVAE(nn.Module):
         super().__init__()
         c = self.config = config
         if c.routing == "supervised" and classes < c.num_experts:
-            raise ConfigError(f"supervised routing gives every expert a class of its own: num_experts is {c.num_experts}, and these images have {classes} "
+            raise ConfigError(f"supervised routing gives every expert at least one class: num_experts is {c.num_experts}, and these images have {classes} "
                               f"class{'es' * (classes > 1)}; num_experts up to {classes} would do")
         self.encoder, self.gate = encoder_of(c.encoder, c.latent), gate_of(c.latent, c.num_experts)
         self.experts = Experts(c.num_experts, c.expert, c.latent)
@@ -245,7 +245,7 @@ class SMoEVAE(nn.Module):
         return F.log_softmax(logits, 1)
 
     def loss(self, batch, step: int, rng) -> dict:
-        "Equation 4.4 divided by the batch size; or 4.6 and 4.8 with the KL term; `recon`, `kl`, `balance`, `entropy` are its terms without weights."
+        "Equation 4.4 divided by the batch size; or 4.6 and 4.8 with the KL term. `recon` is what `error` says; `used` counts experts that an image prefers."
         c, x = self.config, batch.x
         if self.training: self.renew(step)
         mu, logvar, z = self.codes(x, rng)
@@ -259,7 +259,7 @@ class SMoEVAE(nn.Module):
         return dict(loss=recon + c.beta * kl + gates, recon=recon, kl=kl, balance=uneven, entropy=unsure, used=(share > 0).float().sum())
 
 # %% ../nbs/04_smoe_vae.ipynb #6248d400
-def sse(x, drawn):
+def squared_error(x, drawn):
     "Squared error, summed over pixels: of images [B, 1, 28, 28] to [B]."
     return (x - drawn.float()).square().sum((1, 2, 3))
 
@@ -267,11 +267,11 @@ def sse(x, drawn):
 def error(self: SMoEVAE, x, z, log_p, step: int):
     "What an image costs, [B]: squared error of the blend, of the preferred expert's drawing, or the mixture's cost."
     c = self.config
-    if not self.training or c.routing == "supervised": return sse(x, self.experts.chosen(z, log_p.argmax(1)))
-    if c.routing == "blend": return sse(x, self.experts.blend(z, log_p.exp(), c.skip))
+    if not self.training or c.routing == "supervised": return squared_error(x, self.experts.chosen(z, log_p.argmax(1)))
+    if c.routing == "blend": return squared_error(x, self.experts.blend(z, log_p.exp(), c.skip))
     keep = needed(log_p.exp(), c.skip)                                                      # [B, K]
     b, k, drawn = self.experts.some(z, keep)
-    each = log_p.new_full(log_p.shape, math.inf).index_put((b, k), sse(x[b], drawn))        # [B, K]; experts left out draw infinitely badly
+    each = log_p.new_full(log_p.shape, math.inf).index_put((b, k), squared_error(x[b], drawn))        # [B, K]; experts left out draw infinitely badly
     if step >= c.balanced: return compete(log_p, each, c.sigma)[0]
     r = keep * balanced((log_p - each / (2 * c.sigma**2)).detach().clamp(min=-1e4)).exp(); r = r / r.sum(1, keepdim=True)
     return (r * (each.masked_fill(~keep, 0) - 2 * c.sigma**2 * log_p)).sum(1)               # equation 4.8
@@ -301,7 +301,7 @@ def renew(self: SMoEVAE, step: int):
 @patch
 @torch.no_grad()
 def split(self: SMoEVAE, busy: int, dead: int, rng, noise: float = .1):
-    "Expert `dead` becomes a copy of `busy`, both with half its share, and all that is copied gets noise in proportion to its size."
+    "Expert `dead` becomes a copy of `busy`, both with half its share; the copy gets noise, a tenth of each tensor's standard deviation."
     last = self.gate[-1]
     last.bias[busy] -= math.log(2)
     for t in (*self.experts.weights, *self.experts.biases, last.weight, last.bias):
@@ -362,7 +362,7 @@ def log_prob(
         z = mu + (.5 * logvar).exp() * noise                                                # [m, B, L]
         flat, repeated = z.flatten(0, 1), x.repeat(len(z), 1, 1, 1)                         # [m B, L], [m B, 1, 28, 28]
         log_p = self.route(flat)                                                            # [m B, K]
-        if soft: log_px = -sse(repeated, self.experts.blend(flat, log_p.exp())) / (2 * s2)
+        if soft: log_px = -squared_error(repeated, self.experts.blend(flat, log_p.exp())) / (2 * s2)
         else: log_px = (log_p - (repeated[:, None] - self.experts.every(flat).float()).square().sum((2, 3, 4)) / (2 * s2)).logsumexp(1)
         rows.append((constant + log_px.view(len(z), -1)).double() + log_normal(z) - log_normal(z, mu, logvar))
     return importance(torch.cat(rows))
@@ -399,7 +399,8 @@ def view(
         x = rows(part).x
         mu, _, z = model.codes(x, None if seed is None else Noise(seed, 12, j, device=dev))
         log_p = model.route(z); k = log_p.argmax(1)
-        out.append((mu, log_p, k, sse(x, model.experts.chosen(z, k)), *([sse(x, model.experts.blend(z, log_p.exp(), .001))] if soft else [])))
+        drawn = [model.experts.chosen(z, k)] + ([model.experts.blend(z, log_p.exp(), .001)] if soft else [])
+        out.append((mu, log_p, k, *(squared_error(x, image) for image in drawn)))
     return dict(zip(("mu", "log_p", "k", "hard", "soft"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
 
 def probe(
@@ -442,7 +443,8 @@ def pictures(
     t = np.linspace(0, 1, 60, dtype=np.float32)[:, None]
     path = (1 - t) * v["mu"][ends[0]] + t * v["mu"][ends[1]]                                # [60, L]
     rows = np.random.default_rng(config.seed).permutation(len(test))[:2000]
-    mapped = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init="pca", random_state=config.seed).fit_transform(v["mu"][rows]) if len(rows) > 3 else v["mu"][rows, :2]
+    tsne = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init="pca", random_state=config.seed)
+    mapped = tsne.fit_transform(v["mu"][rows]) if len(rows) > 3 else np.zeros((len(rows), 2))
     return dict(gallery=np.asarray(test.x[top]), gallery_drawn=drawn(v["mu"][top]), gallery_k=k[top],
                 shown=np.asarray(test.x[first]), shown_drawn=drawn(v["mu"][first]), path_p=model.route(torch.as_tensor(path, device=dev)).exp().cpu().numpy(),
                 path_drawn=drawn(path[::6]), tsne=mapped, tsne_rows=rows)
@@ -663,8 +665,8 @@ def paired(
         if not {a, b} <= set(wide) or len(wide := wide[[a, b]].dropna()) < 2: continue
         d = wide[b] - wide[a]
         half = stats.t.ppf(.975, len(d) - 1) * d.std() / math.sqrt(len(d))
-        rows.append(dict(zip(("data", "fraction", "num_experts"), key)) | dict(runs=len(d), **{a: wide[a].mean(), b: wide[b].mean()}, difference=d.mean(),
-                                                                               low=d.mean() - half, high=d.mean() + half, p=stats.ttest_rel(wide[b], wide[a]).pvalue))
+        found = {a: wide[a].mean(), b: wide[b].mean(), "difference": d.mean(), "low": d.mean() - half, "high": d.mean() + half}
+        rows.append(dict(zip(("data", "fraction", "num_experts"), key)) | dict(runs=len(d), **found, p=stats.ttest_rel(wide[b], wide[a]).pvalue))
     return pd.DataFrame(rows)
 
 # %% ../nbs/04_smoe_vae.ipynb #ce474b59
@@ -689,7 +691,8 @@ def plot_k(
         half = np.nan_to_num(s.high - s["mean"])
         ax.axhspan(s["mean"] - half, s["mean"] + half, color=colors["supervised"], alpha=.25)
         ax.axhline(s["mean"], color=colors["supervised"], lw=1)
-        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.99, s["mean"]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color=colors["supervised"])
+        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.99, s["mean"]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    ha="right", color=colors["supervised"])
         df = df[df.routing != "supervised"]
     one = df[(df.num_experts == 1) & (df.routing == "blend")]                                # one expert neither blends nor competes
     df = pd.concat([df, *(one.assign(routing=r) for r in df.routing.unique() if r == "compete" and not ((df.routing == r) & (df.num_experts == 1)).any())])
@@ -748,7 +751,8 @@ def plot_probes(
             ax.errorbar(s["mean"], at + .15 * (2 * j - 1), xerr=np.nan_to_num(s.high - s["mean"]), fmt=MARKERS[j], color=PALETTE[[0, 4][j]], capsize=2)
         labels.append(f"{str(data).split(':')[0]}, {routing}"); at += 1
     ax.set_yticks(range(at), labels); ax.invert_yaxis(); ax.margins(y=.2)
-    for j, name in enumerate(("expert labels", "class labels")): ax.text(.02, .06 + .1 * j, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
+    for j, name in enumerate(("expert labels", "class labels")):
+        ax.text(.02, .06 + .1 * j, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
     ax.set(xlabel="accuracy of a linear probe, test images")
     return caption(fig, text)
 

@@ -106,7 +106,7 @@ def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("trian", "data, train, reproduce, figures"),
+        ("trian", "data, train, sweep, reproduce, figures"),
         ("train", "genmix train moe1991, genmix train table1"),
         ("train moe1992", "genmix train moe1991, genmix train table1"),
         ("data", "genmix data list, genmix data fetch, genmix data check"),
@@ -499,6 +499,15 @@ def test_training_on_images_leaves_a_run_folder(command, tmp_path, line):
     ("train vae --preset debug --device cuda:77", "device is 'cuda:77'"),
     ("reproduce moe1991 --data mnist", "moe1991 cannot use --data mnist"),
     ("reproduce latent-opt --data formants", "latent-opt cannot use --data formants"),
+    ("reproduce smoe-vae --data formants", "smoe-vae cannot use --data formants"),
+    ("sweep nothing seed=0,1", "there is no system 'nothing'; there is moe1991"),
+    ("sweep smoe-vae seed", "'seed' says no values; write for instance seed=0,1,2"),
+    ("sweep smoe-vae experts=1,2", "smoe-vae has no setting 'experts'; it has"),
+    ("sweep smoe-vae num_experts=1,x", "num_experts cannot be 'x'; it is a whole number"),
+    ("sweep smoe-vae num_experts=0,1", "num_experts must be at least 1"),
+    ("sweep smoe-vae seed=1,1", "a value is given twice"),
+    ("sweep smoe-vae seed=1 --workers -1", "--workers is -1"),
+    ("train smoe-vae --n 60 --fraction 0.001", "of 60 training images that leaves none"),
 ])
 def test_data_and_settings_that_cannot_be_used(command, tmp_path, line, says):
     one_line_error(command(*line.split()), says)
@@ -586,3 +595,26 @@ def test_reproduce_latent_opt(command, tmp_path):
     links = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert len(links) > 5 and all((tmp_path / "out" / link).is_file() for link in links)
     assert (tmp_path / "out" / "tables" / "latent-opt.csv").read_text().count("\n") == 5
+
+
+def test_sweep_trains_every_combination_once(command, tmp_path):
+    line = ("sweep", "smoe-vae", "n=60", "steps=2", "num_experts=1,2", "seed=0,1", "plots=no", "--out", "all")
+    result = command(*line)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "4 runs of smoe-vae" in result.stdout and "SYNTHETIC" in result.stdout
+    path, = (tmp_path / "all" / "sweeps").glob("*.csv")
+    assert str(path.relative_to(tmp_path)) in result.stdout and path.read_text().count("\n") == 5
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
+    assert len(made) == 4 and command(*line).returncode == 0
+    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}                  # nothing is trained again
+
+
+@pytest.mark.slow
+def test_reproduce_smoe_vae(command, tmp_path):
+    result = command("reproduce", "smoe-vae", "--preset", "debug", "--out", "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "A mixture of decoder experts" in text and "SYNTHETIC" in text and "K chosen on validation images" in text
+    links = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(links) > 12 and all((tmp_path / "out" / link).is_file() for link in links)
+    assert (tmp_path / "out" / "tables" / "smoe-vae-runs.csv").read_text().count("\n") == 13
