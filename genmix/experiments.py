@@ -31,7 +31,8 @@ from genmix import configs, data, moe1991
 from genmix.moe1991 import RULES, STEP_SIZES, SEARCH_SEEDS, VARIANT
 from genmix.plots import PALETTE, MARKERS, caption, image_grid, save, subplots
 from genmix.runs import (draw_curves, is_first, load_arrays, load_weights, pretrained, provenance, read_result, run, save_arrays, save_json, save_table,
-                         save_weights, summarize, sweep, table, terms_of)
+                         save_weights, summarize, sweep, terms_of)
+from genmix.runs import table as runs_table
 
 # %% ../nbs/08_experiments.ipynb #d380e93d
 def load_task(
@@ -443,6 +444,7 @@ def values_of(
         found[name] = [parse(name, t.strip()) for t in ([text] if whole else text.split(","))]
     return found
 
+# %% ../nbs/08_experiments.ipynb #897b49e0
 def sweep_runs(
     system: str,  # such as smoe-vae
     words=(),  # texts such as "num_experts=1,3,5": every combination is trained
@@ -458,7 +460,7 @@ def sweep_runs(
     print(f"{len(members)} runs of {system}", flush=True)
     if system in IMAGES: load_images(members[0], download)                     # prints the data's origin first, and fetches it
     swept = sweep(members, partial(train, out=Path(out).resolve(), download=download), workers or None, progress=sys.stderr.isatty())
-    df = table(swept.done)
+    df = runs_table(swept.done)
     if not len(df): raise configs.ConfigError("no run was finished; what went wrong is said above")
     vary = [name for name, v in values.items() if len(v) > 1 and name != "seed"]
     name = configs.slug(replace(base, **{k: v[0] for k, v in values.items() if len(v) == 1}))
@@ -800,7 +802,7 @@ def reproduce_smoe_vae(preset: str, out: Path, name: str, download: bool) -> str
               "compete": smoe_vae.paired(full, "blend", "compete"), "supervised": smoe_vae.paired(full, "supervised", "blend")}
     for key, t in tables.items(): save_table(out/"tables"/f"smoe-vae-{key}.csv", t, float_format="%.6g")
     r = read_result(swept.done[0])
-    text = f"{r['provenance']['data']}; {df.seed.nunique()} seeds, {df.steps.min():,} to {df.steps.max():,} steps; bars: 95 % confidence"
+    text = f"{r['provenance']['data']}; {smoe_vae.seeds_of(df)}, {df.steps.min():,} to {df.steps.max():,} steps; bars: 95 % confidence"
     save(smoe_vae.plot_k(full, text), folder/"k.png"); save(smoe_vae.plot_fractions(blend, text), folder/"fractions.png")
     save(smoe_vae.plot_per_expert(blend, text), folder/"per_expert.png"); save(smoe_vae.plot_probes(full[full.num_experts > 1], text), folder/"probes.png")
     for c, f in ((c, f) for c, f in zip(members, swept.done) if c.plots):
@@ -827,8 +829,8 @@ def verdict_smoe_vae(
 
 def report_smoe_vae(tables: dict, text: str, preset: str, shown: dict) -> str:
     "The chapter's part of the report."
-    keep = ["num_experts", "fraction", "routing", "active", "sse_val", "sse_test", "sse_soft_test", "nmi", "gate_entropy"]
-    mean = tables["runs"].groupby(["routing", "fraction", "num_experts"], as_index=False, sort=False)[[k for k in keep if k not in ("routing", "fraction", "num_experts")]].mean()
+    keep = ["routing", "fraction", "num_experts", "active", "sse_val", "sse_test", "sse_soft_test", "nmi", "gate_entropy"]
+    mean = tables["runs"].groupby(keep[:3], as_index=False, sort=False)[keep[3:]].mean()
     parts = ["## A mixture of decoder experts\n", f"Preset `{preset}`, genmix {genmix.__version__}, {datetime.date.today().isoformat()}.\n", f"{text}.\n",
              "How to read this. *sse*: squared error of an image, summed over pixels, drawn by the one expert that the gate prefers; *soft*: by the blend. "
              "*active*: experts that draw at least ten test images.\n",

@@ -107,7 +107,7 @@ def _study(name: str, description: str, plot: str, data: str, **which):
         df, made = runs.published("smoe_vae", "study")
         df = smoe_vae.main_study(df, data)
         for column, value in which.items(): df = df[df[column] == value]
-        text = f"published, genmix {made['genmix']}: {data}, {df.seed.nunique()} seeds, {df.steps.iloc[0]:,} steps; bars: 95 % confidence"
+        text = f"published, genmix {made['genmix']}: {data}, {smoe_vae.seeds_of(df)}, {df.steps.iloc[0]:,} steps; bars: 95 % confidence"
         return getattr(smoe_vae, plot)(df, text)
     FIGURES[f"smoe-vae-study-{name}-{data}"] = Figure(description, "published", draw)
 

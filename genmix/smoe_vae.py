@@ -7,8 +7,8 @@ __all__ = ['BUILDS', 'SETTINGS', 'encoder_of', 'gate_of', 'plot_architecture', '
            'balance', 'entropy', 'compete', 'balanced', 'switch', 'noisy', 'SMoEVAE', 'squared_error', 'model_of',
            'division', 'view', 'probe', 'correlation', 'pictures', 'measure', 'about', 'plot_gallery', 'plot_classes',
            'run_figures', 'plot_reconstructions', 'plot_usage', 'plot_tsne', 'plot_path', 'plot_correlation', 'browse',
-           'collect', 'main_study', 'agreement', 'agreements', 'chosen_k', 'paired', 'plot_k', 'plot_fractions',
-           'plot_per_expert', 'plot_probes', 'plot_used']
+           'collect', 'main_study', 'agreement', 'agreements', 'chosen_k', 'paired', 'seeds_of', 'plot_k',
+           'plot_fractions', 'plot_per_expert', 'plot_probes', 'plot_used']
 
 # %% ../nbs/04_smoe_vae.ipynb #b0cee6b6
 import math
@@ -536,6 +536,7 @@ def plot_usage(s: dict):
     axes[1].set(xlabel="entropy of the gate (nats, at most log K)", ylabel="test images")
     return caption(fig, str(s["caption"]))
 
+# %% ../nbs/04_smoe_vae.ipynb #a3521dfb
 def plot_tsne(s: dict):
     "A map of the codes (t-SNE), colored by class and by expert."
     xy, rows = s["tsne"], s["tsne_rows"]
@@ -672,11 +673,24 @@ def paired(
 # %% ../nbs/04_smoe_vae.ipynb #ce474b59
 def _lines(ax, df, x: str, value: str, group: str, colors: dict, names=str):
     "Means with confidence intervals over seeds: a line per group, named at its end."
+    ends = []
     for name, g in df.groupby(group, sort=False):
         s = summarize(g, x, value).sort_values(x)
         ax.errorbar(s[x], s["mean"], np.nan_to_num(s.high - s["mean"]), fmt="o-", ms=4, capsize=2, color=colors[name])
-        ax.annotate(names(name), (s[x].iloc[-1], s["mean"].iloc[-1]), (6, 0), textcoords="offset points", va="center", color=colors[name], weight="bold")
-    ax.margins(x=.16)
+        ends.append((s["mean"].iloc[-1], s[x].iloc[-1], names(name), colors[name]))
+    _labels(ax, ends); ax.margins(x=.16)
+
+def _labels(ax, ends):
+    "Names at the ends of lines (y, x, name, color), moved apart where they would overlap."
+    low, high = ax.get_ylim(); at = -math.inf
+    for y, x, name, color in sorted(ends):
+        at = max(y, at + .06 * (high - low))
+        ax.annotate(name, (x, at), (7, 0), textcoords="offset points", va="center", color=color, weight="bold")
+
+def seeds_of(df) -> str:
+    "How many runs there are of each setting, in words."
+    n = df.groupby(["routing", "num_experts", "fraction"]).size()
+    return ("1 seed" if n.max() == 1 else f"{n.max()} seeds") if n.min() == n.max() else f"{n.min()} to {n.max()} seeds"
 
 def plot_k(
     df,  # DataFrame of `collect`: one data set, all of the data
@@ -691,8 +705,8 @@ def plot_k(
         half = np.nan_to_num(s.high - s["mean"])
         ax.axhspan(s["mean"] - half, s["mean"] + half, color=colors["supervised"], alpha=.25)
         ax.axhline(s["mean"], color=colors["supervised"], lw=1)
-        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.99, s["mean"]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                    ha="right", color=colors["supervised"])
+        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.01, s["mean"]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    color=colors["supervised"])
         df = df[df.routing != "supervised"]
     one = df[(df.num_experts == 1) & (df.routing == "blend")]                                # one expert neither blends nor competes
     df = pd.concat([df, *(one.assign(routing=r) for r in df.routing.unique() if r == "compete" and not ((df.routing == r) & (df.num_experts == 1)).any())])
@@ -701,6 +715,7 @@ def plot_k(
     ticks = sorted(df.num_experts.unique()); ax.set_xticks(ticks, ticks); ax.minorticks_off()
     return caption(fig, text)
 
+# %% ../nbs/04_smoe_vae.ipynb #36f04005
 def plot_fractions(
     df,  # DataFrame of `collect`: one data set, one routing
     text: str,  # caption
@@ -736,6 +751,7 @@ def plot_per_expert(
         fig.colorbar(shown, ax=right, label="squared error")
     right.plot(mean.active, mean.per, "o", ms=4, color="black")
     right.set(xscale="log", yscale="log", xlabel="active experts", ylabel="training images per active expert")
+    right.minorticks_off(); ticks = [k for k in (1, 2, 3, 5, 10, 20, 50) if mean.active.min() <= k <= mean.active.max()]; right.set_xticks(ticks, ticks)
     return caption(fig, text)
 
 def plot_probes(
@@ -752,7 +768,7 @@ def plot_probes(
         labels.append(f"{str(data).split(':')[0]}, {routing}"); at += 1
     ax.set_yticks(range(at), labels); ax.invert_yaxis(); ax.margins(y=.2)
     for j, name in enumerate(("expert labels", "class labels")):
-        ax.text(.02, .06 + .1 * j, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
+        ax.text(.3 * j, 1.02, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
     ax.set(xlabel="accuracy of a linear probe, test images")
     return caption(fig, text)
 
@@ -766,10 +782,7 @@ def plot_used(
     ends = []
     for j, (way, g) in enumerate(df.groupby("way", sort=False)):
         mean = g.groupby("step").val_used.mean()
-        ax.plot(mean.index, mean, color=PALETTE[j % len(PALETTE)]); ends.append([float(mean.iloc[-1]), way, PALETTE[j % len(PALETTE)], mean.index[-1]])
-    ends.sort(); at, gap = -math.inf, .055 * df.groupby(["way", "step"]).val_used.mean().max()
-    for value, way, color, last in ends:
-        at = max(value, at + gap); ax.annotate(way, (last, at), (6, 0), textcoords="offset points", va="center", color=color, weight="bold")
-    ax.margins(x=.02); ax.set(ylim=(0, None), xlabel="step", ylabel="experts that draw in a batch")
+        ax.plot(mean.index, mean, color=PALETTE[j % len(PALETTE)]); ends.append((mean.iloc[-1], mean.index[-1], way, PALETTE[j % len(PALETTE)]))
+    ax.margins(x=.02); ax.set(ylim=(0, None), xlabel="step", ylabel="experts that draw in a batch"); _labels(ax, ends)
     fig.get_layout_engine().set(rect=(0, 0, .8, 1))
     return caption(fig, text)
