@@ -801,8 +801,9 @@ def reproduce_smoe_vae(preset: str, out: Path, name: str, download: bool) -> str
     tables = {"runs": df, "chosen": smoe_vae.chosen_k(blend), "agreement": smoe_vae.agreements(swept.done),
               "compete": smoe_vae.paired(full, "blend", "compete"), "supervised": smoe_vae.paired(full, "supervised", "blend")}
     for key, t in tables.items(): save_table(out/"tables"/f"smoe-vae-{key}.csv", t, float_format="%.6g")
-    r = read_result(swept.done[0])
-    text = f"{r['provenance']['data']}; {smoe_vae.seeds_of(df)}, {df.steps.min():,} to {df.steps.max():,} steps; bars: 95 % confidence"
+    r = next(read_result(f) for c, f in zip(members, swept.done) if c.fraction == 1)
+    steps = f"{df.steps.min():,}" + (f" to {df.steps.max():,}" if df.steps.nunique() > 1 else "")
+    text = f"{r['provenance']['data']}; {smoe_vae.seeds_of(df)}, {steps} steps; bars: 95 % confidence"
     save(smoe_vae.plot_k(full, text), folder/"k.png"); save(smoe_vae.plot_fractions(blend, text), folder/"fractions.png")
     save(smoe_vae.plot_per_expert(blend, text), folder/"per_expert.png"); save(smoe_vae.plot_probes(full[full.num_experts > 1], text), folder/"probes.png")
     for c, f in ((c, f) for c, f in zip(members, swept.done) if c.plots):
