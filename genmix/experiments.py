@@ -793,8 +793,11 @@ def reproduce_smoe_vae(preset: str, out: Path, name: str, download: bool) -> str
     from genmix import smoe_vae
     members, folder = study_smoe_vae(preset, name), out/"figures"/"smoe-vae"
     load_images(members[0], download)                                          # prints the data's origin first, and fetches it
-    print(f"training {len(members)} models" + (", one per core" if not torch.cuda.is_available() else ""), flush=True)
-    swept = sweep(members, partial(train, out=(out/"runs").resolve()), workers=1 if torch.cuda.is_available() else None, progress=sys.stderr.isatty())
+    spread = preset != "debug" and not torch.cuda.is_available()               # debug's runs are over before a second process has started
+    print(f"training {len(members)} models" + (", one per core" if spread else ""), flush=True)
+    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()):
+        swept = sweep(members, partial(train, out=(out/"runs").resolve()), backend="loky" if spread else "none", progress=sys.stderr.isatty())
+    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
     if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(members)} runs failed, see above; the same command goes on with them")
     df = smoe_vae.collect(swept.done)
     blend, full = df[df.routing == "blend"], df[df.fraction == 1]

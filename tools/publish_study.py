@@ -31,8 +31,10 @@ def log_p(folders, n, M):
         m, soft = experiments.load_model(folder), c.routing == "blend"
         seen = smoe_vae.view(m, train.subset(data.stratified(train.y, 500, 0)), seed=0, soft=True)
         fitted = float((seen["soft" if soft else "hard"].mean() / 784) ** 0.5)
-        row = {k: getattr(c, k) for k in ("data", "n", "routing", "num_experts", "expert", "steps", "seed")} | {"parameters": sum(p.numel() for p in m.experts.parameters())}
-        for name, how in (("", dict(soft=soft)), ("_as_mixture", dict(soft=False)), ("_fitted", dict(soft=soft, sigma=fitted))):
+        row = {k: getattr(c, k) for k in ("data", "n", "routing", "num_experts", "expert", "steps", "seed")}
+        row["parameters"] = sum(p.numel() for p in m.experts.parameters())
+        ways = {"": dict(soft=soft), "_as_mixture": dict(soft=False), "_fitted": dict(soft=soft, sigma=fitted)}
+        for name, how in ways.items():
             parts = [m.log_prob(v, M, **how) for v in x.split(50)]
             row |= {f"log_p{name}": torch.cat([v.value for v in parts]).mean().item(), f"ess{name}": torch.cat([v.ess for v in parts]).median().item()}
         rows.append(row | {"sigma_fitted": fitted, "images": len(x), "samples": M})
@@ -78,8 +80,9 @@ def main():
         runs.save_json(PUBLISHED / "log_p.json", about(fixed, "python tools/publish_study.py RUNS", measuring_seconds=round(time.time() - start)))
     ten = [f for f, c in configs.items() if c.data.startswith("quickdraw") and c.num_experts == 10 and c.fraction == 1 and c.skip]
     if ten:
-        histories = [pd.read_csv(f / "history.csv")[["step", "used", "val_used", "val_entropy"]].assign(**{k: getattr(configs[f], k) for k in ("routing", "balancing", "revive", "seed")})
-                     for f in ten]
+        which = ("routing", "balancing", "revive", "seed")
+        columns = ["step", "used", "val_used", "val_entropy"]
+        histories = [pd.read_csv(f / "history.csv")[columns].assign(**{k: getattr(configs[f], k) for k in which}) for f in ten]
         runs.save_table(PUBLISHED / "used.csv", pd.concat(histories), float_format="%.4g")
         runs.save_json(PUBLISHED / "used.json", about(ten, SWEEP))
     for routing in ("blend", "compete"):  # the model again, and the pictures that the sweep did not make
