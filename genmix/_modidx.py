@@ -682,6 +682,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'genmix.smoe_vae.SMoEVAE.split': ('smoe_vae.html#smoevae.split', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae._labels': ('smoe_vae.html#_labels', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae._lines': ('smoe_vae.html#_lines', 'genmix/smoe_vae.py'),
+                                 'genmix.smoe_vae._over_k': ('smoe_vae.html#_over_k', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.about': ('smoe_vae.html#about', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.agreement': ('smoe_vae.html#agreement', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.agreements': ('smoe_vae.html#agreements', 'genmix/smoe_vae.py'),

@@ -687,6 +687,10 @@ def _labels(ax, ends):
         at = max(y, at + .06 * (high - low))
         ax.annotate(name, (x, at), (7, 0), textcoords="offset points", va="center", color=color, weight="bold")
 
+def _over_k(ax, df, label: str = "number of experts K"):
+    ticks = sorted(df.num_experts.unique())
+    ax.set(xscale="log", xlabel=label, ylabel="squared error per test image"); ax.set_xticks(ticks, ticks); ax.minorticks_off()
+
 def seeds_of(df) -> str:
     "How many runs there are of each setting, in words."
     n = df.groupby(["routing", "num_experts", "fraction"]).size()
@@ -711,8 +715,7 @@ def plot_k(
     one = df[(df.num_experts == 1) & (df.routing == "blend")]                                # one expert neither blends nor competes
     df = pd.concat([df, *(one.assign(routing=r) for r in df.routing.unique() if r == "compete" and not ((df.routing == r) & (df.num_experts == 1)).any())])
     _lines(ax, df, "num_experts", "sse_test", "routing", colors)
-    ax.set(xscale="log", xlabel="number of experts K", ylabel="squared error per test image")
-    ticks = sorted(df.num_experts.unique()); ax.set_xticks(ticks, ticks); ax.minorticks_off()
+    _over_k(ax, df)
     return caption(fig, text)
 
 # %% ../nbs/04_smoe_vae.ipynb #36f04005
@@ -727,8 +730,7 @@ def plot_fractions(
     for f, g in df.groupby("fraction"):
         mean = g.groupby("num_experts")[["sse_val", "sse_test"]].mean(); K = mean.sse_val.idxmin()
         ax.plot(K, mean.sse_test[K], "o", ms=13, mfc="none", mec=colors[f], mew=1.5)
-    ax.set(xscale="log", xlabel="number of experts K (circle: chosen on validation images)", ylabel="squared error per test image")
-    ticks = sorted(df.num_experts.unique()); ax.set_xticks(ticks, ticks); ax.minorticks_off()
+    _over_k(ax, df, "number of experts K (circle: chosen on validation images)")
     return caption(fig, text)
 
 # %% ../nbs/04_smoe_vae.ipynb #32e10e10
