@@ -696,6 +696,7 @@ def seeds_of(df) -> str:
     n = df.groupby(["routing", "num_experts", "fraction"]).size()
     return ("1 seed" if n.max() == 1 else f"{n.max()} seeds") if n.min() == n.max() else f"{n.min()} to {n.max()} seeds"
 
+# %% ../nbs/04_smoe_vae.ipynb #323d0689
 def plot_k(
     df,  # DataFrame of `collect`: one data set, all of the data
     text: str,  # caption

@@ -439,3 +439,10 @@ def test_publish_study_writes_tables_with_their_origin(studied, tmp_path, monkey
     assert len(df) == 8 and "study.csv" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["publish_study", str(tmp_path)])
     with pytest.raises(SystemExit): tool.main()
+
+
+def test_k_is_chosen_on_validation_images_only():
+    df = pd.DataFrame([dict(data="d", fraction=1., num_experts=K, seed=s, active=K, sse_val=val + s, sse_test=test + s)
+                       for K, val, test in ((1, 3., 1.), (5, 2., 9.), (10, 4., 5.)) for s in (0, 1)])
+    row = smoe_vae.chosen_k(df).iloc[0]
+    assert (row.chosen, row.sse_test, row.best_on_test, row.one_expert) == (5, 9.5, 1, 1.5)
