@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['REMEDY', 'Dir', 'MaybeDir', 'MaybeFile', 'Names', 'Values', 'Flag', 'Settings', 'Preset', 'COMMANDS', 'OF_TABLES',
            'OF_IMAGES', 'EXIT_CODES', 'explain', 'one_line', 'Command', 'DataCommand', 'DataList', 'megabytes',
-           'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train', 'show_at_once', 'Sweep', 'Reproduce', 'Figures',
-           'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch', 'prepare_terminal', 'flush', 'main']
+           'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train', 'show_at_once', 'Sweep', 'Metrics', 'Reproduce',
+           'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch', 'prepare_terminal',
+           'flush', 'main']
 
 # %% ../nbs/09_cli.ipynb #80ddd4d4
 import errno
@@ -270,6 +271,37 @@ class Sweep(Command):
         show_at_once()
         experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download)
 
+# %% ../nbs/09_cli.ipynb #6ee94c10
+@dataclass(frozen=True, kw_only=True)
+class Metrics(Command):
+    """Score codes against the factors that made the images: MIG, SAP, I_m and more.
+
+    FILE is a .npz file with the arrays codes [N, L] and factors [N, F] (integers
+    from 0), and if you like factor_sizes and factor_names; or a run of beta-vae.
+
+    examples:
+      genmix metrics codes.npz
+      genmix metrics codes.npz --metrics all --out scores.csv
+      genmix metrics runs/beta-vae/NAME --metrics dci factor_vae
+    """
+
+    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]]  # a .npz file, or a run's folder
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("mig", "sap", "im", "modularity")  # mig, sap, im, modularity, dci, factor_vae, beta_vae, explicitness, or all
+    bins: int = 20  # of every code, for the information metrics
+    seed: int = 0  # of the rows that are held out, and of draws
+    out: MaybeFile = None  # write the table as CSV, too
+
+    def do(self):
+        from genmix import metrics
+
+        p = metrics.paired(*metrics.read_codes(self.path))
+        chosen = "all" if self.metrics == ("all",) else self.metrics
+        print(f"{len(p.z):,} codes of {p.z.shape[1]} variables, {len(p.names)} factors: {', '.join(p.names)}", flush=True)
+        t = metrics.evaluate(p, metrics=chosen, seed=self.seed, bins=self.bins)
+        print(t.round(4).to_string(index=False))
+        if self.out:
+            print(configs.write_atomic(self.out, t.to_csv(index=False)))
+
 # %% ../nbs/09_cli.ipynb #6ed05780
 @dataclass(frozen=True)
 class Reproduce(Command):
@@ -288,7 +320,7 @@ class Reproduce(Command):
     systems: Names = ()  # chapters to reproduce (default: all there are)
     preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (about a minute per chapter), debug (seconds) or paper (hours)
     config: MaybeFile = None  # instead repeat the one run that this config.json belongs to
-    data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae)
+    data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae), sprites, rooms, arms (beta-vae)
     out: Dir = Path("reproduction")  # folder for everything that is made
     download: Flag = False  # fetch real data that is missing
 
@@ -337,6 +369,9 @@ class Figures(Command):
             for path in figures.draw(list(self.names) or None, run=self.run, out=self.out):
                 print(path)
 
+# %% ../nbs/09_cli.ipynb #a0d5147c
+configs.BetaVAEConfig.__annotations__["lambda_"] = Annotated[float, tyro.conf.arg(name="lambda")]
+
 # %% ../nbs/09_cli.ipynb #3cdc4bc1
 COMMANDS = {
     "data list": DataList,
@@ -345,6 +380,7 @@ COMMANDS = {
     "data show": DataShow,
     **{f"train {system}": Train[settings, Literal[configs.preset_names(system)]] for system, settings in configs.SYSTEMS.items()},
     "sweep": Sweep,
+    "metrics": Metrics,
     "reproduce": Reproduce,
     "figures": Figures,
 }

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'AT_MOST', 'SYSTEMS', 'CHAPTERS', 'PRESETS', 'NAMED', 'ConfigError', 'checked', 'Config', 'VowelConfig',
            'MoE1991Config', 'Table1Config', 'FitConfig', 'VAEConfig', 'LatentOptConfig', 'ClassifierConfig',
-           'SMoEVAEConfig', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict', 'load_config', 'config_hash',
-           'slug', 'comments', 'options_table', 'write_atomic']
+           'SMoEVAEConfig', 'BetaVAEConfig', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict',
+           'load_config', 'config_hash', 'slug', 'comments', 'options_table', 'write_atomic']
 
 # %% ../nbs/00b_configs.ipynb #844147f4
 import hashlib
@@ -33,6 +33,8 @@ AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # 
 AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
 AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, revive=0, fraction=1e-9)
 AT_MOST |= dict(num_experts=1000, balance=1e9, entropy=1e9, skip=0.5, fraction=1)
+AT_LEAST |= dict(lambda_=0, lambda_steps=0)
+AT_MOST |= dict(lambda_=1e6)
 AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
@@ -66,7 +68,7 @@ def checked(
         ok = isinstance(value, str) and value.strip() and "\0" not in value
         expected = "a text that is not empty"
     if not ok:
-        raise ConfigError(f"{name} must be {expected}, got {value!r}")
+        raise ConfigError(f"{name.rstrip('_')} must be {expected}, got {value!r}")
     return value if options else kind(value)
 
 # %% ../nbs/00b_configs.ipynb #b1029f21
@@ -205,14 +207,37 @@ class SMoEVAEConfig(FitConfig):
     revive: int = 0  # every so many steps, an expert that hardly draws becomes a copy of the busiest one (0: never)
     plots: bool = True  # draw figures
 
+# %% ../nbs/00b_configs.ipynb #a99575ce
+@dataclass(frozen=True)
+class BetaVAEConfig(FitConfig):
+    "Train a beta-VAE, and from its weights a lambda-beta-VAE (chapter 05)."
+
+    steps: int = 800  # steps of the first phase (0: epochs decides)
+    batch: int = 64  # images in a step, over all processes together
+    data: str = "sprites"  # sprites, rooms, arms, dsprites, shapes3d, mpi3d, ... (genmix data list); 64x64 pixels
+    n: int = 10_000  # training images (0: all)
+    held_out: bool = True  # test on images that were not trained on; no: train and test on all, as published
+    latent: int = 10  # number of latent variables
+    beta: float = 4.0  # weight of the KL term
+    penalty: Literal["kl", "tc"] = "kl"  # what beta weighs: all of the KL term, or (beta-TCVAE) only its total correlation
+    lambda_: float = 0.0  # weight of the squared error in the second phase
+    lambda_steps: int = 200  # steps of the second phase, with a fresh Adam (0: no second phase)
+    plots: bool = True  # draw figures
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lambda_ and not self.lambda_steps:
+            raise ConfigError(f"lambda is {self.lambda_:g}, and there is no second phase: set lambda_steps, the number of its steps")
+
 # %% ../nbs/00b_configs.ipynb #5ed05613
 SYSTEMS = {
     "moe1991": MoE1991Config, "table1": Table1Config,
     "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig, "smoe-vae": SMoEVAEConfig,
+    "beta-vae": BetaVAEConfig,
 }
 
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
-CHAPTERS = ("moe1991", "latent-opt", "smoe-vae")
+CHAPTERS = ("moe1991", "latent-opt", "smoe-vae", "beta-vae")
 
 # %% ../nbs/00b_configs.ipynb #17288101
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
@@ -224,6 +249,7 @@ PRESETS = {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
+        "beta-vae": BetaVAEConfig(),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -232,6 +258,7 @@ PRESETS = {
         "latent-opt": LatentOptConfig(n=200, epochs=2, latent=4, samples=20, new_steps=20),
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
+        "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
@@ -242,6 +269,7 @@ PRESETS = {
         "latent-opt": LatentOptConfig(**_EARLIER),
         "classifier": ClassifierConfig(data="mnist", n=20_000),
         "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye", epochs=20, encoder="medium"),
+        "beta-vae": BetaVAEConfig(data="dsprites", n=0, held_out=False, steps=150_000, lambda_steps=50_000, lr=1e-4),
     },
 }
 
@@ -346,7 +374,7 @@ def slug(
         if isinstance(value, bool):
             words.append(f.name if value else f"no_{f.name}")
         else:
-            words.append(value if isinstance(value, str) else f"{f.name}{value:g}" if value is not None else f"{f.name}_none")
+            words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}{value:g}" if value is not None else f"{f.name}_none")
     data = re.sub(r"[^A-Za-z0-9_-]+", "_", re.split(r"[\\/]", config.data)[-1].removesuffix(".csv")).strip("_-")[:24] or "data"
     end = f"-s{config.seed}"[:24]
     return "-".join([data, *words])[: longest - len(end)].rstrip("-_.") + end
@@ -372,7 +400,7 @@ def options_table(
     "The settings of `cls` as the command line knows them."
     meaning, rows = comments(cls), []
     for f in fields(cls):
-        flag = "--" + f.name.replace("_", "-")
+        flag = "--" + f.name.rstrip("_").replace("_", "-")
         if f.type is bool:
             flag += " / --no-" + f.name.replace("_", "-")
         rows.append((flag, "yes" if f.default is True else "no" if f.default is False else str(f.default), meaning[f.name]))

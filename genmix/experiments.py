@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'RUNNERS', 'PAPER', 'WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_NAMES', 'METHODS', 'LATENT_LEGEND', 'GRID',
-           'CHAPTER_DATA', 'load_task', 'is_table', 'Images', 'load_images', 'headline', 'show_again', 'train',
-           'train_moe1991', 'origin', 'report_experts', 'draw_run', 'step_sizes', 'train_table1', 'shown_table',
-           'report_table', 'draw_tables', 'Chapter', 'chapter_of', 'snapshot', 'figures_at', 'Reporter', 'plot_history',
-           'train_images', 'load_model', 'values_of', 'sweep_runs', 'study_moe1991', 'reproduce_moe1991', 'label_of',
-           'collect', 'film', 'what_if', 'verdict', 'markdown', 'report_moe1991', 'publish', 'study_latent_opt',
-           'reproduce_latent_opt', 'plot_methods', 'verdict_latent_opt', 'report_latent_opt', 'study_smoe_vae',
-           'reproduce_smoe_vae', 'verdict_smoe_vae', 'report_smoe_vae', 'data_of', 'reproduce']
+           'BETAS', 'THEORY', 'NEEDS', 'load_task', 'is_table', 'Images', 'load_images', 'headline', 'show_again',
+           'train', 'train_moe1991', 'origin', 'report_experts', 'draw_run', 'step_sizes', 'train_table1',
+           'shown_table', 'report_table', 'draw_tables', 'Chapter', 'chapter_of', 'snapshot', 'figures_at', 'Reporter',
+           'plot_history', 'first_phase', 'train_images', 'load_model', 'values_of', 'in_phases', 'sweep_runs',
+           'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict', 'markdown',
+           'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt', 'plot_methods',
+           'verdict_latent_opt', 'report_latent_opt', 'study_smoe_vae', 'reproduce_smoe_vae', 'verdict_smoe_vae',
+           'report_smoe_vae', 'study_beta_vae', 'reproduce_beta_vae', 'verdict_beta_vae', 'report_beta_vae', 'suits',
+           'data_of', 'reproduce']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
 import contextlib, datetime, io, json, sys, time
@@ -78,24 +80,27 @@ def load_images(
     if is_table(name):
         raise configs.ConfigError(f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all")
     if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists(): config = replace(config, data=str(path.resolve()))
-    def part(split, n=None):
-        d = data.load(config.data, split, n=n, seed=config.seed if split == "train" else 0, download=download)
+    held_out = getattr(config, "held_out", True)
+    def part(split, n=None, most=most):
+        d = data.load(config.data, split if held_out else "all", n=n, seed=config.seed if split == "train" else 0, download=download)
         return d if split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, 0))
     train = part("train", config.n or None)
     if (share := getattr(config, "fraction", 1.)) < 1:
         if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
         train = train.subset(data.stratified(train.y, n, config.seed))
     print(train.describe())
-    try: val = part("validation")
+    many = configs.system_of(config) == "beta-vae"                             # sets of hundreds of thousands, looked at in many short runs
+    try: val = part("validation", most=min(2000, max(200, len(train)//10)) if many else most) if held_out else None
     except data.DataError: val = None
-    return config, Images(train, val, part("test"))
+    if many: most = max(1000, min(most, len(train)))
+    return config, Images(train, val, part("test", most=most))
 
 # %% ../nbs/08_experiments.ipynb #8183fa8c
-IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae")  # systems that train on images
+IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae")  # systems that train on images
 
 def headline(metrics: dict) -> str:
     "The numbers of a result that one looks at first, in a line."
-    first = ("sse_test", "nmi", "active", "log_p_test", "elbo_test", "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
+    first = ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "log_p_test", "elbo_test", "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
     names = [k for k in first if k in metrics] or [k for k, v in metrics.items() if isinstance(v, float)][:6]
     return ", ".join(f"{k} {metrics[k]:.4g}" for k in names)
 
@@ -312,6 +317,9 @@ def chapter_of(
     if system == "smoe-vae":
         from genmix import smoe_vae
         return Chapter(smoe_vae.model_of, smoe_vae.measure, smoe_vae.run_figures, snapshot)
+    if system == "beta-vae":
+        from genmix import beta_vae
+        return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot)
     from genmix import latent_opt as chapter
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})
@@ -368,6 +376,13 @@ def plot_history(
     draw_curves(history, axes, PALETTE)
     return caption(fig, text)
 
+# %% ../nbs/08_experiments.ipynb #34b7293a
+def first_phase(
+    c,  # settings of any system
+):  # settings of the run whose weights it starts with, or None
+    "The first phase of a run of chapter 05: the same without lambda."
+    if getattr(c, "lambda_steps", 0): return replace(c, lambda_=0., lambda_steps=0)
+
 # %% ../nbs/08_experiments.ipynb #5d58ad1d
 def train_images(
     task: Images,
@@ -377,11 +392,15 @@ def train_images(
     "Train a model of images; leave history, checkpoints, arrays, weights and figures."
     from genmix import training
     chapter = chapter_of(configs.system_of(c))
-    model, report = chapter.model_of(c, task.train), Reporter(c, task, folder, chapter)
+    model, before = chapter.model_of(c, task.train), first_phase(c)
+    if before:                                                                 # its weights, trained now or found
+        load_weights(run(before, partial(train_images, task), folder.parents[1], task.data, fingerprint=task.train.fingerprint())).into(model)
+    how = replace(c, steps=c.lambda_steps) if before else c
+    report = Reporter(how, task, folder, chapter)
     def newest(): return max((int(p.name[5:14]) for p in (folder/"checkpoints").glob("step-*.pt")), default=0)
     if newest(): print(f"there are checkpoints up to step {newest():,}: going on from the newest that is whole", flush=True)
     try:
-        history = training.fit(model, task.train, c, val=task.val, folder=folder/"checkpoints", on_epoch=report,
+        history = training.fit(model, task.train, how, val=task.val, folder=folder/"checkpoints", on_epoch=report,
                                milestones=(1, 5, 10, 20, 30) if configs.system_of(c) == "latent-opt" else (), progress=is_first() and sys.stderr.isatty())
     except KeyboardInterrupt:
         kept = f"step {newest():,} is kept" if newest() else "no checkpoint was written yet"
@@ -438,11 +457,24 @@ def values_of(
     for word in words:
         name, equals, text = word.partition("=")
         name = name.lstrip("-").replace("-", "_")
+        name = "lambda_" if name == "lambda" else name
         if not equals or not text: raise configs.ConfigError(f"{word!r} says no values; write for instance seed=0,1,2")
         if name not in types: raise configs.ConfigError(f"{system} has no setting {name!r}; it has {', '.join(types)}")
         whole = name == "data" and ":" in text                                 # quickdraw:cat,face is one data set
         found[name] = [parse(name, t.strip()) for t in ([text] if whole else text.split(","))]
     return found
+
+# %% ../nbs/08_experiments.ipynb #dc59beca
+def in_phases(
+    members: list,  # settings, one for each run
+    member,  # as for `sweep`
+    workers: int | None = None,  # processes
+    **how,  # passed on to `sweep`
+):  # what `sweep` returns for `members`
+    "First phases, each once, and then everything."
+    before = list(dict.fromkeys(c for c in map(first_phase, members) if c))
+    if before: sweep(before, member, workers, **how)
+    return sweep(members, member, workers, **how)
 
 # %% ../nbs/08_experiments.ipynb #897b49e0
 def sweep_runs(
@@ -459,13 +491,13 @@ def sweep_runs(
     if len(set(members)) < len(members): raise configs.ConfigError("a value is given twice")
     print(f"{len(members)} runs of {system}", flush=True)
     if system in IMAGES: load_images(members[0], download)                     # prints the data's origin first, and fetches it
-    swept = sweep(members, partial(train, out=Path(out).resolve(), download=download), workers or None, progress=sys.stderr.isatty())
+    swept = in_phases(members, partial(train, out=Path(out).resolve(), download=download), workers or None, progress=sys.stderr.isatty())
     df = runs_table(swept.done)
     if not len(df): raise configs.ConfigError("no run was finished; what went wrong is said above")
     vary = [name for name, v in values.items() if len(v) > 1 and name != "seed"]
     name = configs.slug(replace(base, **{k: v[0] for k, v in values.items() if len(v) == 1}))
     path = save_table(Path(out)/"sweeps"/f"{system}-{name}.csv", df, float_format="%.6g")
-    first = [k for k in ("sse_test", "nmi", "active", "elbo_test", "log_p_test", "accuracy_test", "test", "mse") if k in df][:4]
+    first = [k for k in ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "elbo_test", "log_p_test", "accuracy_test", "test", "mse") if k in df][:4]
     if vary: print(summarize(df, vary, first).round(4).to_string(index=False))
     else: print(df[first].describe().loc[["count", "mean", "std"]].round(4).to_string())
     print(f"every run: {path}")
@@ -850,8 +882,94 @@ def report_smoe_vae(tables: dict, text: str, preset: str, shown: dict) -> str:
         parts += [f"![{routing}, {p.stem}](figures/smoe-vae/{routing}/{p.name})\n" for p in sorted((folder/"figures").glob("*.png")) if "-epoch-" not in p.name]
     return "\n".join(parts)
 
+# %% ../nbs/08_experiments.ipynb #645df8fe
+BETAS = {"quick": ((1., 4., 16.), (0., 8.), 1), "debug": ((1., 4.), (0., 2.), 1), "paper": ((1., 4., 8., 16., 32.), (0., 2., 4., 6., 8.), 10)}
+THEORY = ((1, 0), (4, 0), (8, 0), (16, 0), (32, 0), (4, 2), (8, 4), (32, 2), (32, 8))  # beta, lambda
+
+def study_beta_vae(
+    preset: str,  # quick, debug or paper
+    name: str,  # data: auto (the preset's own), or a set of images
+) -> list:  # configs
+    "What the sweep of chapter 05 consists of."
+    betas, lambdas, seeds = BETAS[preset]
+    base = configs.PRESETS[preset]["beta-vae"]
+    if preset == "quick": base = replace(base, n=4000, steps=300, lambda_steps=100)
+    sets = [name] if name != "auto" else ["dsprites", "shapes3d", "mpi3d"] if preset == "paper" else [base.data]
+    def one(data, beta, lambda_, seed): return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
+    return [one(*v) for v in product(sets, betas, lambdas, range(seeds))]
+
+# %% ../nbs/08_experiments.ipynb #3b72a95f
+def reproduce_beta_vae(preset: str, out: Path, name: str, download: bool) -> str:
+    "The theory's table, the sweep of chapter 05, their figures; the report's part as Markdown."
+    import torch
+    from genmix import beta_vae
+    members, folder = study_beta_vae(preset, name), out/"figures"/"beta-vae"
+    for c in {c.data: c for c in members}.values(): load_images(c, download)   # prints the data's origin first, and fetches it
+    theory = beta_vae.theory_table(beta_vae.linear_world(), THEORY, starts=10 if preset == "debug" else 50)
+    save_table(out/"tables"/"beta-vae-theory.csv", theory, float_format="%.6g")
+    spread = preset != "debug" and not torch.cuda.is_available()
+    print(f"training {len(members)} models in two phases" + (", one per core" if spread else ""), flush=True)
+    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()):
+        swept = in_phases(members, partial(train, out=(out/"runs").resolve()), backend="loky" if spread else "none", progress=sys.stderr.isatty())
+    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
+    if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(members)} runs failed, see above; the same command goes on with them")
+    df = beta_vae.collect(swept.done)
+    tables = {"theory": theory, "runs": df, "summary": beta_vae.summary(df), "change": beta_vae.change(df)}
+    for key in ("runs", "summary", "change"): save_table(out/"tables"/f"beta-vae-{key}.csv", tables[key], float_format="%.6g")
+    made = read_result(swept.done[0])["provenance"]
+    c = members[0]
+    text = (f"{made['data']}; seeds 0 to {df.seed.max()}" if df.seed.max() else f"{made['data']}; seed 0") + f", {c.steps:,} + {c.lambda_steps:,} steps"
+    for kind, draw in (("boxes", beta_vae.plot_boxes), ("heat", beta_vae.plot_heat), ("change", partial(beta_vae.plot_heat, percent=True)),
+                       ("pareto", beta_vae.plot_pareto), ("tchebycheff", beta_vae.plot_tchebycheff)): save(draw(df, text), folder/f"{kind}.png")
+    shown = {f"{c.data}, β = {c.beta:g}, λ = {c.lambda_:g}": (f, f"{c.data}-beta{c.beta:g}-lambda{c.lambda_:g}") for c, f in zip(members, swept.done) if c.plots}
+    for f, short in shown.values():
+        for p in f.glob("figures/*.*"):
+            if "-epoch-" not in p.name: configs.write_atomic(folder/short/p.name, p.read_bytes())
+    print("\n" + tables["summary"].to_string(index=False))
+    return report_beta_vae(tables, text, preset, {k: short for k, (_, short) in shown.items()}, folder)
+
+# %% ../nbs/08_experiments.ipynb #1089d6e9
+def verdict_beta_vae(
+    change,  # DataFrame of `beta_vae.change`
+    df,  # DataFrame of `beta_vae.collect`
+) -> list:  # sentences
+    "What a sweep says: is there a collapse at large beta, does lambda restore information, at what price?"
+    said = []
+    for name, d in df.groupby("data", sort=False):
+        most, top = d.beta.max(), d["lambda"].max()
+        mean = d.groupby(["beta", "lambda"])[["kl_test", "recon_test", "mig"]].mean()
+        said.append(f"{name}: from β = 1 to β = {most:g} the code's KL falls from {mean.kl_test[1, 0]:.1f} to {mean.kl_test[most, 0]:.1f} nats"
+                    f" and the reconstruction loss rises by {mean.recon_test[most, 0] - mean.recon_test[1, 0]:.1f} nats.")
+        back = mean.kl_test[most, top] - mean.kl_test[most, 0]
+        said.append(f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}.")
+    return said
+
+def report_beta_vae(tables: dict, text: str, preset: str, shown: dict, folder: Path) -> str:
+    "The chapter's part of the report."
+    parts = ["## β-VAE and λβ-VAE\n", f"Preset `{preset}`, genmix {genmix.__version__}, {datetime.date.today().isoformat()}.\n",
+             "### The linear world, exactly\n", "Fixed points from many starts; *recon* in nats, *sap*, *im* in nats, with standard errors over starts.\n",
+             markdown(tables["theory"], 3), "### The sweep\n", f"{text}.\n",
+             "How to read this. *recon*, *kl*: nats per image; *l2*: squared error summed over pixels; all on test images with one sampled code each. *mig*, *sap*, *im*: of posterior means (chapter 05a).\n",
+             markdown(tables["summary"], 3), " ".join(verdict_beta_vae(tables["change"], tables["runs"])) + "\n",
+             "### Change against β = 1, λ = 0, in percent\n", markdown(tables["change"], 0)]
+    for name, what in (("boxes", "Losses and metrics against β"), ("heat", "Means over seeds"), ("change", "Change in percent"), ("pareto", "Reconstruction against disentanglement"),
+                       ("tchebycheff", "Trade-offs")): parts.append(f"![{what}](figures/beta-vae/{name}.png)\n")
+    for label, short in shown.items():
+        parts.append(f"### One run: {label}\n")
+        parts += [f"![{label}, {p.stem}](figures/beta-vae/{short}/{p.name})\n" for p in sorted((folder/short).glob("*")) if p.suffix in (".png", ".gif")]
+    return "\n".join(parts)
+
 # %% ../nbs/08_experiments.ipynb #6487fe0c
-CHAPTER_DATA = {"moe1991": False, "latent-opt": True, "smoe-vae": True}  # chapter -> does it use images?
+NEEDS = {  # chapter -> what --data must name for it
+    "moe1991": "a table of vowels: vowels, formants, or a CSV file", "latent-opt": "images, such as digits, doodles or mnist",
+    "smoe-vae": "gray images of 28x28 pixels, such as digits, doodles or mnist",
+    "beta-vae": f"images of 64x64 pixels with factors: {', '.join((*data.WORLDS, *data.GRIDS))}",
+}
+
+def suits(system: str, name: str) -> bool:
+    "Can a chapter use this data?"
+    worlds = name in data.WORLDS or name in data.GRIDS
+    return {"moe1991": is_table(name), "latent-opt": not is_table(name), "smoe-vae": not (is_table(name) or worlds), "beta-vae": worlds}[system]
 
 def data_of(
     systems,  # chapters that were named; none: all
@@ -860,11 +978,9 @@ def data_of(
     "Which chapter gets which data."
     chapters = list(systems) or list(configs.CHAPTERS)
     if name == "auto": return dict.fromkeys(chapters, "auto")
-    fits = {s: CHAPTER_DATA[s] != is_table(name) for s in chapters}
-    wrong = [s for s in systems if not fits[s]]
-    if wrong or not any(fits.values()):
-        needs = "images, such as digits, doodles or mnist" if CHAPTER_DATA[(wrong or chapters)[0]] else "a table of vowels: vowels, formants, or a CSV file"
-        raise configs.ConfigError(f"{(wrong or chapters)[0]} cannot use --data {name}; it needs {needs}")
+    fits = {s: suits(s, name) for s in chapters}
+    wrong = [s for s in systems if not fits[s]] or ([] if any(fits.values()) else chapters)
+    if wrong: raise configs.ConfigError(f"{wrong[0]} cannot use --data {name}; it needs {NEEDS[wrong[0]]}")
     return {s: name if fits[s] else "auto" for s in chapters}
 
 # %% ../nbs/08_experiments.ipynb #f8af1785
@@ -880,7 +996,8 @@ def reproduce(
     if out.exists() and not out.is_dir(): raise configs.ConfigError(f"{out} is a file; --out needs the name of a folder")
     which = data_of(systems, data)
     if download and which.get("moe1991") == "auto": which["moe1991"] = "vowels"
-    study = {"moe1991": reproduce_moe1991, "latent-opt": reproduce_latent_opt, "smoe-vae": reproduce_smoe_vae}
+    study = {"moe1991": reproduce_moe1991, "latent-opt": reproduce_latent_opt, "smoe-vae": reproduce_smoe_vae,
+             "beta-vae": reproduce_beta_vae}
     parts = [study[s](preset, out, name, download) for s, name in which.items()]
     report = configs.write_atomic(out/"report.md", "# genmix: what was reproduced\n\n" + "\n".join(parts))
     pictures = (p for p in out.rglob("*") if p.suffix in (".png", ".gif"))

@@ -77,10 +77,12 @@ _SMOE = {"gallery": "test images that each expert is most sure of, and its drawi
          "usage": "images per expert by class, and how sure the gate is", "reconstructions": "one test image of each class above its drawing",
          "tsne": "a map of the codes, by class and by expert", "path": "drawings and the gate's probabilities between two codes",
          "correlation": "how alike the experts draw"}
+_BETA = {"originals": "64 test images and their reconstructions", "traversal": "one code, every latent variable moved alone",
+         "information": "what every latent variable knows about every factor"}
 _VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
         "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
 _IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"},
-           "smoe-vae": _SMOE}
+           "smoe-vae": _SMOE, "beta-vae": _BETA}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
         FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
@@ -90,6 +92,7 @@ def _image_run(folder: Path, config, system: str) -> dict:
     if system == "vae": from genmix.vae import run_figures
     elif system == "latent-opt": from genmix.latent_opt import run_figures
     elif system == "smoe-vae": from genmix.smoe_vae import run_figures
+    elif system == "beta-vae": from genmix.beta_vae import run_figures
     else: from genmix.latent_opt import classifier_figures as run_figures
     history = pd.read_csv(folder/"history.csv")
     def curves():

@@ -106,7 +106,7 @@ def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("trian", "data, train, sweep, reproduce, figures"),
+        ("trian", "data, train, sweep, metrics, reproduce, figures"),
         ("train", "genmix train moe1991, genmix train table1"),
         ("train moe1992", "genmix train moe1991, genmix train table1"),
         ("data", "genmix data list, genmix data fetch, genmix data check"),

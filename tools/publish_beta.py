@@ -1,0 +1,89 @@
+"""Publish a study of chapter 05: the table of all runs, summaries, untrained encoders for comparison, arrays and weights of chosen runs.
+
+    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
+        channels_last=yes plots=no
+    genmix sweep beta-vae data=rooms ...        # and so on: any runs of beta-vae with a second phase will do
+    python tools/publish_beta.py runs/beta-vae
+
+Every finished run with a second phase goes into the table. Everything goes to genmix/published/beta_vae and genmix/published/weights of this clone.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from genmix import beta_vae, data, experiments, metrics, runs
+from genmix.configs import load_config, to_dict
+
+ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
+PUBLISHED = ALL / "beta_vae"
+HOW = "steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no"
+SWEEP = f"genmix sweep beta-vae data=DATA beta=1,4,16 lambda=0,8 seed=0,1,2 {HOW}"
+SHOWN = {"sprites": (4.0, 0.0), "rooms": (4.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
+
+
+def about(folders, command, **more):
+    results = [runs.read_result(f)["provenance"] for f in folders]
+    kept = {k: results[0][k] for k in ("genmix", "torch", "numpy", "python", "machine", "threads")}
+    return {"provenance": {"command": command, **kept, "data": sorted({r["data"] for r in results}), "runs": len(folders),
+                           "seconds": round(sum(r["seconds"] for r in results)), "date": max(r["date"] for r in results), **more}}
+
+
+def measured(folder):
+    "A run's row, its metrics computed again from the stored codes: the same version of the metrics for all."
+    row = beta_vae.collect([folder]).iloc[0].to_dict()
+    s = runs.load_arrays(folder / "figures.npz")
+    t = metrics.evaluate(s["mu"], s["factors"], tuple(s["factor_sizes"]), beta_vae.MEASURED)
+    return row | dict(zip(t.metric, t.value))
+
+
+def untrained(name, seeds):
+    "Metrics of codes of encoders that were never trained, on the study's test images."
+    test = data.load(name, "test", n=10_000, seed=0)
+    rows = []
+    for seed in range(seeds):
+        model = beta_vae.model_of(replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test)
+        t = metrics.evaluate(beta_vae.view(model, test)["mu"], test.factors, test.factor_sizes, beta_vae.MEASURED)
+        rows.append({"data": name, "seed": seed, **dict(zip(t.metric, t.value))})
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder beta-vae of a runs folder")
+    parser.add_argument("--untrained", type=int, default=5, help="seeds of untrained encoders")
+    a = parser.parse_args()
+    folders = sorted(p.parent for p in a.runs.glob("*/result.json") if load_config(p.parent).lambda_steps)
+    if not folders:
+        parser.exit(2, f"publish_beta: {a.runs} holds no finished run of beta-vae with a second phase\n")
+    df = pd.DataFrame([measured(f) for f in folders]).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
+    runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
+    runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="seconds: with the first phase if it was not there yet"))
+    for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
+        runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
+        runs.save_json(PUBLISHED / f"summary_{name}.json", about(folders, SWEEP))
+    rows = [row for name in sorted(set(df["data"])) for row in untrained(name, a.untrained)]
+    runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
+    note = "encoders with random weights, 10,000 test images"
+    runs.save_json(PUBLISHED / "untrained.json", about(folders[:1], "python tools/publish_beta.py RUNS", note=note))
+    for f in folders:
+        c = load_config(f)
+        if c.seed or c.penalty == "tc" or c.precision != df.precision.mode()[0] or SHOWN.get(c.data) != (c.beta, c.lambda_):
+            continue
+        _, task = experiments.load_images(c)
+        model = experiments.load_model(f)
+        _, arrays = beta_vae.measure(model, task.train, task.test, replace(c, plots=True))
+        kept = {k: v for k, v in arrays.items() if k not in ("mu", "factors")}
+        kept["traversals"] = kept["traversals"][:3]
+        runs.save_arrays(PUBLISHED / f"{c.data}.npz", kept)
+        runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], SWEEP))
+        runs.save_weights(ALL / "weights" / f"beta-vae-{c.data}.safetensors", model, c, runs.load_weights(f).provenance, half=True)
+    for p in sorted([*PUBLISHED.iterdir(), *(ALL / "weights").glob("beta-*")]):
+        print(f"{p.relative_to(ALL.parent)} ({p.stat().st_size / 1000:,.0f} kB)")
+    print(df.groupby(["data", "penalty", "beta", "lambda"])[["recon_test", "kl_test", "mig", "sap", "im"]].mean().round(3).to_string(), np.shape(df))
+
+
+if __name__ == "__main__":
+    main()
