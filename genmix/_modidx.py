@@ -385,6 +385,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'genmix.figures._published': ('figures.html#_published', 'genmix/figures.py'),
                                 'genmix.figures._stored': ('figures.html#_stored', 'genmix/figures.py'),
                                 'genmix.figures._study': ('figures.html#_study', 'genmix/figures.py'),
+                                'genmix.figures._used': ('figures.html#_used', 'genmix/figures.py'),
                                 'genmix.figures.draw': ('figures.html#draw', 'genmix/figures.py'),
                                 'genmix.figures.read_run': ('figures.html#read_run', 'genmix/figures.py')},
             'genmix.files': { 'genmix.files.DataError': ('files.html#dataerror', 'genmix/files.py'),

@@ -131,6 +131,16 @@ _study("probes", "quickdraw: linear probes of expert and of class labels", "plot
 for routing in ("blend", "compete"):
     for name, description in _SMOE.items(): _stored(routing, name, description)
 
+def _used(_):
+    from genmix import smoe_vae
+    df, _ = runs.published("smoe_vae", "used")
+    df = df[df.routing != "supervised"]
+    df = df[df.seed.isin(df[df.balancing == "switch"].seed)]                   # the same seeds for all
+    df = df.assign(way=np.where(df.routing == "compete", "compete", np.where(df.revive > 0, "revival", df.balancing)))
+    return smoe_vae.plot_used(df, f"published: quickdraw, K = 10, validation images in batches of 128, seeds {sorted(set(df.seed.tolist()))}")
+
+FIGURES["smoe-vae-study-used-quickdraw"] = Figure("quickdraw: experts in use over time, by how they are kept in use", "published", _used)
+
 def _architecture(_):
     from genmix import smoe_vae
     return smoe_vae.plot_architecture()
