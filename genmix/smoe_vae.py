@@ -611,7 +611,7 @@ def main_study(
     df,  # DataFrame of `collect`
     data: str | None = None,  # of one data set
 ):  # DataFrame
-    "The runs with the published experts and balance term, all of the usual length."
+    "The runs with the published experts and balance term, skipping, of the usual length, at the usual K (not the six of the comparison of sizes)."
     df = df[(df.balancing == "quadratic") & (df.revive == 0) & (df.expert == "lite") & (df.skip > 0)]
     df = df[(df.steps == df.steps.mode()[0]) & (df.num_experts != 6)]
     return df if data is None else df[df.data == data]

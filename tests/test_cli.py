@@ -206,7 +206,7 @@ def test_every_setting_has_a_flag_that_works(experiments):
     for system, cls in configs.SYSTEMS.items():
         for f in fields(cls):
             value = other[f.type](f.default) if f.type in other else f.type.__args__[f.default == f.type.__args__[0]]
-            flag = f.name.replace("_", "-")
+            flag = f.name.rstrip("_").replace("_", "-")
             words = [f"--{flag}" if value else f"--no-{flag}"] if f.type is bool else [f"--{flag}", str(value)]
             assert cli.main(["train", system, *words]) == 0
             expected = replace(cls(), **{f.name: value})
@@ -506,6 +506,10 @@ def test_training_on_images_leaves_a_run_folder(command, tmp_path, line):
     ("sweep smoe-vae num_experts=1,x", "num_experts cannot be 'x'; it is a whole number"),
     ("sweep smoe-vae num_experts=0,1", "num_experts must be at least 1"),
     ("sweep smoe-vae seed=1,1", "a value is given twice"),
+    ("sweep beta-vae lambda=-1", "lambda must be a finite number, 0 or above"),
+    ("train beta-vae --data digits --n 100", "beta-vae needs images of 64x64 pixels"),
+    ("reproduce beta-vae --data mnist", "beta-vae cannot use --data mnist; it needs images of 64x64"),
+    ("metrics nothing.npz", "nothing.npz: no such file; expected a .npz file with codes"),
     ("sweep smoe-vae seed=1 --workers -1", "--workers is -1"),
     ("train smoe-vae --n 60 --fraction 0.001", "of 60 training images that leaves none"),
 ])
