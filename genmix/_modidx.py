@@ -84,6 +84,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'genmix.beta_vae.plot_tchebycheff': ('beta_vae.html#plot_tchebycheff', 'genmix/beta_vae.py'),
                                  'genmix.beta_vae.plot_traversal': ('beta_vae.html#plot_traversal', 'genmix/beta_vae.py'),
                                  'genmix.beta_vae.run_figures': ('beta_vae.html#run_figures', 'genmix/beta_vae.py'),
+                                 'genmix.beta_vae.run_films': ('beta_vae.html#run_films', 'genmix/beta_vae.py'),
                                  'genmix.beta_vae.summary': ('beta_vae.html#summary', 'genmix/beta_vae.py'),
                                  'genmix.beta_vae.tchebycheff': ('beta_vae.html#tchebycheff', 'genmix/beta_vae.py'),
                                  'genmix.beta_vae.theory_table': ('beta_vae.html#theory_table', 'genmix/beta_vae.py'),

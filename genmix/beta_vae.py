@@ -7,8 +7,8 @@ __all__ = ['MEASURED', 'NUMBERS', 'LinearWorld', 'linear_world', 'LinearVAE', 'l
            'best_encoder', 'linear_start', 'fixed_point', 'gain', 'water_filling', 'linear_scores', 'theory_table',
            'Encoder', 'Decoder', 'total_correlation', 'BetaVAE', 'model_of', 'view', 'measure', 'about', 'traverse',
            'pictures', 'names_of', 'plot_originals', 'plot_traversal', 'plot_information', 'traversal_film',
-           'run_figures', 'explore', 'Stack', 'collect', 'summary', 'change', 'plot_boxes', 'plot_heat', 'pareto',
-           'tchebycheff', 'plot_pareto', 'plot_tchebycheff']
+           'run_films', 'run_figures', 'explore', 'Stack', 'collect', 'summary', 'change', 'plot_boxes', 'plot_heat',
+           'pareto', 'tchebycheff', 'plot_pareto', 'plot_tchebycheff']
 
 # %% ../nbs/05_beta_vae.ipynb #58c2e2c8
 import math
@@ -389,6 +389,12 @@ def traversal_film(
         x = t[:, :, way[k]]
         return image_grid(x.reshape(-1, *x.shape[2:]), t.shape[1], titles=[*names, *[""] * (t.shape[1] * (len(t) - 1))], width=8)
     return save_gif(draw, len(way), path)
+
+def run_films(
+    arrays: dict,  # of `measure`
+) -> dict:  # name -> function that writes a GIF to a path
+    "The animations that a stored run can show."
+    return {"traversals": lambda path: traversal_film(arrays, path)} if "traversals" in arrays else {}
 
 def run_figures(
     arrays: dict,  # of `measure`

@@ -306,6 +306,7 @@ class Chapter(NamedTuple):
     measure: Callable  # (model, train, test, config) -> metrics, arrays
     figures: Callable  # (arrays, config) -> {name: function that draws}
     snapshot: Callable  # (model, train, config) -> {name: uint8 images [N, C, H, W], ten in a row}
+    films: Callable = lambda arrays: {}  # (arrays) -> {name: function that writes a GIF to a path}
 
 def chapter_of(
     system: str,  # one of IMAGES
@@ -319,7 +320,7 @@ def chapter_of(
         return Chapter(smoe_vae.model_of, smoe_vae.measure, smoe_vae.run_figures, snapshot)
     if system == "beta-vae":
         from genmix import beta_vae
-        return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot)
+        return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot, beta_vae.run_films)
     from genmix import latent_opt as chapter
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})
@@ -416,7 +417,9 @@ def train_images(
         save_arrays(folder/"figures.npz", arrays)
         save_weights(folder/"model.safetensors", model, c, provenance(task.data, about["training_seconds"], c, fingerprint=task.train.fingerprint(), **about))
         if c.plots:
-            for name, draw in chapter.figures(load_arrays(folder/"figures.npz"), c).items(): save(draw(), folder/"figures"/f"{name}.png")
+            stored = load_arrays(folder/"figures.npz")
+            for name, draw in chapter.figures(stored, c).items(): save(draw(), folder/"figures"/f"{name}.png")
+            for name, film in chapter.films(stored).items(): film(folder/"figures"/f"{name}.gif")
         print(headline(metrics))
     return metrics, about
 

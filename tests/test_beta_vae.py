@@ -170,7 +170,7 @@ def test_metrics_and_provenance(trained):
     r = runs.read_result(trained[0])
     assert {"recon_test", "kl_test", "l2_test", "mig", "sap", "im", "im_share", "modularity", "active_units"} <= set(r["metrics"])
     assert r["metrics"]["kl_test"] == pytest.approx(sum(r["metrics"]["kl_per_latent"]), rel=1e-5)
-    assert r["provenance"]["steps"] == 3
+    assert r["provenance"]["steps"] == 3 and (trained[0] / "figures" / "traversals.gif").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("settings, why", [
