@@ -622,3 +622,30 @@ def test_reproduce_smoe_vae(command, tmp_path):
     links = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert len(links) > 12 and all((tmp_path / "out" / link).is_file() for link in links)
     assert (tmp_path / "out" / "tables" / "smoe-vae-runs.csv").read_text().count("\n") == 13
+
+
+@pytest.mark.slow
+def test_reproduce_beta_vae(command, tmp_path):
+    result = command("reproduce", "beta-vae", "--preset", "debug", "--out", "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "β-VAE and λβ-VAE" in text and "REBUILT" in text and "from β = 1 to β = 4 the code's KL" in text
+    links = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(links) > 15 and all((tmp_path / "out" / link).is_file() for link in links) and any(link.endswith(".gif") for link in links)
+    assert (tmp_path / "out" / "tables" / "beta-vae-runs.csv").read_text().count("\n") == 5
+    assert (tmp_path / "out" / "tables" / "beta-vae-theory.csv").read_text().count("\n") == 10
+
+
+def test_metrics_of_own_codes(command, tmp_path):
+    import numpy as np
+
+    factors = np.stack(np.unravel_index(np.arange(400) % 20, (4, 5)), 1)
+    np.savez(tmp_path / "codes.npz", codes=factors[:, ::-1] + 0.0, factors=factors, factor_names=np.array(["shape", "hue"]))
+    result = command("metrics", "codes.npz", "--out", "scores.csv")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "400 codes of 2 variables, 2 factors: shape, hue" in result.stdout
+    scores = dict(line.split(",")[:2] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:])
+    assert float(scores["mig"]) == pytest.approx(1) and float(scores["im_share"]) == pytest.approx(1)
+    np.savez(tmp_path / "short.npz", codes=factors[:50], factors=factors)
+    result = command("metrics", "short.npz")
+    assert result.returncode == 2 and "50 rows of codes, but 400 of factors" in result.stderr
