@@ -86,6 +86,8 @@ def main():
     for k in range(a.rounds):
         for name in list(ways)[:: 1 - 2 * (k % 2)]:
             rates[name].append(a.models * a.steps / seconds(lambda name=name: ways[name](a.steps)))
+    for p in pipes:
+        p.send(0)
     print(f"{a.models} models, batches of 64 sprites, {device}, {cores} threads (processes: {cores} with one thread each); "
           f"{a.rounds} interleaved rounds of {a.steps} steps")
     for name, r in rates.items():

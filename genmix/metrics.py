@@ -457,7 +457,8 @@ def _scores(p, name, seed, bins, held_out, continuous, classifier, draws):
 
 def _chosen(metrics):
     "The names of the metrics that were asked for, checked."
-    if isinstance(metrics, str): metrics = CHEAP + COSTLY if metrics == "all" else (metrics,)
+    if isinstance(metrics, str): metrics = (metrics,)
+    if "all" in metrics: metrics = CHEAP + COSTLY
     unknown = [m for m in metrics if m not in CHEAP + COSTLY]
     if unknown or not len(metrics):
         raise MetricError(f"unknown metric {', '.join(map(repr, unknown)) or '(none given)'}; there are {', '.join(CHEAP + COSTLY)}, or \"all\"")
@@ -481,7 +482,7 @@ def evaluate(
     import pandas as pd
     p, asked = paired(codes, factors, factor_sizes, names), _chosen(metrics)
     some, found = _varying(p), {}
-    if len(some) < 2 and (metrics is CHEAP or metrics == "all"):
+    if len(some) < 2 and (tuple(metrics) == CHEAP or "all" in (metrics, *metrics)):
         compare = [m for m in asked if m not in ("mig", "sap", "im", "explicitness")]; asked = [m for m in asked if m not in compare]
         warnings.warn(f"only {p.names[some[0]]} varies: left out, since they compare factors: {', '.join(compare)}", MetricWarning, stacklevel=2)
     with warnings.catch_warnings():
@@ -499,8 +500,9 @@ def read_codes(
     "The arrays that `evaluate` wants, from a file; a `MetricError` that names the file if they are not there."
     path = Path(path); path = path / "figures.npz" if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as f:
-            if not isinstance(f, np.lib.npyio.NpzFile): raise MetricError(f"{path} holds a single array; expected a .npz file with codes and factors")
+        f = np.load(path, allow_pickle=False)
+        if not isinstance(f, np.lib.npyio.NpzFile): raise MetricError(f"{path} holds a single array; expected a .npz file with codes and factors")
+        with f:
             s = {k: f[k] for k in ("codes", "mu", "factors", "factor_sizes", "factor_names") if k in f.files}
             there = ", ".join(f.files)
     except FileNotFoundError: raise MetricError(f"{path}: no such file; expected a .npz file with codes [N, L] and factors [N, F]") from None

@@ -512,6 +512,7 @@ def run_figures(
     "Every figure that a stored run can show."
     plots = dict(gallery=plot_gallery, classes=plot_classes, usage=plot_usage, reconstructions=plot_reconstructions, tsne=plot_tsne, path=plot_path,
                  correlation=plot_correlation)
+    if "gallery" not in arrays: plots = {k: plots[k] for k in ("classes", "usage", "correlation")}   # a run without plots has no pictures
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items()}
 
 # %% ../nbs/04_smoe_vae.ipynb #18fa216d

@@ -462,3 +462,22 @@ def test_small_ragged_tables_give_finite_numbers(seed):
     z = np.round(rng.normal(size=(N, L)), int(rng.integers(0, 3))) * rng.integers(0, 2, size=L)
     t = evaluate(z, v)
     assert np.isfinite(t.value).all() and (t.value >= 0).all() and (t.value <= t.high + 1e-9).all()
+
+
+def test_files_that_are_no_codes(tmp_path):
+    "Each is refused with one clear error that names the file."
+    np.save(tmp_path / "one.npy", np.zeros((20, 2)))
+    np.savez(tmp_path / "objects.npz", codes=np.zeros((20, 2)), factors=np.array([[None]] * 20, object))
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "codes.npz", codes=np.zeros((20, 2)))
+    wrong = {"one.npy": "a single array", "objects.npz": "cannot be read", "text.npz": "cannot be read", "codes.npz": "has no factors"}
+    for name, why in {**wrong, "none.npz": "no such file"}.items():
+        with pytest.raises(metrics.MetricError, match=why) as e:
+            metrics.read_codes(tmp_path / name)
+        assert name in str(e.value)
+
+
+def test_all_may_stand_in_a_list():
+    v = np.stack(np.unravel_index(np.arange(200) % 20, (4, 5)), 1)
+    t = metrics.evaluate(v + 0.0, v, metrics=("mig", "all"), draws=100)
+    assert {"dci_disentanglement", "beta_vae", "explicitness"} <= set(t.metric)
