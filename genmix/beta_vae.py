@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'NUMBERS', 'LinearWorld', 'linear_world', 'LinearVAE', 'linear_terms', 'linear_loss', 'best_decoder',
-           'best_encoder', 'linear_start', 'fixed_point', 'gain', 'water_filling', 'linear_scores', 'theory_table',
-           'Encoder', 'Decoder', 'total_correlation', 'BetaVAE', 'model_of', 'view', 'measure', 'about', 'traverse',
-           'pictures', 'names_of', 'plot_originals', 'plot_traversal', 'plot_information', 'traversal_film',
-           'run_films', 'run_figures', 'explore', 'Stack', 'collect', 'summary', 'change', 'plot_boxes', 'plot_heat',
-           'pareto', 'tchebycheff', 'plot_pareto', 'plot_tchebycheff']
+           'best_encoder', 'linear_start', 'fixed_point', 'gain', 'gains', 'plot_gains', 'water_filling', 'plot_water',
+           'linear_scores', 'theory_table', 'Encoder', 'Decoder', 'total_correlation', 'BetaVAE', 'model_of', 'view',
+           'measure', 'about', 'traverse', 'pictures', 'names_of', 'plot_originals', 'plot_traversal',
+           'plot_information', 'traversal_film', 'run_films', 'run_figures', 'explore', 'Stack', 'collect', 'summary',
+           'change', 'plot_boxes', 'plot_heat', 'pareto', 'tchebycheff', 'plot_pareto', 'plot_tchebycheff',
+           'main_study', 'study_text', 'at_equal_kl', 'plot_rate']
 
 # %% ../nbs/05_beta_vae.ipynb #58c2e2c8
 import math
@@ -136,6 +137,33 @@ def gain(
     "How strongly the encoder listens to the pixels."
     return np.linalg.norm(np.linalg.solve(v.Sigma_W, v.B), axis=(-2, -1))
 
+# %% ../nbs/05_beta_vae.ipynb #5e39ca0a
+def gains(
+    world: LinearWorld,
+    beta: float,
+    lambda_: float,
+    start,  # of `linear_start`, one
+    rounds: int = 12,
+) -> np.ndarray:  # [rounds]
+    "The encoder's gain after every round."
+    found = []
+    fixed_point(world.Sigma_Y, start, beta, lambda_, rounds, lambda v: found.append(gain(v).item()))
+    return np.array(found)
+
+# %% ../nbs/05_beta_vae.ipynb #c4dc685a
+def plot_gains(
+    seed: int = 0,  # of the world and of the start
+):  # the figure
+    "The encoder's gain in the linear world, round by round."
+    world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
+    fig, ax = subplots(height=3.4)
+    for k, (beta, lambda_) in enumerate(((1, 0), (4, 0), (16, 0), (4, 2), (16, 2))):
+        found = gains(world, beta, lambda_, start); last = np.flatnonzero(found > 3e-4)[-1]
+        ax.semilogy(range(1, last + 2), found[:last + 1], marker="o", ms=3, color=PALETTE[k], ls="-" if lambda_ else "--")
+        ax.annotate(f"β = {beta}, λ = {lambda_}", (last + 1, found[last]), (6, 0), textcoords="offset points", va="center", color=PALETTE[k])
+    ax.set(xlabel="round", ylabel="gain of the encoder", xlim=(.5, 16.5)); ax.set_xticks(range(1, 13))
+    return caption(fig, f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}; one start, seed {seed}")
+
 # %% ../nbs/05_beta_vae.ipynb #275be02e
 def water_filling(
     Sigma_Y: np.ndarray,  # [n, n]
@@ -149,6 +177,23 @@ def water_filling(
     D = (beta - 1) / (2 * lambda_) if lambda_ else math.inf
     left = np.where(np.arange(len(sigma)) < m, np.minimum(sigma, D), sigma)
     return dict(level=D, recon=.5 * np.log(2 * np.pi * np.e * left).sum(), information=.5 * np.log(sigma / left).sum(), kept=int((left < sigma).sum()))
+
+# %% ../nbs/05_beta_vae.ipynb #693d5edc
+def plot_water(
+    settings=((4, 2), (32, 2)),  # (beta, lambda), a panel each
+    seed: int = 0,  # of the world and of the start
+):  # the figure
+    "Variance of the images in their own directions, and what the code leaves of it."
+    world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
+    sigma, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))                           # [n], [n, n]
+    fig, axes = subplots(1, len(settings), height=3.2, width=3.8 * len(settings), sharey=True, squeeze=False); axes = axes[0]
+    for ax, (beta, lambda_) in zip(axes, settings):
+        left, D = np.diag(U.T @ fixed_point(world.Sigma_Y, start, beta, lambda_).Sigma_Z[0] @ U), (beta - 1) / (2 * lambda_)
+        ax.bar(range(1, 9), sigma[:8], color="#dddddd"); ax.bar(range(1, 9), left[:8], color=PALETTE[0])
+        ax.axhline(D, color=PALETTE[4], lw=1); ax.text(8.4, D * 1.15, f"D = {D:.3g}", color=PALETTE[4], ha="right")
+        ax.set(yscale="log", title=f"β = {beta}, λ = {lambda_}", xlabel="direction of the images")
+    axes[0].set_ylabel("variance"); axes[0].text(8.4, sigma[0], "images", color="#888888", ha="right"); axes[0].text(8.4, sigma[0] * .4, "left unexplained", color=PALETTE[0], ha="right")
+    return caption(fig, f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}. Log scale: the gray above the blue is what the code tells")
 
 # %% ../nbs/05_beta_vae.ipynb #06538712
 def linear_scores(
@@ -243,8 +288,8 @@ class BetaVAE(VAE):
         mu, logvar = (t.float() if t.dtype != torch.float64 else t for t in self.encoder(x))
         z = reparameterize(mu, logvar, rng)                                     # [B, L]
         out = self.outputs(z)                                                   # [B, C, 64, 64] log-odds
-        terms = dict(recon=F.binary_cross_entropy_with_logits(out, x, reduction="sum") / len(x),
-                     kl=kl_normal(mu, logvar).sum(1).mean(), l2=(x - out.sigmoid()).square().sum() / len(x))
+        terms = dict(recon=-self.likelihood.log_prob(x, out).mean(), kl=kl_normal(mu, logvar).sum(1).mean(),
+                     l2=(x - self.likelihood.mean(out)).square().sum() / len(x))
         if self.penalty == "tc": terms["tc"] = total_correlation(z, mu, logvar)
         weighted = self.beta * terms["kl"] if self.penalty == "kl" else terms["kl"] + (self.beta - 1) * terms["tc"]
         return dict(loss=terms["recon"] + weighted + self.lambda_ * terms["l2"], **terms)
@@ -274,8 +319,8 @@ def view(
         x = rows(part).x
         mu, logvar = model.encoder(x)
         drawn = model.outputs(reparameterize(mu, logvar, Noise(seed, 50, k, device=dev)))
-        recon = F.binary_cross_entropy_with_logits(drawn, x, reduction="none").flatten(1).sum(1)
-        out.append((mu, logvar, kl_normal(mu, logvar), recon, (x - drawn.sigmoid()).square().flatten(1).sum(1)))
+        recon, l2 = -model.likelihood.log_prob(x, drawn), (x - model.likelihood.mean(drawn)).square().flatten(1).sum(1)
+        out.append((mu, logvar, kl_normal(mu, logvar), recon, l2))
     return dict(zip(("mu", "logvar", "kl", "recon", "l2"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
 
 # %% ../nbs/05_beta_vae.ipynb #fdaeaba9
@@ -622,4 +667,55 @@ def plot_tchebycheff(
             M = m.assign(t=tchebycheff(m.recon_test, m[value])).pivot(index="lambda", columns="beta", values="t")
             heatmap(M.to_numpy(), [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns], ax, vmax=.5)
             ax.set(xlabel="β" if r_ == len(values) - 1 else "", ylabel="λ" if c_ == 0 else "", title=f"{data}: {NUMBERS[value]}")
+    return caption(fig, text)
+
+# %% ../nbs/05_beta_vae.ipynb #80c70c8e
+def main_study(
+    df,  # DataFrame of `collect`
+):  # its rows
+    "The grid that every world has: beta of 1, 4, 16, without TCVAE."
+    return df[(df.penalty == "kl") & df.beta.isin([1, 4, 16])]
+
+def study_text(
+    df,  # DataFrame of `collect`
+) -> str:
+    "Data, seeds and steps of a study's runs, for captions."
+    seeds = {d: sorted(g.seed.unique().tolist()) for d, g in main_study(df).groupby("data", sort=False)}
+    said = "; ".join(f"{d}: seeds {', '.join(map(str, s))}" if len(s) > 1 else f"{d}: seed {s[0]}" for d, s in seeds.items())
+    return f"{said}. {df.steps.iloc[0]:,} + {df.lambda_steps.iloc[0]:,} steps, {df.images_test.iloc[0]:,} test images"
+
+# %% ../nbs/05_beta_vae.ipynb #2f952ee9
+def at_equal_kl(
+    df,  # DataFrame of `collect`
+    values=("recon_test", "mig", "sap", "im"),  # columns to compare
+):  # DataFrame, a row per run with lambda > 0 inside the curve: data, seed, beta, lambda, kl_test, differences
+    "Runs with lambda, minus the curve of the runs without lambda at the same KL."
+    from scipy.interpolate import PchipInterpolator
+    rows = []
+    for (data, seed), d in df[df.penalty == "kl"].groupby(["data", "seed"], sort=False):
+        curve = d[d["lambda"] == 0].sort_values("kl_test"); log_kl = np.log(curve.kl_test)
+        for _, r in d[d["lambda"] > 0].iterrows():
+            if len(curve) < 2 or not log_kl.min() <= math.log(r.kl_test) <= log_kl.max(): continue
+            there = {k: PchipInterpolator(log_kl, curve[k])(math.log(r.kl_test)).item() for k in values}
+            rows.append({k: r[k] for k in ("data", "seed", "beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
+    return pd.DataFrame(rows)
+
+def plot_rate(
+    df,  # DataFrame of `collect`
+    text: str,  # caption
+    values=("recon_test", "mig"),  # rows of panels
+):  # the figure
+    "Numbers against KL: a line through the means of the runs without lambda, points for the others, labeled with beta."
+    sets = list(df["data"].unique())
+    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.3 * len(values) + .4, squeeze=False, sharex="col")
+    for r_, (row, value) in enumerate(zip(axes, values)):
+        for c_, (ax, data) in enumerate(zip(row, sets)):
+            m = df[df["data"] == data].groupby(["penalty", "lambda", "beta"], as_index=False)[["kl_test", value]].mean()
+            for k, ((penalty, lambda_), g) in enumerate(m.groupby(["penalty", "lambda"])):
+                ax.plot(g.kl_test, g[value], MARKERS[k] + ("-" if (penalty, lambda_) == ("kl", 0) else ""), ms=6, lw=1, color=PALETTE[k])
+                for _, r in g.iterrows(): ax.annotate(f"{r.beta:g}", (r.kl_test, r[value]), (4, 3), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
+                if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, "TCVAE" if penalty == "tc" else f"λ = {lambda_:g}", color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
+            ax.set(xscale="log", xlabel="KL (nats)" if r_ == len(values) - 1 else "", ylabel=NUMBERS[value] if c_ == 0 else "", title=data if r_ == 0 else "")
+            ax.margins(.12); ticks = [t for t in (2, 5, 10, 20, 50, 100) if m.kl_test.min() <= t <= m.kl_test.max()]
+            ax.set_xticks(ticks, ticks); ax.minorticks_off()
     return caption(fig, text)

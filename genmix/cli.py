@@ -6,8 +6,8 @@
 __all__ = ['REMEDY', 'Dir', 'MaybeDir', 'MaybeFile', 'Names', 'Values', 'Flag', 'Settings', 'Preset', 'COMMANDS', 'OF_TABLES',
            'OF_IMAGES', 'EXIT_CODES', 'explain', 'one_line', 'Command', 'DataCommand', 'DataList', 'megabytes',
            'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train', 'show_at_once', 'Sweep', 'Metrics', 'Reproduce',
-           'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch', 'prepare_terminal',
-           'flush', 'main']
+           'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch', 'say_warning',
+           'prepare_terminal', 'flush', 'main']
 
 # %% ../nbs/09_cli.ipynb #80ddd4d4
 import errno
@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar, get_args, get_origin
@@ -219,7 +220,7 @@ class Train(Command, Generic[Settings, Preset]):
     {resume}
 
     examples:
-      genmix train {system} --preset debug
+      genmix train {system}
       genmix train {system} --seed 1 --no-plots
       genmix train {system} --config runs/{system}/NAME/config.json --seed 2
     """
@@ -492,10 +493,16 @@ def dispatch(
     raise configs.ConfigError(f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
 
 # %% ../nbs/09_cli.ipynb #9736ee15
+def say_warning(message, category, filename, lineno, file=None, line=None):
+    "Warnings of ours as a line for users, without the place in the code."
+    ours = category.__module__.startswith("genmix.")
+    print(f"genmix: note: {message}" if ours else warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr)
+
 def prepare_terminal():
     "Replace what cannot be shown; no color if none is wanted."
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    warnings.showwarning = say_warning
     if os.environ.get("NO_COLOR"):
         tyro._experimental_options["ansi_codes"] = False
 

@@ -214,7 +214,7 @@ class BetaVAEConfig(FitConfig):
 
     steps: int = 800  # steps of the first phase (0: epochs decides)
     batch: int = 64  # images in a step, over all processes together
-    data: str = "sprites"  # sprites, rooms, arms, dsprites, shapes3d, mpi3d, ... (genmix data list); 64x64 pixels
+    data: str = "sprites"  # sprites, rooms, arms, dsprites, shapes3d, mpi3d, ... (genmix data list), or a folder of pictures, read as 64x64 pixels in color
     n: int = 10_000  # training images (0: all)
     held_out: bool = True  # test on images that were not trained on; no: train and test on all, as published
     latent: int = 10  # number of latent variables

@@ -8,14 +8,14 @@ __all__ = ['IMAGES', 'RUNNERS', 'PAPER', 'WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_N
            'train', 'train_moe1991', 'origin', 'report_experts', 'draw_run', 'step_sizes', 'train_table1',
            'shown_table', 'report_table', 'draw_tables', 'Chapter', 'chapter_of', 'snapshot', 'figures_at', 'Reporter',
            'plot_history', 'first_phase', 'train_images', 'load_model', 'values_of', 'in_phases', 'sweep_runs',
-           'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict', 'markdown',
-           'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt', 'plot_methods',
-           'verdict_latent_opt', 'report_latent_opt', 'study_smoe_vae', 'reproduce_smoe_vae', 'verdict_smoe_vae',
-           'report_smoe_vae', 'study_beta_vae', 'reproduce_beta_vae', 'verdict_beta_vae', 'report_beta_vae', 'suits',
-           'data_of', 'reproduce']
+           'train_all', 'copy_figures', 'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if',
+           'verdict', 'markdown', 'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt',
+           'plot_methods', 'verdict_latent_opt', 'report_latent_opt', 'study_smoe_vae', 'reproduce_smoe_vae',
+           'verdict_smoe_vae', 'report_smoe_vae', 'study_beta_vae', 'reproduce_beta_vae', 'verdict_beta_vae',
+           'report_beta_vae', 'suits', 'data_of', 'reproduce']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
-import contextlib, datetime, io, json, sys, time
+import contextlib, datetime, hashlib, io, json, sys, time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -80,17 +80,18 @@ def load_images(
     if is_table(name):
         raise configs.ConfigError(f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all")
     if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists(): config = replace(config, data=str(path.resolve()))
-    held_out = getattr(config, "held_out", True)
+    held_out, many = getattr(config, "held_out", True), configs.system_of(config) == "beta-vae"
+    own = dict(size=64, color=True) if many else {}                            # how pictures in a folder of one's own are read
     def part(split, n=None, most=most):
-        d = data.load(config.data, split if held_out else "all", n=n, seed=config.seed if split == "train" else 0, download=download)
+        d = data.load(config.data, split if held_out else "all", n=n, seed=config.seed if split == "train" else 0, download=download, **own)
         return d if split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, 0))
     train = part("train", config.n or None)
     if (share := getattr(config, "fraction", 1.)) < 1:
         if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
         train = train.subset(data.stratified(train.y, n, config.seed))
     print(train.describe())
-    many = configs.system_of(config) == "beta-vae"                             # sets of hundreds of thousands, looked at in many short runs
-    try: val = part("validation", most=min(2000, max(200, len(train)//10)) if many else most) if held_out else None
+    few = min(2000, max(200, len(train)//10)) if many else most                # sets of hundreds of thousands, looked at in many short runs
+    try: val = part("validation", most=few) if held_out else None
     except data.DataError: val = None
     if many: most = max(1000, min(most, len(train)))
     return config, Images(train, val, part("test", most=most))
@@ -395,6 +396,7 @@ def train_images(
     chapter = chapter_of(configs.system_of(c))
     model, before = chapter.model_of(c, task.train), first_phase(c)
     if before:                                                                 # its weights, trained now or found
+        print(f"first phase: {f'{c.steps:,} steps' if c.steps else f'{c.epochs} epochs'} with lambda = 0; second phase: {c.lambda_steps:,} steps with lambda = {c.lambda_:g}", flush=True)
         load_weights(run(before, partial(train_images, task), folder.parents[1], task.data, fingerprint=task.train.fingerprint())).into(model)
     how = replace(c, steps=c.lambda_steps) if before else c
     report = Reporter(how, task, folder, chapter)
@@ -498,13 +500,37 @@ def sweep_runs(
     df = runs_table(swept.done)
     if not len(df): raise configs.ConfigError("no run was finished; what went wrong is said above")
     vary = [name for name, v in values.items() if len(v) > 1 and name != "seed"]
-    name = configs.slug(replace(base, **{k: v[0] for k, v in values.items() if len(v) == 1}))
-    path = save_table(Path(out)/"sweeps"/f"{system}-{name}.csv", df, float_format="%.6g")
+    name = "-".join([system, *values, hashlib.sha256(" ".join(map(configs.slug, members)).encode()).hexdigest()[:8]])
+    path = save_table(Path(out)/"sweeps"/f"{name}.csv", df, float_format="%.6g")
     first = [k for k in ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "elbo_test", "log_p_test", "accuracy_test", "test", "mse") if k in df][:4]
-    if vary: print(summarize(df, vary, first).round(4).to_string(index=False))
+    if vary: print(summarize(df, vary, first).round(4).to_string(index=False) + "\nlow, high: 95 % confidence interval of the mean; two seeds at least")
     else: print(df[first].describe().loc[["count", "mean", "std"]].round(4).to_string())
     print(f"every run: {path}")
     return df
+
+# %% ../nbs/08_experiments.ipynb #41551419
+def train_all(
+    members: list,  # settings, one for each run
+    out,  # folder of all runs
+    spread: bool = True,  # one process per core, unless there is a GPU
+) -> list:  # folders of the runs
+    "Train every one, first phases first; a `ConfigError` if one fails."
+    import torch
+    spread = spread and not torch.cuda.is_available()
+    print(f"training {len(members)} models" + (", one per core" if spread else ""), flush=True)
+    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()):
+        swept = in_phases(members, partial(train, out=Path(out).resolve()), backend="loky" if spread else "none", progress=sys.stderr.isatty())
+    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
+    if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(members)} runs failed, see above; the same command goes on with them")
+    return swept.done
+
+def copy_figures(
+    run,  # a run's folder
+    folder,  # where its figures shall go
+):
+    "A run's figures and animations, without those of single epochs."
+    for p in Path(run).glob("figures/*.*"):
+        if "-epoch-" not in p.name: configs.write_atomic(Path(folder)/p.name, p.read_bytes())
 
 # %% ../nbs/08_experiments.ipynb #0a0a7a49
 def study_moe1991(
@@ -721,9 +747,7 @@ def reproduce_latent_opt(preset: str, out: Path, name: str, download: bool) -> s
         print(f"\n=== {label} ===", flush=True)
         folder = train(c, out/"runs", download)
         done.setdefault(kind, {})[label] = configs.load_config(folder), folder, read_result(folder)
-        if kind == "methods":
-            for p in folder.glob("figures/*.png"):
-                if "-epoch-" not in p.name: configs.write_atomic(out/"figures"/"latent-opt"/label/p.name, p.read_bytes())
+        if kind == "methods": copy_figures(folder, out/"figures"/"latent-opt"/label)
     methods = {k: (c, f, r) for k, (c, f, r) in done["methods"].items() if k != "classifier"}
     table = latent_opt.method_table({k: {"config": configs.to_dict(c), "metrics": r["metrics"]} for k, (c, _, r) in methods.items()})
     table = table.astype(float).rename_axis("method")
@@ -828,27 +852,21 @@ def reproduce_smoe_vae(preset: str, out: Path, name: str, download: bool) -> str
     from genmix import smoe_vae
     members, folder = study_smoe_vae(preset, name), out/"figures"/"smoe-vae"
     load_images(members[0], download)                                          # prints the data's origin first, and fetches it
-    spread = preset != "debug" and not torch.cuda.is_available()               # debug's runs are over before a second process has started
-    print(f"training {len(members)} models" + (", one per core" if spread else ""), flush=True)
-    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()):
-        swept = sweep(members, partial(train, out=(out/"runs").resolve()), backend="loky" if spread else "none", progress=sys.stderr.isatty())
-    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
-    if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(members)} runs failed, see above; the same command goes on with them")
-    df = smoe_vae.collect(swept.done)
+    done = train_all(members, out/"runs", spread=preset != "debug")
+    df = smoe_vae.collect(done)
     blend, full = df[df.routing == "blend"], df[df.fraction == 1]
-    tables = {"runs": df, "chosen": smoe_vae.chosen_k(blend), "agreement": smoe_vae.agreements(swept.done),
+    tables = {"runs": df, "chosen": smoe_vae.chosen_k(blend), "agreement": smoe_vae.agreements(done),
               "compete": smoe_vae.paired(full, "blend", "compete"), "supervised": smoe_vae.paired(full, "supervised", "blend")}
     for key, t in tables.items(): save_table(out/"tables"/f"smoe-vae-{key}.csv", t, float_format="%.6g")
-    r = next(read_result(f) for c, f in zip(members, swept.done) if c.fraction == 1)
+    r = next(read_result(f) for c, f in zip(members, done) if c.fraction == 1)
     steps = f"{df.steps.min():,}" + (f" to {df.steps.max():,}" if df.steps.nunique() > 1 else "")
     text = f"{r['provenance']['data']}; {smoe_vae.seeds_of(df)}, {steps} steps; bars: 95 % confidence"
     save(smoe_vae.plot_k(full, text), folder/"k.png"); save(smoe_vae.plot_fractions(blend, text), folder/"fractions.png")
     save(smoe_vae.plot_per_expert(blend, text), folder/"per_expert.png"); save(smoe_vae.plot_probes(full[full.num_experts > 1], text), folder/"probes.png")
-    for c, f in ((c, f) for c, f in zip(members, swept.done) if c.plots):
-        for p in f.glob("figures/*.png"):
-            if "-epoch-" not in p.name: configs.write_atomic(folder/c.routing/p.name, p.read_bytes())
+    shown = {c.routing: f for c, f in zip(members, done) if c.plots}
+    for routing, f in shown.items(): copy_figures(f, folder/routing)
     print("\n" + tables["chosen"].round(2).to_string(index=False))
-    return report_smoe_vae(tables, text, preset, {c.routing: f for c, f in zip(members, swept.done) if c.plots})
+    return report_smoe_vae(tables, text, preset, shown)
 
 # %% ../nbs/08_experiments.ipynb #6385457a
 def verdict_smoe_vae(
@@ -910,24 +928,16 @@ def reproduce_beta_vae(preset: str, out: Path, name: str, download: bool) -> str
     for c in {c.data: c for c in members}.values(): load_images(c, download)   # prints the data's origin first, and fetches it
     theory = beta_vae.theory_table(beta_vae.linear_world(), THEORY, starts=10 if preset == "debug" else 50)
     save_table(out/"tables"/"beta-vae-theory.csv", theory, float_format="%.6g")
-    spread = preset != "debug" and not torch.cuda.is_available()
-    print(f"training {len(members)} models in two phases" + (", one per core" if spread else ""), flush=True)
-    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()):
-        swept = in_phases(members, partial(train, out=(out/"runs").resolve()), backend="loky" if spread else "none", progress=sys.stderr.isatty())
-    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
-    if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(members)} runs failed, see above; the same command goes on with them")
-    df = beta_vae.collect(swept.done)
+    done = train_all(members, out/"runs", spread=preset != "debug")
+    df = beta_vae.collect(done)
     tables = {"theory": theory, "runs": df, "summary": beta_vae.summary(df), "change": beta_vae.change(df)}
     for key in ("runs", "summary", "change"): save_table(out/"tables"/f"beta-vae-{key}.csv", tables[key], float_format="%.6g")
-    made = read_result(swept.done[0])["provenance"]
-    c = members[0]
+    made, c = read_result(done[0])["provenance"], members[0]
     text = (f"{made['data']}; seeds 0 to {df.seed.max()}" if df.seed.max() else f"{made['data']}; seed 0") + f", {c.steps:,} + {c.lambda_steps:,} steps"
     for kind, draw in (("boxes", beta_vae.plot_boxes), ("heat", beta_vae.plot_heat), ("change", partial(beta_vae.plot_heat, percent=True)),
                        ("pareto", beta_vae.plot_pareto), ("tchebycheff", beta_vae.plot_tchebycheff)): save(draw(df, text), folder/f"{kind}.png")
-    shown = {f"{c.data}, β = {c.beta:g}, λ = {c.lambda_:g}": (f, f"{c.data}-beta{c.beta:g}-lambda{c.lambda_:g}") for c, f in zip(members, swept.done) if c.plots}
-    for f, short in shown.values():
-        for p in f.glob("figures/*.*"):
-            if "-epoch-" not in p.name: configs.write_atomic(folder/short/p.name, p.read_bytes())
+    shown = {f"{c.data}, β = {c.beta:g}, λ = {c.lambda_:g}": (f, f"{c.data}-beta{c.beta:g}-lambda{c.lambda_:g}") for c, f in zip(members, done) if c.plots}
+    for f, short in shown.values(): copy_figures(f, folder/short)
     print("\n" + tables["summary"].to_string(index=False))
     return report_beta_vae(tables, text, preset, {k: short for k, (_, short) in shown.items()}, folder)
 

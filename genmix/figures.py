@@ -147,6 +147,42 @@ def _architecture(_):
 
 FIGURES["smoe-vae-architecture"] = Figure("the mixture of decoder experts", "published", _architecture)
 
+# %% ../nbs/07_figures.ipynb #5954a194
+def _world(kind: str, description: str):
+    "A figure of chapter 05's linear world, computed when it is drawn."
+    def draw(_):
+        from genmix import beta_vae
+        return getattr(beta_vae, f"plot_{kind}")()
+    FIGURES[f"beta-vae-{kind}"] = Figure(description, "published", draw)
+
+def _beta_study(name: str, description: str, plot: str, main: bool = True, **how):
+    "A figure of the published study of chapter 05: its grid, or all of its runs."
+    def draw(_):
+        from genmix import beta_vae
+        df, made = runs.published("beta_vae", "study")
+        df = df[df.precision == "bf16"]
+        if main: df = beta_vae.main_study(df)
+        return getattr(beta_vae, plot)(df, f"published, genmix {made['genmix']}: {beta_vae.study_text(df)}", **how)
+    FIGURES[f"beta-vae-study-{name}"] = Figure(description, "published", draw)
+
+def _beta_run(data: str, name: str, description: str):
+    "A figure of one published model of chapter 05."
+    def draw(_):
+        from genmix import beta_vae
+        return getattr(beta_vae, f"plot_{name}")(runs.published("beta_vae", data).value)
+    FIGURES[f"beta-vae-{data}-{name}"] = Figure(f"the published model of {data}: {description}", "published", draw)
+
+_world("gains", "linear world: the encoder's gain round by round")
+_world("water", "linear world: what is left unexplained in every direction")
+_beta_study("boxes", "losses and metrics against β, a box per setting", "plot_boxes")
+_beta_study("heat", "losses and metrics, λ against β", "plot_heat")
+_beta_study("change", "their change in percent against β = 1, λ = 0", "plot_heat", percent=True)
+_beta_study("pareto", "reconstruction against metrics, with the Pareto front", "plot_pareto", main=False)
+_beta_study("tchebycheff", "trade-off of reconstruction and metrics", "plot_tchebycheff")
+_beta_study("rate", "reconstruction and MIG against KL", "plot_rate", main=False)
+for data in ("sprites", "rooms", "arms"):
+    for name, description in _BETA.items(): _beta_run(data, name, description)
+
 # %% ../nbs/07_figures.ipynb #340a2250
 def read_run(
     folder,  # a run's folder

@@ -12,6 +12,7 @@ __all__ = ['CHEAP', 'COSTLY', 'ABOUT', 'MetricError', 'MetricWarning', 'Pairs', 
 import warnings
 import zipfile
 import zlib
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -482,7 +483,8 @@ def evaluate(
     import pandas as pd
     p, asked = paired(codes, factors, factor_sizes, names), _chosen(metrics)
     some, found = _varying(p), {}
-    if len(some) < 2 and (tuple(metrics) == CHEAP or "all" in (metrics, *metrics)):
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0: raise MetricError(f"seed is {seed!r}; expected a whole number, 0 or above")
+    if len(some) < 2 and (set(asked) == set(CHEAP) or "all" in (metrics, *metrics)):
         compare = [m for m in asked if m not in ("mig", "sap", "im", "explicitness")]; asked = [m for m in asked if m not in compare]
         warnings.warn(f"only {p.names[some[0]]} varies: left out, since they compare factors: {', '.join(compare)}", MetricWarning, stacklevel=2)
     with warnings.catch_warnings():

@@ -29,7 +29,7 @@ from .runs import load_arrays, read_result, summarize
 import matplotlib.pyplot as plt
 from .plots import MARKERS, PALETTE, caption, expert_color, heatmap, image_grid, subplots
 from .training import Noise, Rows
-from .vae import LogProb, importance, kl_normal, log_normal, reparameterize
+from .vae import LogProb, importance, kl_normal, log_normal, noise_of, reparameterize
 
 # %% ../nbs/04_smoe_vae.ipynb #052391a1
 def encoder_of(
@@ -326,9 +326,9 @@ def reconstruct(self: SMoEVAE, x):
 
 @patch
 @torch.no_grad()
-def sample(self: SMoEVAE, n: int, rng):
-    "n drawings of codes from the prior."
-    return self.decode(rng.normal(n, self.config.latent))
+def sample(self: SMoEVAE, n: int, rng=0):
+    "n drawings of codes from the prior: [n, 1, 28, 28]; rng: a seed, or a `Noise`."
+    return self.decode(noise_of(rng, self).normal(n, self.config.latent))
 
 # %% ../nbs/04_smoe_vae.ipynb #d85350c4
 def model_of(
@@ -554,7 +554,7 @@ def plot_path(s: dict):
     "Drawings along a straight line between two codes, above the gate's probabilities on the way."
     frames, p = s["path_drawn"], s["path_p"]                                                # [10, 1, 28, 28], [60, K]
     fig, (top, ax) = subplots(2, 1, height=3.6, height_ratios=(1, 3))
-    top.imshow(np.concatenate(list(frames[:, 0]), 1), cmap="gray", aspect="auto"); top.set_axis_off()
+    top.imshow(np.concatenate(list(frames[:, 0]), 1), cmap="gray", vmin=0, vmax=255 if frames.dtype == np.uint8 else 1, aspect="auto"); top.set_axis_off()
     shown = np.flatnonzero(p.max(0) > .02); t = np.linspace(0, 1, len(p))
     ax.stackplot(t, p[:, shown].T, colors=[expert_color(j) for j in shown])
     for j, base in zip(shown, np.cumsum(p[:, shown], 1).T - p[:, shown].T):

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_example_prints_what_is_shown(python):
     blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)
-    assert len(blocks) == 2 == README.count("```python")
+    assert len(blocks) == 3 == README.count("```python")
     assert python("-c", "".join(code for code, _ in blocks)).stdout == "".join(shown for _, shown in blocks)
 
 

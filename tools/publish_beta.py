@@ -21,7 +21,7 @@ ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "beta_vae"
 HOW = "steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no"
 SWEEP = f"genmix sweep beta-vae data=DATA beta=1,4,16 lambda=0,8 seed=0,1,2 {HOW}"
-SHOWN = {"sprites": (4.0, 0.0), "rooms": (4.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
+SHOWN = {"sprites": (16.0, 0.0), "rooms": (4.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
 
 
 def about(folders, command, **more):
@@ -32,20 +32,22 @@ def about(folders, command, **more):
 
 
 def measured(folder):
-    "A run's row, its metrics computed again from the stored codes: the same version of the metrics for all."
+    "A run's row, its metrics computed again from the stored codes (the same version of the metrics for all), with bootstrap standard errors."
     row = beta_vae.collect([folder]).iloc[0].to_dict()
     s = runs.load_arrays(folder / "figures.npz")
-    t = metrics.evaluate(s["mu"], s["factors"], tuple(s["factor_sizes"]), beta_vae.MEASURED)
-    return row | dict(zip(t.metric, t.value))
+    what = s["mu"], s["factors"], tuple(s["factor_sizes"])
+    t, se = metrics.evaluate(*what, beta_vae.MEASURED), metrics.standard_error(*what, ("mig", "sap", "im"))
+    return row | dict(zip(t.metric, t.value)) | dict(zip(se.metric + "_se", se.se))
 
 
 def untrained(name, seeds):
-    "Metrics of codes of encoders that were never trained, on the study's test images."
+    "Metrics of codes of encoders that were never trained, on the study's test images; every code scaled to variance 1, for SAP's sake."
     test = data.load(name, "test", n=10_000, seed=0)
     rows = []
     for seed in range(seeds):
         model = beta_vae.model_of(replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test)
-        t = metrics.evaluate(beta_vae.view(model, test)["mu"], test.factors, test.factor_sizes, beta_vae.MEASURED)
+        mu = beta_vae.view(model, test)["mu"].astype(float)
+        t = metrics.evaluate((mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, beta_vae.MEASURED)
         rows.append({"data": name, "seed": seed, **dict(zip(t.metric, t.value))})
     return rows
 
@@ -53,7 +55,7 @@ def untrained(name, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder beta-vae of a runs folder")
-    parser.add_argument("--untrained", type=int, default=5, help="seeds of untrained encoders")
+    parser.add_argument("--untrained", type=int, default=10, help="seeds of untrained encoders")
     a = parser.parse_args()
     folders = sorted(p.parent for p in a.runs.glob("*/result.json") if load_config(p.parent).lambda_steps)
     if not folders:
@@ -66,7 +68,7 @@ def main():
         runs.save_json(PUBLISHED / f"summary_{name}.json", about(folders, SWEEP))
     rows = [row for name in sorted(set(df["data"])) for row in untrained(name, a.untrained)]
     runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
-    note = "encoders with random weights, 10,000 test images"
+    note = "encoders with random weights, codes scaled to variance 1, 10,000 test images"
     runs.save_json(PUBLISHED / "untrained.json", about(folders[:1], "python tools/publish_beta.py RUNS", note=note))
     for f in folders:
         c = load_config(f)
