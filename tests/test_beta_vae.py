@@ -212,6 +212,20 @@ def test_images_without_factors(tmp_path):
     assert (folder / "figures" / "traversal.png").exists() and not (folder / "figures" / "information.png").exists()
 
 
+def test_a_folder_of_color_pictures(tmp_path):
+    "Read as 64x64 pixels in color, whatever their size."
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "own").mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 255, (50, 70, 3), np.uint8)).save(tmp_path / "own" / f"{i}.png")
+    c, task = experiments.load_images(replace(C, data=str(tmp_path / "own"), n=0))
+    assert task.train.x.shape[1:] == task.test.x.shape[1:] == (3, 64, 64)
+    folder = experiments.train(replace(c, steps=2), tmp_path / "runs")
+    assert experiments.load_model(folder).sample(2, 0).shape == (2, 3, 64, 64)
+
+
 def test_published_protocol_uses_all_images():
     c, task = experiments.load_images(replace(C, held_out=False, n=500))
     assert task.val is None and task.train.split == "all" and task.test.split == "all" and len(task.test) == 1000
@@ -310,11 +324,40 @@ def test_change_is_against_beta_1_lambda_0():
 
 def test_every_figure_of_a_study_can_be_drawn(tmp_path):
     def percent(df, text): return beta_vae.plot_heat(df, text, percent=True)
-    for draw in (beta_vae.plot_boxes, beta_vae.plot_heat, percent, beta_vae.plot_pareto, beta_vae.plot_tchebycheff):
+    for draw in (beta_vae.plot_boxes, beta_vae.plot_heat, percent, beta_vae.plot_pareto, beta_vae.plot_tchebycheff, beta_vae.plot_rate):
         fig = draw(TABLE, "a caption")
         fig.savefig(tmp_path / "x.png")
-        assert len(fig.axes) >= 6 and {"sprites", "rooms"} <= {w for ax in fig.axes for w in ax.get_title().replace(":", " ").split()}
+        assert len(fig.axes) >= 4 and {"sprites", "rooms"} <= {w for ax in fig.axes for w in ax.get_title().replace(":", " ").split()}
         assert any(ax.get_xlabel() for ax in fig.axes) and any(ax.get_ylabel() for ax in fig.axes)
+
+
+def test_equal_kl_leaves_no_difference_on_a_curve():
+    "Runs with lambda whose numbers are those of the curve, in a setting where the curve is known; those outside it are left out."
+    def at(beta, lambda_, kl, more=0.0):
+        numbers = {"kl_test": kl, "recon_test": 300 - 40 * math.log(kl) + more, "mig": 0.1 * math.log(kl)}
+        return {"data": "x", "penalty": "kl", "seed": 1, "beta": beta, "lambda": lambda_} | numbers
+
+    df = pd.DataFrame([at(b, 0.0, k) for b, k in ((1, 30), (4, 10), (16, 5))] + [at(4, 8.0, 14), at(16, 8.0, 8, 7.0), at(1, 8.0, 40), at(9, 8.0, 4)])
+    found = beta_vae.at_equal_kl(df, ("recon_test", "mig")).set_index("beta")
+    assert set(found.index) == {4, 16}
+    np.testing.assert_allclose(found.recon_test[[4, 16]], [0, 7], atol=1e-9)
+    np.testing.assert_allclose(found.mig, 0, atol=1e-9)
+    one = beta_vae.at_equal_kl(df[(df["lambda"] > 0) | (df.beta == 1)], ("recon_test",))
+    assert not len(one)  # a single run is no curve
+
+
+def test_gains_are_those_of_the_iteration():
+    world, start = linear_world(12, 3, seed=1), linear_start(4, 12, seed=2)
+    found = beta_vae.gains(world, 4, 2, start, 5)
+    v = fixed_point(world.Sigma_Y, start, 4, 2, 4)  # four rounds later the encoder is that of the fifth call
+    assert len(found) == 5 and found[4] == pytest.approx(gain(v).item())
+
+
+def test_what_the_study_consists_of():
+    df = TABLE.assign(steps=10, lambda_steps=3, images_test=20)
+    more = pd.concat([df, df.assign(beta=2.0), df.assign(penalty="tc")])
+    assert len(beta_vae.main_study(more)) == len(df)
+    assert beta_vae.study_text(more[(more.data != "rooms") | (more.seed == 0)]) == "sprites: seeds 0, 1; rooms: seed 0. 10 + 3 steps, 20 test images"
 
 
 def test_pareto_by_brute_force():

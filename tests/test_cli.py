@@ -611,6 +611,9 @@ def test_sweep_trains_every_combination_once(command, tmp_path):
     made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
     assert len(made) == 4 and command(*line).returncode == 0
     assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}                  # nothing is trained again
+    before = path.read_bytes()
+    assert command("sweep", "smoe-vae", "n=60", "steps=2", "num_experts=1,2", "seed=0", "plots=no", "--out", "all").returncode == 0
+    assert path.read_bytes() == before and len(list((tmp_path / "all" / "sweeps").glob("*.csv"))) == 2      # another sweep has a table of its own
 
 
 @pytest.mark.slow
@@ -649,3 +652,16 @@ def test_metrics_of_own_codes(command, tmp_path):
     np.savez(tmp_path / "short.npz", codes=factors[:50], factors=factors)
     result = command("metrics", "short.npz")
     assert result.returncode == 2 and "50 rows of codes, but 400 of factors" in result.stderr
+    one_line_error(command("metrics", "codes.npz", "--seed", "-1"), "seed is -1; expected a whole number, 0 or above")
+
+
+def test_notes_come_without_places_in_the_code(command, tmp_path):
+    "A warning of ours is a line for users; metrics that compare factors are left out where only one varies, in whatever order they are asked for."
+    import numpy as np
+
+    z = np.random.default_rng(0).normal(size=(200, 2))
+    np.savez(tmp_path / "one.npz", codes=z, factors=np.stack([np.arange(200) % 4, np.zeros(200, int)], 1))
+    for words in ((), ("--metrics", "sap", "mig", "modularity", "im")):
+        result = command("metrics", "one.npz", *words)
+        assert result.returncode == 0 and "modularity" not in result.stdout and "mig" in result.stdout
+        assert all(line.startswith("genmix: note: ") for line in result.stderr.splitlines()) and "only factor 0 varies" in result.stderr

@@ -620,3 +620,10 @@ def test_tiny_test_sets_are_measured_too(trained, digits):
 def test_defaults_are_those_of_the_settings():
     m = vae_of(VAEConfig(), (1, 28, 28))
     assert m.latent == 16 and isinstance(m.encoder, vae.ConvEncoder) and isinstance(m.likelihood, Bernoulli)
+
+
+def test_samples_by_seed():
+    "A seed is as good as the noise made from it."
+    model = vae.vae_of(VAEConfig(latent=2, width=4), (1, 8, 8))
+    assert torch.equal(model.sample(3, 5), model.sample(3, Noise(5))) and torch.equal(model.sample(2), model.sample(2, 0))
+    assert not torch.equal(model.sample(3, 5), model.sample(3, 6))
