@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from genmix import beta_vae, data, experiments, metrics, runs
 from genmix.configs import load_config, to_dict
+from joblib import Parallel, delayed
 
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "beta_vae"
@@ -40,36 +41,34 @@ def measured(folder):
     return row | dict(zip(t.metric, t.value)) | dict(zip(se.metric + "_se", se.se))
 
 
-def untrained(name, seeds):
-    "Metrics of codes of encoders that were never trained, on the study's test images; every code scaled to variance 1, for SAP's sake."
+def untrained(name, seed):
+    "Metrics of codes of an encoder that was never trained, on the study's test images; every code scaled to variance 1, for SAP's sake."
     test = data.load(name, "test", n=10_000, seed=0)
-    rows = []
-    for seed in range(seeds):
-        model = beta_vae.model_of(replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test)
-        mu = beta_vae.view(model, test)["mu"].astype(float)
-        t = metrics.evaluate((mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, beta_vae.MEASURED)
-        rows.append({"data": name, "seed": seed, **dict(zip(t.metric, t.value))})
-    return rows
+    model = beta_vae.model_of(replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test)
+    mu = beta_vae.view(model, test)["mu"].astype(float)
+    t = metrics.evaluate((mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, beta_vae.MEASURED)
+    return {"data": name, "seed": seed, **dict(zip(t.metric, t.value))}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder beta-vae of a runs folder")
-    parser.add_argument("--untrained", type=int, default=10, help="seeds of untrained encoders")
+    parser.add_argument("--untrained", type=int, default=10, help="seeds of untrained encoders (0: keep the published table)")
     a = parser.parse_args()
     folders = sorted(p.parent for p in a.runs.glob("*/result.json") if load_config(p.parent).lambda_steps)
     if not folders:
         parser.exit(2, f"publish_beta: {a.runs} holds no finished run of beta-vae with a second phase\n")
-    df = pd.DataFrame([measured(f) for f in folders]).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
+    df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
     runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
     runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="seconds: with the first phase if it was not there yet"))
     for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
         runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
         runs.save_json(PUBLISHED / f"summary_{name}.json", about(folders, SWEEP))
-    rows = [row for name in sorted(set(df["data"])) for row in untrained(name, a.untrained)]
-    runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
-    note = "encoders with random weights, codes scaled to variance 1, 10,000 test images"
-    runs.save_json(PUBLISHED / "untrained.json", about(folders[:1], "python tools/publish_beta.py RUNS", note=note))
+    if a.untrained:
+        rows = Parallel(-1)(delayed(untrained)(name, seed) for name in sorted(set(df["data"])) for seed in range(a.untrained))
+        runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
+        note = "encoders with random weights, codes scaled to variance 1, 10,000 test images"
+        runs.save_json(PUBLISHED / "untrained.json", about(folders[:1], "python tools/publish_beta.py RUNS", note=note))
     for f in folders:
         c = load_config(f)
         if c.seed or c.penalty == "tc" or c.precision != df.precision.mode()[0] or SHOWN.get(c.data) != (c.beta, c.lambda_):
