@@ -60,7 +60,7 @@ _RUN = {"curves": "training error and accuracies",
         "confusion-train": "confusion matrix, training cases",
         "confusion-test": "confusion matrix, test cases"}
 for name, description in _RUN.items():
-    FIGURES[f"moe1991-{name}"] = Figure(f"a run's {description}", "moe1991",
+    FIGURES[f"moe1991-{name}"] = Figure(f"of a run: {description}", "moe1991",
                                         lambda stored, name=name: stored.get(name, lambda: None)())
 FIGURES["table1-runs"] = Figure("a table's runs, a dot each, for every rule", "table1",
                                 lambda stored: stored["runs"]())
@@ -85,7 +85,7 @@ _IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "conf
            "smoe-vae": _SMOE, "beta-vae": _BETA}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
-        FIGURES[f"{system}-{name}"] = Figure(f"a run's {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
+        FIGURES[f"{system}-{name}"] = Figure(f"of a run: {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
 
 def _image_run(folder: Path, config, system: str) -> dict:
     "What the run of a model of images can show."

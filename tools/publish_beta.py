@@ -22,7 +22,7 @@ ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "beta_vae"
 HOW = "steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no"
 SWEEP = f"genmix sweep beta-vae data=DATA beta=1,4,16 lambda=0,8 seed=0,1,2 {HOW}"
-SHOWN = {"sprites": (16.0, 0.0), "rooms": (4.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
+SHOWN = {"sprites": (16.0, 0.0), "rooms": (16.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
 
 
 def about(folders, command, **more):
