@@ -405,3 +405,28 @@ def test_config_json_round_trip(trained):
     d = json.loads((trained[0] / "config.json").read_text())
     assert d["lambda_"] == 2 and configs.from_dict(d) == configs.load_config(trained[0])
     assert "lambda2-lambda_steps3" in trained[0].name
+
+
+# ----- what is published
+
+
+@pytest.mark.parametrize("name", ["sprites", "rooms", "arms"])
+def test_published_models_do_what_the_table_says(name):
+    "Weights by name, in half precision: on some other test images within a few percent of the row that they come from."
+    model = experiments.load_model(f"beta-vae-{name}")
+    c = runs.pretrained(f"beta-vae-{name}").config
+    df = runs.published("beta_vae", "study").value
+    row = df[(df["data"] == name) & (df.beta == c.beta) & (df["lambda"] == c.lambda_) & (df.seed == c.seed) & (df.penalty == c.penalty)].iloc[0]
+    v = beta_vae.view(model, load(name, "test", n=400, seed=0))
+    assert v["recon"].mean() == pytest.approx(row.recon_test, rel=.06)
+    assert v["kl"].sum(1).mean() == pytest.approx(row.kl_test, rel=.06)
+    assert v["l2"].mean() == pytest.approx(row.l2_test, rel=.08)
+
+
+def test_published_summaries_are_the_study():
+    "The summary files are made of the rows of the study."
+    df = runs.published("beta_vae", "study").value
+    for name in ("sprites", "rooms", "arms"):
+        found = runs.published("beta_vae", f"summary_{name}").value.astype(str)
+        again = beta_vae.summary(df[(df["data"] == name) & (df.precision == "bf16")]).astype(str)
+        assert list(found["runs"]) == list(again["runs"]) and list(found.recon_test) == list(again.recon_test)

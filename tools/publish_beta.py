@@ -60,6 +60,7 @@ def main():
         parser.exit(2, f"publish_beta: {a.runs} holds no finished run of beta-vae with a second phase\n")
     df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
     runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
+    df = pd.read_csv(PUBLISHED / "study.csv")  # summaries of what is published, with its digits
     runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="seconds: with the first phase if it was not there yet"))
     for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
         runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
@@ -68,7 +69,7 @@ def main():
         rows = Parallel(-1)(delayed(untrained)(name, seed) for name in sorted(set(df["data"])) for seed in range(a.untrained))
         runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
         note = "encoders with random weights, codes scaled to variance 1, 10,000 test images"
-        runs.save_json(PUBLISHED / "untrained.json", about(folders[:1], "python tools/publish_beta.py RUNS", note=note))
+        runs.save_json(PUBLISHED / "untrained.json", about(folders, "python tools/publish_beta.py RUNS", note=note, runs=len(rows), seconds=None))
     for f in folders:
         c = load_config(f)
         if c.seed or c.penalty == "tc" or c.precision != df.precision.mode()[0] or SHOWN.get(c.data) != (c.beta, c.lambda_):
