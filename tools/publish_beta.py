@@ -21,7 +21,6 @@ from joblib import Parallel, delayed
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "beta_vae"
 HOW = "steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no"
-SWEEP = f"genmix sweep beta-vae data=DATA beta=1,4,16 lambda=0,8 seed=0,1,2 {HOW}"
 SHOWN = {"sprites": (16.0, 0.0), "rooms": (16.0, 0.0), "arms": (1.0, 0.0)}  # beta, lambda of the runs with pictures and weights
 
 
@@ -30,6 +29,13 @@ def about(folders, command, **more):
     kept = {k: results[0][k] for k in ("genmix", "torch", "numpy", "python", "machine", "threads")}
     return {"provenance": {"command": command, **kept, "data": sorted({r["data"] for r in results}), "runs": len(folders),
                            "seconds": round(sum(r["seconds"] for r in results)), "date": max(r["date"] for r in results), **more}}
+
+
+def commands(df):
+    "The sweeps that made these runs, with the values that occur in them."
+    def of(d, name): return ",".join(f"{v:g}" for v in sorted(d[name].unique()))
+    swept = ("beta", "lambda", "seed")
+    return "; ".join(f"genmix sweep beta-vae data={name} {' '.join(f'{k}={of(d, k)}' for k in swept)} {HOW}" for name, d in df.groupby("data"))
 
 
 def measured(folder):
@@ -61,10 +67,10 @@ def main():
     df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
     runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
     df = pd.read_csv(PUBLISHED / "study.csv")  # summaries of what is published, with its digits
-    runs.save_json(PUBLISHED / "study.json", about(folders, SWEEP, note="seconds: with the first phase if it was not there yet"))
+    runs.save_json(PUBLISHED / "study.json", about(folders, commands(df), note="seconds: with the first phase if it was not there yet"))
     for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
         runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
-        runs.save_json(PUBLISHED / f"summary_{name}.json", about(folders, SWEEP))
+        runs.save_json(PUBLISHED / f"summary_{name}.json", about([f for f in folders if load_config(f).data == name], commands(d)))
     if a.untrained:
         rows = Parallel(-1)(delayed(untrained)(name, seed) for name in sorted(set(df["data"])) for seed in range(a.untrained))
         runs.save_table(PUBLISHED / "untrained.csv", pd.DataFrame(rows), float_format="%.5g")
@@ -80,7 +86,8 @@ def main():
         kept = {k: v for k, v in arrays.items() if k not in ("mu", "factors")}
         kept["traversals"] = kept["traversals"][:3]
         runs.save_arrays(PUBLISHED / f"{c.data}.npz", kept)
-        runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], SWEEP))
+        one = df[(df["data"] == c.data) & (df.seed == c.seed) & (df.beta == c.beta) & (df["lambda"] == c.lambda_)]
+        runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], commands(one)))
         runs.save_weights(ALL / "weights" / f"beta-vae-{c.data}.safetensors", model, c, runs.load_weights(f).provenance, half=True)
     for p in sorted([*PUBLISHED.iterdir(), *(ALL / "weights").glob("beta-*")]):
         print(f"{p.relative_to(ALL.parent)} ({p.stat().st_size / 1000:,.0f} kB)")
