@@ -9,7 +9,7 @@ __all__ = ['MEASURED', 'NUMBERS', 'LinearWorld', 'linear_world', 'LinearVAE', 'l
            'measure', 'about', 'traverse', 'pictures', 'names_of', 'plot_originals', 'plot_traversal',
            'plot_information', 'traversal_film', 'run_films', 'run_figures', 'explore', 'Stack', 'collect', 'summary',
            'change', 'plot_boxes', 'plot_heat', 'pareto', 'tchebycheff', 'plot_pareto', 'plot_tchebycheff',
-           'main_study', 'study_text', 'at_equal_kl', 'plot_rate']
+           'main_study', 'study_text', 'at_equal_kl', 'rate_kind', 'plot_rate']
 
 # %% ../nbs/05_beta_vae.ipynb #58c2e2c8
 import math
@@ -273,13 +273,13 @@ def total_correlation(
 
 # %% ../nbs/05_beta_vae.ipynb #cf9a3e91
 class BetaVAE(VAE):
-    "A VAE whose KL term is weighted by beta, and whose second phase adds lambda times the squared error."
+    "A VAE whose KL term is weighted by beta (in a second phase by `second_beta`, if there is one), and whose second phase adds lambda times the squared error."
     def __init__(
         self,
         config: BetaVAEConfig,  # settings
         shape: tuple,  # of an image: (C, 64, 64)
     ):
-        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent), Bernoulli(binarize=False), config.beta)
+        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent), Bernoulli(binarize=False), config.beta if config.second_beta is None else config.second_beta)
         self.penalty, self.lambda_ = config.penalty, config.lambda_
 
     def loss(self, batch, step: int, rng) -> dict:
@@ -350,8 +350,9 @@ def about(train, config) -> str:
     first = config.steps or config.epochs * -(-len(train) // config.batch)
     steps = f"{first:,} + {config.lambda_steps:,} steps" if config.lambda_steps else f"{first:,} steps"
     kind = "beta-TCVAE" if config.penalty == "tc" else "beta-VAE"
+    beta = f"{config.beta:g}" + (f" and then {config.second_beta:g}" if config.second_beta is not None else "")
     data, factors, _ = train.describe().removeprefix("data: ").partition(", factors")
-    return f"{kind}, β = {config.beta:g}, λ = {config.lambda_:g}; trained on {data}{')' if factors else ''}; seed {config.seed}, {steps}"
+    return f"{kind}, β = {beta}, λ = {config.lambda_:g}; trained on {data}{')' if factors else ''}; seed {config.seed}, {steps}"
 
 # %% ../nbs/05_beta_vae.ipynb #194591bf
 @torch.no_grad()
@@ -487,29 +488,31 @@ class Stack(nn.Module):
         self,
         models: list,  # `BetaVAE`s with the same networks and penalty
         configs: list,  # their settings: seed, beta, lambda, batch
-        data,  # `ImageData` that all are trained on
+        data,  # `ImageData` that all are trained on, or a list with each one's own (as many images, of the same shape)
     ):
         super().__init__()
+        self.data = data if isinstance(data, list) else [data] * len(models)
+        if len({(len(d), d.x.shape[1:]) for d in self.data}) > 1: raise ConfigError("models of a stack must be trained on equally many images of the same shape")
         if len({(c.batch, c.latent, c.penalty, c.lr, c.lr_schedule, c.lr_warmup) for c in configs}) > 1:
             raise ConfigError("models of a stack must agree in batch, latent, penalty and the step size with its schedule")
         if any(c.clip for c in configs): raise ConfigError("clip is not 0: a stack cannot clip the gradients of its models one by one")
         params, _ = torch.func.stack_module_state(models)                       # name -> [M, ...]
         self.names, self.params = list(params), nn.ParameterList(params.values())
-        self.configs, self.data, self.rows = configs, data, None
+        self.configs, self.rows = configs, None
         self.build = (_Loss(deepcopy(models[0])).to("meta"),)                   # the structure without weights; in a tuple, to be no part of the stack
         self.register_buffer("beta", torch.tensor([m.beta for m in models])); self.register_buffer("lambda_", torch.tensor([m.lambda_ for m in models]))
 
     def own(self, step: int, device):
         "What every member would see in this step if it were alone: images [M, B, C, H, W] and noise [M, B, L]."
-        if self.rows is None: self.rows, self.orders = Rows(self.data, device), {}
-        c, N = self.configs[0], len(self.data)
-        (epoch, k), x, noise = divmod(step, -(-N // c.batch)), {}, {}
-        for seed in dict.fromkeys(c.seed for c in self.configs):
+        if self.rows is None: self.rows, self.orders = {id(d): Rows(d, device) for d in self.data}, {}
+        c, N = self.configs[0], len(self.data[0])
+        (epoch, k), keys, seen = divmod(step, -(-N // c.batch)), [(c.seed, id(d)) for c, d in zip(self.configs, self.data)], {}
+        for seed, d in dict.fromkeys(keys):
             if self.orders.get(seed, (None,))[0] != epoch:
                 self.orders[seed] = epoch, torch.randperm(N, generator=torch.Generator().manual_seed(seed_of(seed, 1, epoch)))
-            x[seed] = self.rows(self.orders[seed][1][k * c.batch:(k + 1) * c.batch]).x
-            noise[seed] = Noise(seed, 0, step, device=device).normal(len(x[seed]), c.latent)
-        return (torch.stack([d[c.seed] for c in self.configs]) for d in (x, noise))
+            x = self.rows[d](self.orders[seed][1][k * c.batch:(k + 1) * c.batch]).x
+            seen[seed, d] = x, Noise(seed, 0, step, device=device).normal(len(x), c.latent)
+        return (torch.stack([seen[key][j] for key in keys]) for j in (0, 1))
 
 # %% ../nbs/05_beta_vae.ipynb #214fb8a2
 @patch
@@ -540,24 +543,26 @@ def collect(
     for folder in folders:
         c, r = load_config(folder), read_result(folder)
         kept = {k: getattr(c, k) for k in ("data", "beta", "lambda_", "penalty", "precision", "latent", "n", "seed", "steps", "lambda_steps")}
+        kept["second_beta"] = c.beta if c.second_beta is None else c.second_beta
         rows.append(kept | {k: v for k, v in r["metrics"].items() if not isinstance(v, (list, str))})
     return pd.DataFrame(rows).rename(columns={"lambda_": "lambda"})
 
 def summary(
     df,  # DataFrame of `collect`
-):  # DataFrame: data, penalty, beta, lambda, runs, then "mean ± std" of every number
+):  # DataFrame: data, penalty, beta, second_beta (if any differs from beta), lambda, runs, then "mean ± std" of every number
     "Every setting in a row."
-    rows = []
-    for key, g in df.groupby(["data", "penalty", "beta", "lambda"]):
+    by, rows = ["data", "penalty", "beta", "second_beta", "lambda"], []
+    if (df.second_beta == df.beta).all(): by.remove("second_beta")
+    for key, g in df.groupby(by):
         said = {k: f"{g[k].mean():.4g}" + (f" ± {g[k].std():.2g}" if len(g) > 1 else "") for k in NUMBERS if k in g}
-        rows.append(dict(zip(("data", "penalty", "beta", "lambda"), key)) | dict(runs=len(g)) | said)
+        rows.append(dict(zip(by, key)) | dict(runs=len(g)) | said)
     return pd.DataFrame(rows)
 
 def change(
     df,  # DataFrame of `collect`
 ):  # DataFrame: data, lambda, beta, runs, and percent of every number
     "The mean of every setting, in percent above that of beta = 1 and lambda = 0."
-    df, rows = df[df.penalty == "kl"], []
+    df, rows = df[(df.penalty == "kl") & (df.second_beta == df.beta)], []
     for data, d in df.groupby("data", sort=False):
         base = d[(d.beta == 1) & (d["lambda"] == 0)]
         if not len(base): raise ConfigError(f"{data} has no run with beta = 1 and lambda = 0 to compare with")
@@ -673,8 +678,8 @@ def plot_tchebycheff(
 def main_study(
     df,  # DataFrame of `collect`
 ):  # its rows
-    "The grid that every world has: beta of 1, 4, 16, without TCVAE."
-    return df[(df.penalty == "kl") & df.beta.isin([1, 4, 16])]
+    "The grid that every world has: beta of 1, 4, 16 in both phases, without TCVAE."
+    return df[(df.penalty == "kl") & df.beta.isin([1, 4, 16]) & (df.second_beta == df.beta)]
 
 def study_text(
     df,  # DataFrame of `collect`
@@ -688,32 +693,39 @@ def study_text(
 def at_equal_kl(
     df,  # DataFrame of `collect`
     values=("recon_test", "mig", "sap", "im"),  # columns to compare
-):  # DataFrame, a row per run with lambda > 0 inside the curve: data, seed, beta, lambda, kl_test, differences
-    "Runs with lambda, minus the runs without at the same KL, which are joined by straight lines in log KL."
+):  # DataFrame, a row per other run inside the curve: data, seed, penalty, beta, second_beta, lambda, kl_test, differences
+    "Runs with lambda, with another beta in the second phase, or of the TCVAE, minus plain beta-VAEs at the same KL: their curve is straight lines in log KL."
     rows = []
-    for (data, seed), d in df[df.penalty == "kl"].groupby(["data", "seed"], sort=False):
-        curve = d[d["lambda"] == 0].sort_values("kl_test"); log_kl = np.log(curve.kl_test)
-        for _, r in d[d["lambda"] > 0].iterrows():
+    for (data, seed), d in df.groupby(["data", "seed"], sort=False):
+        plain = (d.penalty == "kl") & (d["lambda"] == 0) & (d.second_beta == d.beta)
+        curve = d[plain].sort_values("kl_test"); log_kl = np.log(curve.kl_test)
+        for _, r in d[~plain].iterrows():
             if len(curve) < 2 or not log_kl.min() <= math.log(r.kl_test) <= log_kl.max(): continue
             there = {k: float(np.interp(math.log(r.kl_test), log_kl, curve[k])) for k in values}
-            rows.append({k: r[k] for k in ("data", "seed", "beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
+            rows.append({k: r[k] for k in ("data", "seed", "penalty", "beta", "second_beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
     return pd.DataFrame(rows)
+
+def rate_kind(r) -> str:
+    "What a run is in the picture of `plot_rate`."
+    return "TCVAE" if r.penalty == "tc" else "second β" if r.second_beta != r.beta else f"λ = {r['lambda']:g}"
 
 def plot_rate(
     df,  # DataFrame of `collect`
     text: str,  # caption
     values=("recon_test", "mig"),  # rows of panels
 ):  # the figure
-    "Numbers against KL: a line through the means of the runs without lambda, points for the others, labeled with beta."
-    sets = list(df["data"].unique())
+    "Numbers against KL: a line through the means of the runs without lambda, points for the others, labeled with beta (of both phases, where they differ)."
+    sets, kind = list(df["data"].unique()), [rate_kind(r) for _, r in df.iterrows()]
+    kind, kinds = pd.Series(kind, df.index), sorted(set(kind), key=lambda k: (k == "TCVAE", k == "second β", k))
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.3 * len(values) + .4, squeeze=False, sharex="col")
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            m = df[df["data"] == data].groupby(["penalty", "lambda", "beta"], as_index=False)[["kl_test", value]].mean()
-            for k, ((penalty, lambda_), g) in enumerate(m.groupby(["penalty", "lambda"])):
-                ax.plot(g.kl_test, g[value], MARKERS[k] + ("-" if (penalty, lambda_) == ("kl", 0) else ""), ms=6, lw=1, color=PALETTE[k])
-                for _, r in g.iterrows(): ax.annotate(f"{r.beta:g}", (r.kl_test, r[value]), (4, 3), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
-                if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, "TCVAE" if penalty == "tc" else f"λ = {lambda_:g}", color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
+            m = df[df["data"] == data].assign(kind=kind).groupby(["kind", "beta", "second_beta"], as_index=False)[["kl_test", value]].mean()
+            for k, name in enumerate(kinds):
+                g = m[m.kind == name].sort_values("kl_test")
+                ax.plot(g.kl_test, g[value], MARKERS[k] + ("-" if name == "λ = 0" else ""), ms=6, lw=1, color=PALETTE[k])
+                for _, r in g.iterrows(): ax.annotate(f"{r.beta:g}" + (f", {r.second_beta:g}" if r.second_beta != r.beta else ""), (r.kl_test, r[value]), (4, 3), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
+                if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, name, color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
             ax.set(xscale="log", xlabel="KL (nats)" if r_ == len(values) - 1 else "", ylabel=NUMBERS[value] if c_ == 0 else "", title=data if r_ == 0 else "")
             ax.margins(.12); ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100) if m.kl_test.min() <= t <= m.kl_test.max()]
             ax.set_xticks(ticks, ticks); ax.minorticks_off()

@@ -261,6 +261,7 @@ class Sweep(Command):
     preset: Literal[tuple(configs.PRESETS)] = "quick"  # where all other settings come from
     out: Dir = Path("runs")  # folder that all runs go to
     workers: int = 0  # processes (0: one per core)
+    stacked: Flag = False  # beta-vae, on a GPU: train all models of one size as one
     download: Flag = False  # fetch real data that is missing
 
     def do(self):
@@ -270,7 +271,7 @@ class Sweep(Command):
         from genmix import experiments
 
         show_at_once()
-        experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download)
+        experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download, stacked=self.stacked)
 
 # %% ../nbs/09_cli.ipynb #6ee94c10
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ import tokenize
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import ClassVar, Literal, get_args, get_origin
 
 # %% ../nbs/00b_configs.ipynb #b6f71dfb
 class ConfigError(ValueError):
@@ -33,8 +33,8 @@ AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # 
 AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
 AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, revive=0, fraction=1e-9)
 AT_MOST |= dict(num_experts=1000, balance=1e9, entropy=1e9, skip=0.5, fraction=1)
-AT_LEAST |= dict(lambda_=0, lambda_steps=0)
-AT_MOST |= dict(lambda_=1e6)
+AT_LEAST |= dict(lambda_=0, lambda_steps=0, second_beta=0)
+AT_MOST |= dict(lambda_=1e6, second_beta=1e6)
 AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
@@ -127,6 +127,8 @@ class Table1Config(VowelConfig):
 class FitConfig(Config):
     "How `fit` trains a model (chapter 02a)."
 
+    reads: ClassVar[dict] = {}  # of every run of a system: how pictures in a folder of one's own are read
+    many: ClassVar[bool] = False  # and whether its sets are large and its runs short: then few images validate
     epochs: int = 10  # passes through the training data
     steps: int = 0  # end after so many steps instead (0: epochs decides)
     batch: int = 128  # images in a step, over all processes together
@@ -212,6 +214,8 @@ class SMoEVAEConfig(FitConfig):
 class BetaVAEConfig(FitConfig):
     "Train a beta-VAE, and from its weights a lambda-beta-VAE (chapter 05)."
 
+    reads: ClassVar[dict] = dict(size=64, color=True)
+    many: ClassVar[bool] = True
     steps: int = 800  # steps of the first phase (0: epochs decides)
     batch: int = 64  # images in a step, over all processes together
     data: str = "sprites"  # sprites, rooms, arms, dsprites, shapes3d, mpi3d, ... (genmix data list), or a folder of pictures, read as 64x64 pixels in color
@@ -222,12 +226,15 @@ class BetaVAEConfig(FitConfig):
     penalty: Literal["kl", "tc"] = "kl"  # what beta weighs: all of the KL term, or (beta-TCVAE) only its total correlation
     lambda_: float = 0.0  # weight of the squared error in the second phase
     lambda_steps: int = 200  # steps of the second phase, with a fresh Adam (0: no second phase)
+    second_beta: float | None = None  # beta of the second phase (None: that of the first)
     plots: bool = True  # draw figures
 
     def __post_init__(self):
         super().__post_init__()
         if self.lambda_ and not self.lambda_steps:
             raise ConfigError(f"lambda is {self.lambda_:g}, and there is no second phase: set lambda_steps, the number of its steps")
+        if self.second_beta is not None and not self.lambda_steps:
+            raise ConfigError(f"second_beta is {self.second_beta:g}, and there is no second phase: set lambda_steps, the number of its steps")
 
 # %% ../nbs/00b_configs.ipynb #5ed05613
 SYSTEMS = {
@@ -390,7 +397,7 @@ def comments(
         for t in tokenize.generate_tokens(io.StringIO(inspect.getsource(base)).readline):
             if t.type == tokenize.COMMENT:
                 lines[t.line.split(":")[0].strip()] = t.string.lstrip("# ")
-        found |= {name: text for name, text in lines.items() if name in base.__dataclass_fields__}
+        found |= {name: text for name, text in lines.items() if name in {f.name for f in fields(base)}}
     return found
 
 # %% ../nbs/00b_configs.ipynb #7bdf8d2c

@@ -177,7 +177,7 @@ _world("water", "linear world: what is left unexplained in every direction")
 _beta_study("boxes", "losses and metrics against β, a box per setting", "plot_boxes")
 _beta_study("heat", "losses and metrics, λ against β", "plot_heat")
 _beta_study("change", "their change in percent against β = 1, λ = 0", "plot_heat", percent=True)
-_beta_study("pareto", "reconstruction against metrics, with the Pareto front", "plot_pareto", main=False)
+_beta_study("pareto", "reconstruction against metrics, with the Pareto front", "plot_pareto")
 _beta_study("tchebycheff", "trade-off of reconstruction and metrics", "plot_tchebycheff")
 _beta_study("rate", "reconstruction and MIG against KL", "plot_rate", main=False)
 for data in ("sprites", "rooms", "arms"):

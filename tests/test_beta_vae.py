@@ -189,7 +189,7 @@ def test_metrics_and_provenance(trained):
 
 @pytest.mark.parametrize("settings, why", [
     (dict(beta=-1.0), "beta must be"), (dict(lambda_=-1.0), "lambda must be"), (dict(beta=math.nan), "beta must be"),
-    (dict(lambda_=2.0, lambda_steps=0), "no second phase"),
+    (dict(lambda_=2.0, lambda_steps=0), "no second phase"), (dict(second_beta=2.0, lambda_steps=0), "second_beta is 2, and there is no second phase"),
     (dict(penalty="mi"), "kl or tc"), (dict(latent=0), "latent must be at least 1"), (dict(lambda_steps=-1), "at least 0"),
 ])
 def test_impossible_settings(settings, why):
@@ -303,12 +303,62 @@ def test_members_of_a_stack_must_agree():
         beta_vae.Stack([beta_vae.model_of(C, train)], [replace(C, clip=1.0)], train)
 
 
+def test_a_stacked_sweep_leaves_the_runs_that_training_one_by_one_leaves(tmp_path, capsys):
+    "Two seeds with images of their own, two betas, a second phase with another beta: weights and metrics as alone; nothing is trained twice."
+    members = [replace(C, n=50, steps=3, lambda_steps=2, beta=b, lambda_=l, seed=s, second_beta=b2, batch=16, precision="float32")
+               for b, l, b2 in ((1.0, 0.0, None), (4.0, 2.0, None), (4.0, 0.0, 2.0)) for s in (0, 1)]
+    stacked = experiments.train_stacks(members, tmp_path / "a", progress=False)
+    assert "4 models in one stack: first phases, 3 steps" in capsys.readouterr().out and not list((tmp_path / "a/stacks").iterdir())
+    for c, folder in zip(members, stacked):
+        alone = experiments.train(c, tmp_path / "b")
+        assert folder.name == alone.name
+        a, b = (runs.load_weights(f).tensors for f in (folder, alone))
+        assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
+        a, b = (runs.read_result(f)["metrics"] for f in (folder, alone))
+        assert a["recon_test"] == pytest.approx(b["recon_test"], abs=0.05) and a["images_train"] == 50
+        assert runs.read_result(folder)["provenance"]["stacked"] == 6
+        first = runs.load_weights(runs.run_folder(tmp_path / "b", experiments.first_phase(c))).tensors
+        assert not any(np.array_equal(runs.load_weights(folder).tensors[k], v) for k, v in first.items() if "weight" in k)
+    before = {f: (f / "model.safetensors").stat().st_mtime_ns for f in stacked}
+    capsys.readouterr()
+    more = experiments.train_stacks([*members, replace(members[0], beta=9.0), replace(members[0], latent=3)], tmp_path / "a", progress=False)
+    assert capsys.readouterr().out.count("1 models in one stack: second phases") == 2  # the new one, and the one of another size
+    assert more[:6] == stacked and {f: (f / "model.safetensors").stat().st_mtime_ns for f in stacked} == before
+
+
+def test_a_stacked_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    members = [replace(C, n=50, steps=4, beta=b, seed=1) for b in (1.0, 4.0)]
+    whole = experiments.train_stacks(members, tmp_path / "a", progress=False)
+    from genmix import training
+    fit, seen = training.fit, []
+
+    def stops(model, data, c, **how):
+        fit(model, data, c, on_epoch=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt), save_every=0, **how)
+
+    monkeypatch.setattr(training, "fit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.train_stacks(members, tmp_path / "b", progress=False)
+    assert not list((tmp_path / "b").glob("beta-vae/*/result.json")) and len(list((tmp_path / "b/stacks").iterdir())) == 1
+    monkeypatch.setattr(training, "fit", lambda *a, **how: seen.append(len(list(how["folder"].glob("step-*")))) or fit(*a, **how))
+    again = experiments.train_stacks(members, tmp_path / "b", progress=False)
+    assert seen and seen[0] > 0
+    for a, b in zip(whole, again):
+        a, b = (runs.load_weights(f).tensors for f in (a, b))
+        assert all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_only_beta_vae_has_a_stack(tmp_path):
+    with pytest.raises(ConfigError, match="vae has no stack"):
+        experiments.sweep_runs("vae", ["seed=0,1"], out=tmp_path, stacked=True)
+    assert not list(tmp_path.iterdir())
+
+
 # ----- tables
 
 
 def row(d, b, l, s):
     numbers = {"recon_test": 100 * b + s - l, "kl_test": 20 / b + l, "l2_test": 10 * b, "sap": .1 * b, "mig": .2 / b, "im": 1.0 + s}
-    return {"data": d, "penalty": "kl", "beta": b, "lambda": l, "seed": s, **numbers}
+    return {"data": d, "penalty": "kl", "beta": b, "second_beta": b, "lambda": l, "seed": s, **numbers}
 
 
 TABLE = pd.DataFrame([row(d, b, l, s) for d in ("sprites", "rooms") for b in (1.0, 4.0) for l in (0.0, 8.0) for s in (0, 1)])
@@ -335,11 +385,15 @@ def test_equal_kl_leaves_no_difference_on_a_curve():
     "Runs with lambda whose numbers are those of the curve, in a setting where the curve is known; those outside it are left out."
     def at(beta, lambda_, kl, more=0.0):
         numbers = {"kl_test": kl, "recon_test": 300 - 40 * math.log(kl) + more, "mig": 0.1 * math.log(kl)}
-        return {"data": "x", "penalty": "kl", "seed": 1, "beta": beta, "lambda": lambda_} | numbers
+        return {"data": "x", "penalty": "kl", "seed": 1, "beta": beta, "second_beta": beta, "lambda": lambda_} | numbers
 
-    df = pd.DataFrame([at(b, 0.0, k) for b, k in ((1, 30), (4, 10), (16, 5))] + [at(4, 8.0, 14), at(16, 8.0, 8, 7.0), at(1, 8.0, 40), at(9, 8.0, 4)])
+    others = [at(4, 8.0, 14), at(16, 8.0, 8, 7.0), at(1, 8.0, 40), at(9, 8.0, 4)]
+    df = pd.DataFrame([at(b, 0.0, k) for b, k in ((1, 30), (4, 10), (16, 5))] + others)
     found = beta_vae.at_equal_kl(df, ("recon_test", "mig")).set_index("beta")
     assert set(found.index) == {4, 16}
+    more = pd.DataFrame([at(2, 0.0, 20, -3.0) | {"second_beta": 1}, at(8, 0.0, 12, 2.0) | {"penalty": "tc"}])  # neither changes the curve
+    both = beta_vae.at_equal_kl(pd.concat([df, more]), ("recon_test", "mig")).set_index("beta")
+    np.testing.assert_allclose(both.recon_test[[4, 16, 2, 8]], [0, 7, -3, 2], atol=1e-9)
     np.testing.assert_allclose(found.recon_test[[4, 16]], [0, 7], atol=1e-9)
     np.testing.assert_allclose(found.mig, 0, atol=1e-9)
     one = beta_vae.at_equal_kl(df[(df["lambda"] > 0) | (df.beta == 1)], ("recon_test",))
@@ -355,9 +409,16 @@ def test_gains_are_those_of_the_iteration():
 
 def test_what_the_study_consists_of():
     df = TABLE.assign(steps=10, lambda_steps=3, images_test=20)
-    more = pd.concat([df, df.assign(beta=2.0), df.assign(penalty="tc")])
+    more = pd.concat([df, df.assign(beta=2.0, second_beta=2.0), df.assign(penalty="tc"), df.assign(second_beta=3.0)])
     assert len(beta_vae.main_study(more)) == len(df)
     assert beta_vae.study_text(more[(more.data != "rooms") | (more.seed == 0)]) == "sprites: seeds 0, 1; rooms: seed 0. 10 + 3 steps, 20 test images"
+
+
+def test_summary_tells_second_phases_with_another_beta_apart():
+    assert "second_beta" not in beta_vae.summary(TABLE) and beta_vae.summary(TABLE).runs.sum() == len(TABLE)
+    t = beta_vae.summary(pd.concat([TABLE, TABLE.assign(second_beta=3.0)]))
+    assert len(t) == 2 * len(beta_vae.summary(TABLE)) and set(t.second_beta) == {1, 3, 4}
+    assert beta_vae.change(pd.concat([TABLE, TABLE.assign(second_beta=3.0, mig=9.0)])).equals(beta_vae.change(TABLE))
 
 
 def test_pareto_by_brute_force():

@@ -3,7 +3,7 @@
     genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
         channels_last=yes plots=no
     genmix sweep beta-vae data=rooms ...        # and so on: any runs of beta-vae with a second phase will do
-    python tools/publish_beta.py runs/beta-vae
+    python tools/publish_beta.py runs/beta-vae  # or several such folders
 
 Every finished run with a second phase goes into the table. Everything goes to genmix/published/beta_vae and genmix/published/weights of this clone.
 """
@@ -33,9 +33,15 @@ def about(folders, command, **more):
 
 def commands(df):
     "The sweeps that made these runs, with the values that occur in them."
-    def of(d, name): return ",".join(f"{v:g}" for v in sorted(d[name].unique()))
-    swept = ("beta", "lambda", "seed")
-    return "; ".join(f"genmix sweep beta-vae data={name} {' '.join(f'{k}={of(d, k)}' for k in swept)} {HOW}" for name, d in df.groupby("data"))
+    def of(d, name): return name + "=" + ",".join(f"{v:g}" for v in sorted(d[name].unique()))
+    said = []
+    for (name, penalty, precision, again), g in df.groupby(["data", "penalty", "precision", df.second_beta != df.beta], sort=False):
+        how = HOW.replace("precision=bf16", f"precision={precision}") + (" penalty=tc" if penalty == "tc" else "")
+        seeds = g.groupby(["beta", "second_beta", "lambda"]).seed.transform(lambda s: ",".join(map(str, sorted(s))))
+        for which, h in g.groupby(seeds, sort=False):
+            swept = " ".join(of(h, k) for k in ("beta", *["second_beta"] * again, "lambda"))
+            said.append(f"genmix sweep beta-vae data={name} {swept} seed={which} {how}")
+    return "; ".join(said)
 
 
 def measured(folder):
@@ -58,13 +64,14 @@ def untrained(name, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="the folder beta-vae of a runs folder")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders beta-vae of runs folders")
     parser.add_argument("--untrained", type=int, default=10, help="seeds of untrained encoders (0: keep the published table)")
     a = parser.parse_args()
-    folders = sorted(p.parent for p in a.runs.glob("*/result.json") if load_config(p.parent).lambda_steps)
+    folders = sorted(p.parent for folder in a.runs for p in folder.glob("*/result.json") if load_config(p.parent).lambda_steps)
     if not folders:
-        parser.exit(2, f"publish_beta: {a.runs} holds no finished run of beta-vae with a second phase\n")
-    df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(["data", "penalty", "precision", "beta", "lambda", "seed"])
+        parser.exit(2, f"publish_beta: no finished run of beta-vae with a second phase in {', '.join(map(str, a.runs))}\n")
+    by = ["data", "penalty", "precision", "beta", "second_beta", "lambda"]
+    df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values([*by, "seed"])
     runs.save_table(PUBLISHED / "study.csv", df, float_format="%.5g")
     df = pd.read_csv(PUBLISHED / "study.csv")  # summaries of what is published, with its digits
     runs.save_json(PUBLISHED / "study.json", about(folders, commands(df), note="seconds: with the first phase if it was not there yet"))
@@ -78,7 +85,7 @@ def main():
         runs.save_json(PUBLISHED / "untrained.json", about(folders, "python tools/publish_beta.py RUNS", note=note, runs=len(rows), seconds=None))
     for f in folders:
         c = load_config(f)
-        if c.seed or c.penalty == "tc" or c.precision != df.precision.mode()[0] or SHOWN.get(c.data) != (c.beta, c.lambda_):
+        if c.seed or c.second_beta is not None or c.penalty == "tc" or c.precision != df.precision.mode()[0] or SHOWN.get(c.data) != (c.beta, c.lambda_):
             continue
         _, task = experiments.load_images(c)
         model = experiments.load_model(f)
@@ -87,11 +94,12 @@ def main():
         kept["traversals"] = kept["traversals"][:3]
         runs.save_arrays(PUBLISHED / f"{c.data}.npz", kept)
         one = df[(df["data"] == c.data) & (df.seed == c.seed) & (df.beta == c.beta) & (df["lambda"] == c.lambda_)]
+        one = one[(one.penalty == "kl") & (one.second_beta == one.beta)]
         runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], commands(one)))
         runs.save_weights(ALL / "weights" / f"beta-vae-{c.data}.safetensors", model, c, runs.load_weights(f).provenance, half=True)
     for p in sorted([*PUBLISHED.iterdir(), *(ALL / "weights").glob("beta-*")]):
         print(f"{p.relative_to(ALL.parent)} ({p.stat().st_size / 1000:,.0f} kB)")
-    print(df.groupby(["data", "penalty", "beta", "lambda"])[["recon_test", "kl_test", "mig", "sap", "im"]].mean().round(3).to_string(), np.shape(df))
+    print(df.groupby(by)[["recon_test", "kl_test", "mig", "sap", "im"]].mean().round(3).to_string(), np.shape(df))
 
 
 if __name__ == "__main__":
