@@ -577,7 +577,7 @@ def plot_boxes(
     values=("recon_test", "sap", "mig", "im"),  # rows of panels
 ):  # the figure
     "Numbers against beta, a column of panels per data set: a box per setting (with one run: a line), left lambda = 0, right the others."
-    df = df[df.penalty == "kl"]; sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
+    df = df[(df.penalty == "kl") & (df.second_beta == df.beta)]; sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=1.9 * len(values) + .5, squeeze=False, sharex="col")
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
@@ -602,7 +602,7 @@ def plot_heat(
     values=("recon_test", "sap", "mig", "im"),  # rows of panels
 ):  # the figure
     "Means over seeds, lambda down, beta to the right, a column of panels per data set."
-    df = df[df.penalty == "kl"]
+    df = df[(df.penalty == "kl") & (df.second_beta == df.beta)]
     t = change(df) if percent else df.groupby(["data", "lambda", "beta"], as_index=False, sort=False)[list(values)].mean()
     sets = list(df["data"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * t["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
@@ -613,6 +613,8 @@ def plot_heat(
             heatmap(np.abs(a) if percent else a, [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns], ax, fmt=".0f" if percent else ".3g")
             if percent:
                 for text_, v in zip(ax.texts, a.ravel()): text_.set_text(f"{v:+.0f} %")
+                im, most = ax.images[0], max(np.abs(a).max(), 1e-9)
+                im.set_data(a); im.set_cmap("PuOr"); im.set_clim(-most, most)          # two colors: more, and less
             ax.set(xlabel="β" if r_ == len(values) - 1 else "", ylabel="λ" if c_ == 0 else "", title=f"{data}: {NUMBERS[value]}")
     return caption(fig, text)
 
@@ -646,7 +648,7 @@ def plot_pareto(
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.2 * len(values) + .4, squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            d = df[df["data"] == data]
+            d = df[(df["data"] == data) & (df.second_beta == df.beta)]
             ax.plot(d.recon_test, d[value], "o", ms=3, color="#cccccc")
             m = d.groupby(["penalty", "beta", "lambda"], as_index=False)[["recon_test", value]].mean()
             front = m[pareto(m.recon_test, m[value])].sort_values("recon_test")
@@ -664,7 +666,7 @@ def plot_tchebycheff(
     values=("sap", "mig", "im"),  # rows of panels
 ):  # the figure
     "The trade-off of every setting: 0 would be best in both, and lighter is better."
-    df, sets = df[df.penalty == "kl"], list(df["data"].unique())
+    df, sets = df[(df.penalty == "kl") & (df.second_beta == df.beta)], list(df["data"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * df["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
@@ -686,7 +688,8 @@ def study_text(
 ) -> str:
     "Data, seeds and steps of a study's runs, for captions."
     seeds = {d: sorted(g.seed.unique().tolist()) for d, g in main_study(df).groupby("data", sort=False)}
-    said = "; ".join(f"{d}: seeds {', '.join(map(str, s))}" if len(s) > 1 else f"{d}: seed {s[0]}" for d, s in seeds.items())
+    made = {"sprites": " (rebuilt)", "rooms": " (synthetic)", "arms": " (synthetic)"}
+    said = "; ".join(f"{d}{made.get(d, '')}: seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}" for d, s in seeds.items())
     return f"{said}. {df.steps.iloc[0]:,} + {df.lambda_steps.iloc[0]:,} steps, {df.images_test.iloc[0]:,} test images"
 
 # %% ../nbs/05_beta_vae.ipynb #2f952ee9
@@ -705,6 +708,7 @@ def at_equal_kl(
             rows.append({k: r[k] for k in ("data", "seed", "penalty", "beta", "second_beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
     return pd.DataFrame(rows)
 
+# %% ../nbs/05_beta_vae.ipynb #07a50ad3
 def rate_kind(r) -> str:
     "What a run is in the picture of `plot_rate`."
     return "TCVAE" if r.penalty == "tc" else "second β" if r.second_beta != r.beta else f"λ = {r['lambda']:g}"
@@ -714,7 +718,9 @@ def plot_rate(
     text: str,  # caption
     values=("recon_test", "mig"),  # rows of panels
 ):  # the figure
-    "Numbers against KL: a line through the means of the runs without lambda, points for the others, labeled with beta (of both phases, where they differ)."
+    "Means against KL: a line for runs without lambda, points for others, labeled with beta (→: of the second phase); settings that lack a seed are left out."
+    df, by = df.reset_index(drop=True), ["data", "penalty", "beta", "second_beta", "lambda"]
+    df = df[df.groupby(by).seed.transform("nunique") == df.groupby("data").seed.transform("nunique")]
     sets, kind = list(df["data"].unique()), [rate_kind(r) for _, r in df.iterrows()]
     kind, kinds = pd.Series(kind, df.index), sorted(set(kind), key=lambda k: (k == "TCVAE", k == "second β", k))
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.3 * len(values) + .4, squeeze=False, sharex="col")
@@ -724,7 +730,10 @@ def plot_rate(
             for k, name in enumerate(kinds):
                 g = m[m.kind == name].sort_values("kl_test")
                 ax.plot(g.kl_test, g[value], MARKERS[k] + ("-" if name == "λ = 0" else ""), ms=6, lw=1, color=PALETTE[k])
-                for _, r in g.iterrows(): ax.annotate(f"{r.beta:g}" + (f", {r.second_beta:g}" if r.second_beta != r.beta else ""), (r.kl_test, r[value]), (4, 3), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
+                where = dict(xytext=(0, -13), ha="center") if name == "second β" else dict(xytext=(4, 3))
+                for _, r in g.iterrows():
+                    said = f"{r.beta:g}" if r.second_beta == r.beta else f"→{r.second_beta:g}"
+                    ax.annotate(said, (r.kl_test, r[value]), textcoords="offset points", fontsize=8.5, color=PALETTE[k], **where)
                 if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, name, color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
             ax.set(xscale="log", xlabel="KL (nats)" if r_ == len(values) - 1 else "", ylabel=NUMBERS[value] if c_ == 0 else "", title=data if r_ == 0 else "")
             ax.margins(.12); ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100) if m.kl_test.min() <= t <= m.kl_test.max()]

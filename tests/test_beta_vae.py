@@ -381,6 +381,22 @@ def test_every_figure_of_a_study_can_be_drawn(tmp_path):
         assert any(ax.get_xlabel() for ax in fig.axes) and any(ax.get_ylabel() for ax in fig.axes)
 
 
+def test_figures_of_a_grid_leave_second_phases_with_another_beta_out():
+    "Their points would be taken for those of the first beta."
+    odd = TABLE.assign(second_beta=TABLE.beta / 2, recon_test=1e6, mig=50.0)
+    for draw in (beta_vae.plot_boxes, beta_vae.plot_heat, beta_vae.plot_pareto, beta_vae.plot_tchebycheff):
+        one, both = (draw(df, "") for df in (TABLE, pd.concat([TABLE, odd])))
+        for a, b in zip(one.axes, both.axes):
+            assert a.get_ylim() == b.get_ylim() and [t.get_text() for t in a.texts] == [t.get_text() for t in b.texts]
+
+
+def test_rates_leave_out_what_only_some_seeds_have():
+    more = pd.concat([TABLE, TABLE[TABLE.seed == 0].assign(second_beta=2.0), TABLE[(TABLE.seed == 1) & (TABLE.beta == 4)].assign(beta=8.0, second_beta=8.0)])
+    assert [len(ax.texts) for ax in beta_vae.plot_rate(more, "").axes] == [len(ax.texts) for ax in beta_vae.plot_rate(TABLE, "").axes]
+    shown = beta_vae.plot_rate(pd.concat([TABLE, TABLE.assign(second_beta=2.0)]), "").axes[0].texts
+    assert {"→2", "second β", "4"} <= {t.get_text() for t in shown}
+
+
 def test_equal_kl_leaves_no_difference_on_a_curve():
     "Runs with lambda whose numbers are those of the curve, in a setting where the curve is known; those outside it are left out."
     def at(beta, lambda_, kl, more=0.0):
@@ -411,7 +427,8 @@ def test_what_the_study_consists_of():
     df = TABLE.assign(steps=10, lambda_steps=3, images_test=20)
     more = pd.concat([df, df.assign(beta=2.0, second_beta=2.0), df.assign(penalty="tc"), df.assign(second_beta=3.0)])
     assert len(beta_vae.main_study(more)) == len(df)
-    assert beta_vae.study_text(more[(more.data != "rooms") | (more.seed == 0)]) == "sprites: seeds 0, 1; rooms: seed 0. 10 + 3 steps, 20 test images"
+    said = beta_vae.study_text(more[(more.data != "rooms") | (more.seed == 0)])
+    assert said == "sprites (rebuilt): seeds 0, 1; rooms (synthetic): seed 0. 10 + 3 steps, 20 test images"
 
 
 def test_summary_tells_second_phases_with_another_beta_apart():
@@ -477,7 +494,8 @@ def test_published_models_do_what_the_table_says(name):
     model = experiments.load_model(f"beta-vae-{name}")
     c = runs.pretrained(f"beta-vae-{name}").config
     df = runs.published("beta_vae", "study").value
-    row = df[(df["data"] == name) & (df.beta == c.beta) & (df["lambda"] == c.lambda_) & (df.seed == c.seed) & (df.penalty == c.penalty)].iloc[0]
+    df = df[(df["data"] == name) & (df.penalty == c.penalty) & (df.second_beta == df.beta)]
+    row = df[(df.beta == c.beta) & (df["lambda"] == c.lambda_) & (df.seed == c.seed)].iloc[0]
     v = beta_vae.view(model, load(name, "test", n=400, seed=0))
     assert v["recon"].mean() == pytest.approx(row.recon_test, rel=.06)
     assert v["kl"].sum(1).mean() == pytest.approx(row.kl_test, rel=.06)
