@@ -595,6 +595,7 @@ def plot_boxes(
     for k, lambda_ in enumerate(lambdas): axes[0][0].text(.03, .93 - .13 * k, f"λ = {lambda_:g}", color=PALETTE[k], transform=axes[0][0].transAxes, va="top", weight="bold")
     return caption(fig, text)
 
+# %% ../nbs/05_beta_vae.ipynb #f7c8e056
 def plot_heat(
     df,  # DataFrame of `collect`
     text: str,  # caption
