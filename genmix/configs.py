@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'AT_MOST', 'SYSTEMS', 'CHAPTERS', 'PRESETS', 'NAMED', 'ConfigError', 'checked', 'Config', 'VowelConfig',
            'MoE1991Config', 'Table1Config', 'FitConfig', 'VAEConfig', 'LatentOptConfig', 'ClassifierConfig',
-           'SMoEVAEConfig', 'BetaVAEConfig', 'preset_names', 'preset', 'system_of', 'to_dict', 'from_dict',
-           'load_config', 'config_hash', 'slug', 'comments', 'options_table', 'write_atomic']
+           'SMoEVAEConfig', 'BetaVAEConfig', 'VLAEConfig', 'preset_names', 'preset', 'system_of', 'to_dict',
+           'from_dict', 'load_config', 'config_hash', 'slug', 'comments', 'options_table', 'write_atomic']
 
 # %% ../nbs/00b_configs.ipynb #844147f4
 import hashlib
@@ -34,7 +34,9 @@ AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, lat
 AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, revive=0, fraction=1e-9)
 AT_MOST |= dict(num_experts=1000, balance=1e9, entropy=1e9, skip=0.5, fraction=1)
 AT_LEAST |= dict(lambda_=0, lambda_steps=0, second_beta=0)
+AT_LEAST |= dict(window=1, layers=1, channels=0, maps=1, upper=1, flows=1, levels=2, images=1)
 AT_MOST |= dict(lambda_=1e6, second_beta=1e6)
+AT_MOST |= dict(window=99, layers=100, channels=4096, maps=4096, upper=65_536, flows=100, levels=256)
 AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
@@ -45,6 +47,11 @@ def checked(
 ):  # the same value as a plain Python one
     "`value`, if the setting `name` can take it; a `ConfigError` that says what it can take otherwise."
     options = get_args(kind)
+    if get_origin(kind) is tuple:
+        ok = isinstance(value, (tuple, list)) and len(value) == len(options)
+        if not ok:
+            raise ConfigError(f"{name} must be {len(options)} whole numbers, got {value!r}")
+        return tuple(checked(name, k, v) for k, v in zip(options, value))
     if type(None) in options:
         if value is None:
             return None
@@ -236,15 +243,59 @@ class BetaVAEConfig(FitConfig):
         if self.second_beta is not None and not self.lambda_steps:
             raise ConfigError(f"second_beta is {self.second_beta:g}, and there is no second phase: set lambda_steps, the number of its steps")
 
+# %% ../nbs/00b_configs.ipynb #0a70ea6f
+@dataclass(frozen=True)
+class VLAEConfig(FitConfig):
+    "Train a variational lossy autoencoder (chapter 06)."
+
+    many: ClassVar[bool] = True
+    epochs: int = 10  # passes through the training data
+    lr: float = 2e-3  # the optimizer's step size
+    optimizer: Literal["adamax", "adam"] = "adamax"  # Adamax, as published, or Adam
+    ema: float = 0.998  # Polyak averaging: the averaged weights keep so much of themselves in each step (0: no averaging)
+    data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own; gray images
+    n: int = 0  # training images, in the proportions of the classes (0: all)
+    levels: int = 2  # gray levels of a pixel; 2 is black and white
+    binarize: Literal["dynamic", "fixed", "none"] = "dynamic"  # black and white by tossing every gray pixel anew in every step, once by the seed, or never (a gray value counts as a share of tosses)
+    prior: Literal["gaussian", "flow", "class", "class-flow", "two-level", "none"] = "gaussian"  # p(z); none: no latent variables, the pixel network alone
+    window: tuple[int, int] = (3, 2)  # pixels that a pixel sees: width (odd) and rows, its own included; 1 1: none
+    layers: int = 4  # masked convolutions, over which the window is spread
+    channels: int = 24  # of these convolutions (0: no pixel network; pixels are independent given z)
+    maps: int = 4  # channels of the map that the decoder draws for the pixel network
+    net: Literal["conv", "residual"] = "conv"  # networks of encoder and decoder: plain convolutions, or residual blocks
+    width: int = 32  # channels after the first convolution
+    latent: int = 32  # number of latent variables
+    upper: int = 16  # latent variables of the upper level (two-level)
+    flows: int = 2  # steps of the flow (flow, class-flow)
+    hidden: int = 128  # hidden units of the prior's networks (flow, class-flow, two-level)
+    affine: bool = False  # the flow also scales, instead of only shifting
+    free_bits: float = 0.0  # nats that are free of cost
+    free: Literal["total", "each", "soft"] = "total"  # of all latent variables together, of each one, or of all by a weight that is steered
+    warmup: int = 0  # steps in which the weight of the KL term first grows from 0
+    samples: int = 200  # importance samples per test image for log p(x)
+    images: int = 1000  # test images, drawn by the seed, that get them
+    plots: bool = True  # draw figures
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.window[0] % 2 == 0:
+            raise ConfigError(f"window is {self.window[0]} pixels wide; its width must be odd, since it lies around the pixel")
+        if not self.channels and (self.window != (1, 1) or self.levels > 2 or self.prior == "none"):
+            raise ConfigError("channels is 0, so there is no pixel network: set window to 1 1, levels to 2, and a prior other than none")
+        if self.levels > 2 and self.binarize != "dynamic":
+            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it at dynamic")
+        if self.free == "soft" and not self.free_bits:
+            raise ConfigError("free is soft and free_bits is 0: say with free_bits how many nats the KL term shall have")
+
 # %% ../nbs/00b_configs.ipynb #5ed05613
 SYSTEMS = {
     "moe1991": MoE1991Config, "table1": Table1Config,
     "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig, "smoe-vae": SMoEVAEConfig,
-    "beta-vae": BetaVAEConfig,
+    "beta-vae": BetaVAEConfig, "vlae": VLAEConfig,
 }
 
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
-CHAPTERS = ("moe1991", "latent-opt", "smoe-vae", "beta-vae")
+CHAPTERS = ("moe1991", "latent-opt", "smoe-vae", "beta-vae", "vlae")
 
 # %% ../nbs/00b_configs.ipynb #17288101
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
@@ -256,7 +307,7 @@ PRESETS = {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
-        "beta-vae": BetaVAEConfig(),
+        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -266,6 +317,7 @@ PRESETS = {
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
         "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
+        "vlae": VLAEConfig(n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
@@ -277,6 +329,10 @@ PRESETS = {
         "classifier": ClassifierConfig(data="mnist", n=20_000),
         "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye", epochs=20, encoder="medium"),
         "beta-vae": BetaVAEConfig(data="dsprites", n=0, held_out=False, steps=150_000, lambda_steps=50_000, lr=1e-4),
+        "vlae": VLAEConfig(
+            data="mnist", epochs=500, lr_schedule="cosine", net="residual", latent=64, window=(13, 7), layers=6, channels=12, maps=4,
+            prior="flow", flows=4, hidden=640, free_bits=0.01, free="each", samples=4096, images=10_000,
+        ),
     },
 }
 
@@ -285,6 +341,14 @@ NAMED = {
     "earlier": MoE1991Config(
         data="vowels", split="shifted", expert="linear", sigma=2.0, tau=0.5, lr=0.8,
         average="mean", zscore=True, init="random", seed=42,
+    ),
+    "earlier-two-level": VLAEConfig(
+        data="mnist", epochs=30, lr=1e-3, optimizer="adam", ema=0.0, binarize="none", prior="two-level", window=(1, 1), channels=0, maps=1,
+        warmup=3910,
+    ),
+    "mnist": VLAEConfig(
+        data="mnist", epochs=50, lr_schedule="cosine", lr_warmup=200, window=(11, 6), channels=32, maps=16, free_bits=1.0,
+        precision="bf16", channels_last=True, samples=1000,
     ),
 }
 
@@ -380,6 +444,8 @@ def slug(
             continue
         if isinstance(value, bool):
             words.append(f.name if value else f"no_{f.name}")
+        elif isinstance(value, tuple):
+            words.append(f.name + "x".join(map(str, value)))
         else:
             words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}{value:g}" if value is not None else f"{f.name}_none")
     data = re.sub(r"[^A-Za-z0-9_-]+", "_", re.split(r"[\\/]", config.data)[-1].removesuffix(".csv")).strip("_-")[:24] or "data"
@@ -410,7 +476,7 @@ def options_table(
         flag = "--" + f.name.rstrip("_").replace("_", "-")
         if f.type is bool:
             flag += " / --no-" + f.name.replace("_", "-")
-        rows.append((flag, "yes" if f.default is True else "no" if f.default is False else str(f.default), meaning[f.name]))
+        rows.append((flag, "yes" if f.default is True else "no" if f.default is False else " ".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default), meaning[f.name]))
     return rows
 
 # %% ../nbs/00b_configs.ipynb #bccf4c8f

@@ -97,7 +97,7 @@ def load_images(
     return config, Images(train, val, part("test", most=most))
 
 # %% ../nbs/08_experiments.ipynb #8183fa8c
-IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae")  # systems that train on images
+IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae", "vlae")  # systems that train on images
 
 def headline(metrics: dict) -> str:
     "The numbers of a result that one looks at first, in a line."
@@ -322,6 +322,9 @@ def chapter_of(
     if system == "beta-vae":
         from genmix import beta_vae
         return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot, beta_vae.run_films)
+    if system == "vlae":
+        from genmix import vlae
+        return Chapter(vlae.model_of, vlae.measure, vlae.run_figures, snapshot)
     from genmix import latent_opt as chapter
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})

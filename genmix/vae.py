@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['NETS', 'VAEError', 'noise_of', 'kl_normal', 'log_normal', 'reparameterize', 'Bernoulli', 'Gaussian', 'log_sinhc',
            'langevin', 'ContinuousBernoulli', 'halves', 'ConvEncoder', 'ConvDecoder', 'Residual', 'ResidualEncoder',
-           'ResidualDecoder', 'BottleneckEncoder', 'BottleneckDecoder', 'VAE', 'likelihood_of', 'vae_of',
+           'ResidualDecoder', 'BottleneckEncoder', 'BottleneckDecoder', 'VAE', 'likelihood_of', 'vae_of', 'gray',
            'plot_reconstructions', 'plot_samples', 'active_units', 'Aggregate', 'aggregate', 'plot_latents', 'LogProb',
-           'importance', 'plot_bounds', 'model_of', 'survey', 'measure', 'plot_kl', 'run_figures']
+           'importance', 'evaluating', 'checked_images', 'log_weights', 'plot_bounds', 'model_of', 'chosen', 'survey',
+           'log_p_test', 'measure', 'plot_kl', 'run_figures']
 
 # %% ../nbs/02_conv_vae.ipynb #98a39fc2
 import math
@@ -302,7 +303,7 @@ class VAE(nn.Module):
 
     def outputs(self, z):
         "What the decoder says of codes [..., L]: [..., C, H, W]."
-        out = self.decoder(z.reshape(-1, z.shape[-1]))
+        out = self.decoder(z.reshape(math.prod(z.shape[:-1]), z.shape[-1]))
         return _full(out.reshape(*z.shape[:-1], *out.shape[1:]))
 
     def loss(self, batch, step: int, rng) -> dict:
@@ -340,9 +341,14 @@ def latent(self: VAE) -> int:
     return next(m for m in self.decoder.modules() if isinstance(m, nn.Linear)).in_features
 
 @patch
+def log_prior(self: VAE, z):
+    "log p(z) of codes [..., L], in nats: [...]."
+    return log_normal(z)
+
+@patch
 def encode(self: VAE, x):
     "mu, logvar of q(z|x): [B, L] each, from images from 0 to 1; gray pixels that must be coins are tossed with a fixed seed."
-    if not torch.is_tensor(x) or not x.is_floating_point(): _checked_images(self, x)  # raises: says what images must be
+    if not torch.is_tensor(x) or not x.is_floating_point(): checked_images(self, x)  # raises: says what images must be
     return self.encoder(self.likelihood.prepare(x, Noise(0, device=x.device)))
 
 @patch
@@ -362,7 +368,7 @@ def sample(self: VAE, n: int, rng=0):
     return self.decode(noise_of(rng, self).normal(n, self.latent))
 
 # %% ../nbs/02_conv_vae.ipynb #469574fc
-def _gray(x) -> np.ndarray:
+def gray(x) -> np.ndarray:
     "Images from 0 to 1 as uint8."
     return (x.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
@@ -461,7 +467,7 @@ def importance(
 
 # %% ../nbs/02_conv_vae.ipynb #6cc046e0
 @contextmanager
-def _evaluating(model):
+def evaluating(model):
     "Without dropout and its like, and afterwards every part as it was."
     were = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -469,7 +475,7 @@ def _evaluating(model):
     finally:
         for m, t in were: m.training = t
 
-def _checked_images(model, x):
+def checked_images(model, x):
     "`x`, if it is a batch of images that the model can take."
     if not torch.is_tensor(x) or x.ndim != 4 or not len(x):
         got = list(x.shape) if hasattr(x, "shape") else type(x).__name__
@@ -496,7 +502,7 @@ def _codes(model, x, q, per: int):
     return mu, logvar
 
 # %% ../nbs/02_conv_vae.ipynb #7ecd8f6b
-def _log_weights(model, x, mu, logvar, noise, per: int):
+def log_weights(model, x, mu, logvar, noise, per: int):
     "log p(x, z) - log q(z|x) for z = mu + sigma * noise [m, B, L], decoding at most `per` images at once: [m, B]."
     parts = []
     for x_, mu_, lv, e in zip(x.split(per), mu.split(per), logvar.split(per), noise.split(per, dim=1)):
@@ -504,10 +510,10 @@ def _log_weights(model, x, mu, logvar, noise, per: int):
         for e_ in e.split(max(1, per // len(x_))):
             z = mu_ + (.5 * lv).exp() * e_                                                  # [some of m, some of B, L]
             out = model.outputs(z)
-            if out.shape[-3:] != x.shape[-3:]:
+            if out.shape[-2:] != x.shape[-2:]:
                 theirs, ours = ("x".join(map(str, t.shape[-3:])) for t in (x, out))
                 raise VAEError(f"the images are {theirs}, and this model draws {ours}")
-            rows.append(model.likelihood.log_prob(x_, out).double() + log_normal(z) - log_normal(z, mu_, lv))
+            rows.append(model.likelihood.log_prob(x_, out).double() + model.log_prior(z) - log_normal(z, mu_, lv))
         parts.append(torch.cat(rows))
     return torch.cat(parts, 1)
 
@@ -522,15 +528,15 @@ def log_prob(
     chunk: int = 2000,  # images of 28x28 pixels decoded at once: memory, not the result
 ) -> LogProb:
     "log p(x) by importance sampling with M samples from q(z|x)."
-    x, M, per = _checked_images(self, x), _count("M", M), _count("chunk", chunk)
+    x, M, per = checked_images(self, x), _count("M", M), _count("chunk", chunk)
     per = max(1, per * 784 // max(784, x[0].numel()))
     rng = rng or Noise(0, device=x.device)
-    with _evaluating(self):
+    with evaluating(self):
         x = self.likelihood.prepare(x, rng)
         mu, logvar = _codes(self, x, q, per)
-        sums, block = None, max(1, 2**20 // mu.numel())                                     # samples per draw of noise
+        sums, block = None, max(1, 2**20 // max(1, mu.numel()))                                     # samples per draw of noise
         for done in range(0, M, block):
-            w = _log_weights(self, x, mu, logvar, rng.normal(min(block, M - done), *mu.shape, dim=1), per)
+            w = log_weights(self, x, mu, logvar, rng.normal(min(block, M - done), *mu.shape, dim=1), per)
             new = w.logsumexp(0), (2 * w).logsumexp(0), w.sum(0)
             sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), torch.logaddexp(sums[1], new[1]), sums[2] + new[2])
     return _estimate(M, *sums)
@@ -565,7 +571,7 @@ def model_of(
 # %% ../nbs/02_conv_vae.ipynb #cb94b804
 def _size(module) -> int: return sum(p.numel() for p in module.parameters())
 
-def _subset(N: int, n: int, seed: int) -> np.ndarray:
+def chosen(N: int, n: int, seed: int) -> np.ndarray:
     "Rows of n of N images, in order; all of them if n is at least N."
     return np.sort(np.random.default_rng(seed).permutation(N)[:n])
 
@@ -583,7 +589,7 @@ def survey(
     device = next(model.parameters()).device
     images, rows = Rows(d, device), np.arange(len(d)) if rows is None else np.asarray(rows)
     n, parts = max(1, 400_000 // int(np.prod(d.x.shape[1:]))), []
-    with _evaluating(model):
+    with evaluating(model):
         for k, r in enumerate(np.split(rows, range(n, len(rows), n))):
             x, rng = images(torch.from_numpy(r)).x, Noise(seed, 20, k, device=device)
             if isinstance(model.likelihood, Bernoulli): x = model.likelihood.prepare(x, rng)
@@ -597,7 +603,7 @@ def survey(
     return {name: np.concatenate([p[name] for p in parts if name in p]) for name in dict.fromkeys(k for p in parts for k in p)}
 
 # %% ../nbs/02_conv_vae.ipynb #78fe1502
-def _log_p(v: dict, picked: np.ndarray) -> dict:
+def log_p_test(v: dict, picked: np.ndarray) -> dict:
     "Mean log p(x) of all images and its standard errors, from those of some of them (equation 2.21)."
     elbo = -v["recon"] - v["kl"].sum(1); N, n = len(elbo), len(picked)
     gap = v["value"] - elbo[picked]
@@ -617,15 +623,15 @@ def measure(
     budget: int = 2_000_000,  # images decoded for log p(x), at most (but 20 test images always)
 ) -> tuple:  # metrics, arrays for the figures
     "Everything that this chapter asks of a trained model."
-    picked = _subset(len(test), max(20, budget // config.samples), config.seed)
+    picked = chosen(len(test), max(20, budget // config.samples), config.seed)
     v = survey(model, test, config.seed, M=config.samples, log_p_rows=picked)
-    t = survey(model, train, config.seed, rows=_subset(len(train), 2000, config.seed))
-    active = active_units(torch.from_numpy(v["mu"])); some = _subset(len(test), 2000, config.seed)
+    t = survey(model, train, config.seed, rows=chosen(len(train), 2000, config.seed))
+    active = active_units(torch.from_numpy(v["mu"])); some = chosen(len(test), 2000, config.seed)
     agg = aggregate(*(torch.from_numpy(v[k][some]) for k in ("mu", "logvar")), Noise(config.seed, 22))
     def elbo(s): return float(-(s["recon"] + s["kl"].sum(1)).mean())
     metrics = dict(elbo_test=elbo(v), recon_test=float(v["recon"].mean()), kl_test=float(v["kl"].sum(1).mean()),
                    mse_test=float(v["mse"].mean()), elbo_train=elbo(t), images_test=len(test), images_train=len(t["mu"]),
-                   **_log_p(v, picked), log_p_samples=config.samples,
+                   **log_p_test(v, picked), log_p_samples=config.samples,
                    active_units=int(active.sum()), kl_per_latent=v["kl"].mean(0).tolist(), aggregate_kl=agg.kl, information=agg.information,
                    aggregate_images=len(some), aggregate_mean=agg.mean.tolist(), aggregate_sd=agg.sd.tolist(),
                    parameters=_size(model), parameters_encoder=_size(model.encoder), parameters_decoder=_size(model.decoder))
@@ -643,9 +649,9 @@ def _arrays(model, train, test, config, v, some):
     long = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
     about = f"Trained on {train.describe().removeprefix('data: ')}\n{config.net} networks, width {config.width}, L={config.latent}, " \
             f"{config.likelihood}, seed {config.seed}, {long}"
-    with _evaluating(model):
-        return dict(reconstructions=_gray(torch.cat([x, model.reconstruct(x)])),
-                    samples=_gray(model.sample(30, Noise(config.seed, 10, device=device))),
+    with evaluating(model):
+        return dict(reconstructions=gray(torch.cat([x, model.reconstruct(x)])),
+                    samples=gray(model.sample(30, Noise(config.seed, 10, device=device))),
                     mu=v["mu"][some].astype(np.float32), y=y[some], classes=np.array([str(c) for c in test.classes]),
                     kl=v["kl"].mean(0), variance=v["mu"].var(0), caption=np.array(about))
 
