@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REMEDY', 'Dir', 'MaybeDir', 'MaybeFile', 'Names', 'Values', 'Flag', 'Settings', 'Preset', 'COMMANDS', 'OF_TABLES',
            'OF_IMAGES', 'EXIT_CODES', 'explain', 'one_line', 'Command', 'DataCommand', 'DataList', 'megabytes',
-           'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train', 'show_at_once', 'Sweep', 'Metrics', 'Reproduce',
-           'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch', 'say_warning',
-           'prepare_terminal', 'flush', 'main']
+           'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train', 'show_at_once', 'Sweep', 'Metrics', 'Sample',
+           'Reproduce', 'Figures', 'describe', 'overview', 'option', 'starting_point', 'parse', 'dispatch',
+           'say_warning', 'prepare_terminal', 'flush', 'main']
 
 # %% ../nbs/09_cli.ipynb #80ddd4d4
 import errno
@@ -304,6 +304,32 @@ class Metrics(Command):
         if self.out:
             print(configs.write_atomic(self.out, t.to_csv(index=False)))
 
+# %% ../nbs/09_cli.ipynb #1ed23df7
+@dataclass(frozen=True, kw_only=True)
+class Sample(Command):
+    """Draw images with a trained model: a sheet of pictures.
+
+    RUN is the folder of a finished run on images, or the name of published
+    weights, such as vlae-mnist-class.
+
+    examples:
+      genmix sample runs/vlae/NAME
+      genmix sample vlae-mnist-class --digit 7
+    """
+
+    run: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]]  # a run's folder, or published weights
+    digit: int | None = None  # of this class only, for a prior with classes (class, class-flow); the class's number, from 0
+    n: int = 100  # how many
+    seed: int = 0  # of the draw
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")  # the picture
+
+    def do(self):
+        if not 1 <= self.n <= 1000:
+            raise configs.ConfigError(f"--n is {self.n}: expected 1 to 1000 images")
+        from genmix import experiments
+
+        print(experiments.draw_samples(self.run, self.n, self.seed, self.digit, self.out))
+
 # %% ../nbs/09_cli.ipynb #6ed05780
 @dataclass(frozen=True)
 class Reproduce(Command):
@@ -322,7 +348,7 @@ class Reproduce(Command):
     systems: Names = ()  # chapters to reproduce (default: all there are)
     preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (about a minute per chapter), debug (seconds) or paper (hours)
     config: MaybeFile = None  # instead repeat the one run that this config.json belongs to
-    data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae), sprites, rooms, arms (beta-vae)
+    data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae, vlae), sprites, rooms, arms (beta-vae)
     out: Dir = Path("reproduction")  # folder for everything that is made
     download: Flag = False  # fetch real data that is missing
 
@@ -383,6 +409,7 @@ COMMANDS = {
     **{f"train {system}": Train[settings, Literal[configs.preset_names(system)]] for system, settings in configs.SYSTEMS.items()},
     "sweep": Sweep,
     "metrics": Metrics,
+    "sample": Sample,
     "reproduce": Reproduce,
     "figures": Figures,
 }

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'RUNNERS', 'PAPER', 'VARY', 'WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_NAMES', 'METHODS', 'LATENT_LEGEND', 'GRID',
-           'BETAS', 'THEORY', 'NEEDS', 'load_task', 'is_table', 'Images', 'load_images', 'headline', 'show_again',
-           'train', 'train_moe1991', 'origin', 'report_experts', 'draw_run', 'step_sizes', 'train_table1',
-           'shown_table', 'report_table', 'draw_tables', 'Chapter', 'chapter_of', 'snapshot', 'figures_at', 'Reporter',
-           'plot_history', 'first_phase', 'leave', 'train_images', 'load_model', 'values_of', 'in_phases', 'fit_stack',
-           'train_stack', 'train_stacks', 'sweep_runs', 'train_all', 'copy_figures', 'study_moe1991',
-           'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if', 'verdict', 'markdown', 'report_moe1991',
-           'publish', 'study_latent_opt', 'reproduce_latent_opt', 'plot_methods', 'verdict_latent_opt',
-           'report_latent_opt', 'study_smoe_vae', 'reproduce_smoe_vae', 'verdict_smoe_vae', 'report_smoe_vae',
-           'study_beta_vae', 'reproduce_beta_vae', 'verdict_beta_vae', 'report_beta_vae', 'suits', 'data_of',
+           'BETAS', 'THEORY', 'WINDOWS', 'PRIORS', 'NEEDS', 'load_task', 'is_table', 'Images', 'load_images', 'tossed',
+           'headline', 'show_again', 'train', 'train_moe1991', 'origin', 'report_experts', 'draw_run', 'step_sizes',
+           'train_table1', 'shown_table', 'report_table', 'draw_tables', 'Chapter', 'chapter_of', 'snapshot',
+           'figures_at', 'Reporter', 'plot_history', 'first_phase', 'leave', 'train_images', 'load_model',
+           'draw_samples', 'values_of', 'in_phases', 'fit_stack', 'train_stack', 'train_stacks', 'sweep_runs',
+           'train_all', 'copy_figures', 'study_moe1991', 'reproduce_moe1991', 'label_of', 'collect', 'film', 'what_if',
+           'verdict', 'markdown', 'report_moe1991', 'publish', 'study_latent_opt', 'reproduce_latent_opt',
+           'plot_methods', 'verdict_latent_opt', 'report_latent_opt', 'study_smoe_vae', 'reproduce_smoe_vae',
+           'verdict_smoe_vae', 'report_smoe_vae', 'study_beta_vae', 'reproduce_beta_vae', 'verdict_beta_vae',
+           'report_beta_vae', 'study_vlae', 'reproduce_vlae', 'verdict_vlae', 'report_vlae', 'suits', 'data_of',
            'reproduce']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
@@ -24,13 +25,13 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple, get_args
+from typing import NamedTuple, get_args, get_origin
 
 import numpy as np
 import pandas as pd
 
 import genmix
-from genmix import configs, data, moe1991
+from genmix import cache, configs, data, moe1991
 from genmix.moe1991 import RULES, STEP_SIZES, SEARCH_SEEDS, VARIANT
 from genmix.plots import PALETTE, MARKERS, caption, image_grid, save, subplots
 from genmix.runs import (draw_curves, finished, is_first, load_arrays, load_weights, pretrained, provenance, read_result, run, run_folder, save_arrays,
@@ -94,7 +95,24 @@ def load_images(
     try: val = part("validation", most=few) if held_out else None
     except data.DataError: val = None
     if config.many: most = max(1000, min(most, len(train)))
-    return config, Images(train, val, part("test", most=most))
+    found = Images(train, val, part("test", most=most))
+    return config, Images(*(d and tossed(d) for d in found)) if getattr(config, "binarize", "") == "fixed" else found
+
+# %% ../nbs/08_experiments.ipynb #e85d7cd7
+def tossed(
+    d,  # `ImageData`, gray
+    seed: int = 0,  # of the tosses
+):  # `ImageData`, black and white
+    "The images with every pixel tossed once; made once, and kept in the cache."
+    path = cache.cache_root()/"tossed"/f"{d.name}-{d.split}-{d.fingerprint()[:16]}-s{seed}.npz"
+    try: bits = load_arrays(path)["bits"]
+    except FileNotFoundError:
+        gray, rows = np.asarray(d.x[np.arange(len(d))]).reshape(len(d), -1), np.arange(len(d)) if d.rows is None else d.rows
+        u = np.stack([np.random.default_rng([seed, r]).random(gray.shape[1], np.float32) for r in rows])
+        bits = np.packbits(u < gray/np.float32(255), axis=1)
+        save_arrays(path, dict(bits=bits))
+    x = np.unpackbits(bits, axis=1)[:, :int(np.prod(d.x.shape[1:]))].reshape(d.x.shape)*np.uint8(255)
+    return replace(d, x=x, name=f"{d.name}-tossed", source=f"{d.source}; every pixel tossed once by genmix, seed {seed}: not the published static set")
 
 # %% ../nbs/08_experiments.ipynb #8183fa8c
 IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae", "vlae")  # systems that train on images
@@ -308,6 +326,7 @@ class Chapter(NamedTuple):
     figures: Callable  # (arrays, config) -> {name: function that draws}
     snapshot: Callable  # (model, train, config) -> {name: uint8 images [N, C, H, W], ten in a row}
     films: Callable = lambda arrays: {}  # (arrays) -> {name: function that writes a GIF to a path}
+    every_epoch: bool = False  # show what was learned after every epoch (of at most 100), not only after some
 
 def chapter_of(
     system: str,  # one of IMAGES
@@ -324,7 +343,7 @@ def chapter_of(
         return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot, beta_vae.run_films)
     if system == "vlae":
         from genmix import vlae
-        return Chapter(vlae.model_of, vlae.measure, vlae.run_figures, snapshot)
+        return Chapter(vlae.model_of, vlae.measure, vlae.run_figures, snapshot, every_epoch=True)
     from genmix import latent_opt as chapter
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})
@@ -352,7 +371,8 @@ class Reporter:
     def __init__(self, config, task: Images, folder: Path, chapter: Chapter):
         self.config, self.train, self.folder, self.snapshot = config, task.train, folder, chapter.snapshot
         per_epoch = -(-len(task.train)//config.batch)
-        self.epochs = figures_at(-(-config.steps//per_epoch) if config.steps else config.epochs)
+        last = -(-config.steps//per_epoch) if config.steps else config.epochs
+        self.epochs = range(1, last + 1) if chapter.every_epoch and last <= 100 else figures_at(last)
         self.written, self.told = 0., time.time()
 
     def __call__(self, epoch: int, model, history):
@@ -457,6 +477,24 @@ def load_model(
     like = _Like(x=np.broadcast_to(np.uint8(0), (N, *made["shape"])), classes=made["classes"])
     return weights.into(chapter_of(configs.system_of(c)).model_of(c, like))
 
+# %% ../nbs/08_experiments.ipynb #3568d433
+def draw_samples(
+    name: str,  # a run's folder, or the name of published weights
+    n: int = 100,  # how many
+    seed: int = 0,
+    digit: int | None = None,  # of this class only, where the prior knows classes
+    out="samples.png",  # the picture
+) -> Path:  # the picture
+    "Images drawn by a trained model, as a sheet."
+    model = load_model(name)
+    if not hasattr(model, "sample"): raise configs.ConfigError(f"{name} is a model that draws no images")
+    if digit is not None and not getattr(getattr(model, "prior", None), "K", 0):
+        raise configs.ConfigError(f"--digit is {digit}, and {name} has no prior for each class; train one with genmix train vlae --prior class")
+    x = model.sample(n, seed, **({} if digit is None else {"y": digit}))
+    x = (x.float().clamp(0, 1)*255).round().byte().cpu().numpy()
+    said = f"{name if not Path(name).exists() else Path(name).resolve().name}: {n} images drawn" + (f" of class {digit}" if digit is not None else "") + f", seed {seed}"
+    return save(caption(image_grid(x), said), out)
+
 # %% ../nbs/08_experiments.ipynb #1881fd56
 def values_of(
     system: str,  # such as smoe-vae
@@ -469,11 +507,12 @@ def values_of(
         options = get_args(kind)
         if type(None) in options: kind = options[0]
         try:
+            if get_origin(kind) is tuple: return configs.checked(name, kind, [int(v) for v in text.lower().split("x")])
             if kind is bool: return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
             return configs.checked(name, types[name], int(text) if kind is int else float(text) if kind is float else text)
         except (KeyError, ValueError) as e:
             raise configs.ConfigError(str(e) if isinstance(e, configs.ConfigError) else f"{name} cannot be {text!r}; it is {options_of(kind)}") from None
-    def options_of(kind): return "true or false" if kind is bool else "a whole number" if kind is int else "a number"
+    def options_of(kind): return "true or false" if kind is bool else "a whole number" if kind is int else "two whole numbers, such as 3x2" if get_origin(kind) is tuple else "a number"
     for word in words:
         name, equals, text = word.partition("=")
         name = name.lstrip("-").replace("-", "_")
@@ -1042,17 +1081,82 @@ def report_beta_vae(tables: dict, text: str, preset: str, shown: dict, folder: P
         parts += [f"![{label}, {p.stem}](figures/beta-vae/{short}/{p.name})\n" for p in sorted((folder/short).glob("*")) if p.suffix in (".png", ".gif")]
     return "\n".join(parts)
 
+# %% ../nbs/08_experiments.ipynb #4c103ca9
+WINDOWS = {"quick": ((1, 1), (3, 2), (7, 4)), "debug": ((1, 1), (3, 2)), "paper": ((1, 1), (3, 2), (5, 3), (7, 4), (13, 7))}
+PRIORS = ("none", "gaussian", "flow", "class", "class-flow", "two-level")
+
+def study_vlae(
+    preset: str,  # quick, debug or paper
+    name: str,  # data: auto (the preset's own), or a set of images
+) -> dict:  # "windows", "priors": configs
+    "What the study of chapter 06 consists of."
+    base = configs.PRESETS[preset]["vlae"]
+    if preset == "quick": base = replace(base, steps=150, lr=4e-3, ema=.98, latent=16, samples=50, images=60)
+    base = replace(base, plots=False, **({} if name == "auto" else {"data": name}))
+    show = replace(base, prior="class", plots=True)
+    windows = [replace(base, prior="gaussian", window=w) for w in WINDOWS[preset]]
+    priors = [show if p == "class" else replace(base, prior=p) for p in PRIORS]
+    return {"windows": windows, "priors": priors}
+
+# %% ../nbs/08_experiments.ipynb #9b8cbb8f
+def reproduce_vlae(preset: str, out: Path, name: str, download: bool) -> str:
+    "The study of chapter 06: windows, priors, their tables and figures; the report's part as Markdown."
+    import torch
+    from genmix import vlae
+    study, folder = study_vlae(preset, name), out/"figures"/"vlae"
+    members = list(dict.fromkeys(c for v in study.values() for c in v))
+    load_images(members[0], download)                                          # prints the data's origin first, and fetches it
+    done = dict(zip(members, train_all(members, out/"runs", spread=preset != "debug")))
+    df = {k: vlae.collect([done[c] for c in v]) for k, v in study.items()}
+    tables = {k: vlae.summary(d) for k, d in df.items()}
+    for k, t in tables.items(): save_table(out/"tables"/f"vlae-{k}.csv", t, float_format="%.6g")
+    made, c = read_result(done[members[0]])["provenance"], members[0]
+    text = f"{made['data'].removeprefix('data: ')}; seed {c.seed}, {made['steps']:,} steps"
+    everything = vlae.collect(done.values())
+    for k, fig in {"windows": vlae.plot_windows(df["windows"], text), "rates": vlae.plot_rates(everything, text), "priors": vlae.plot_priors(df["priors"], text)}.items(): save(fig, folder/f"{k}.png")
+    shown = {c.prior: f for c, f in done.items() if c.plots}
+    for k, f in shown.items(): copy_figures(f, folder/k)
+    print("\n" + tables["priors"].dropna(axis=1, how="all").round(2).to_string(index=False))
+    return report_vlae(tables, df["windows"], text, preset, shown, folder)
+
+# %% ../nbs/08_experiments.ipynb #585eafc9
+def verdict_vlae(
+    windows,  # DataFrame of `vlae.collect`: runs that differ in their window
+    priors,  # DataFrame of `vlae.summary`
+) -> list:  # sentences
+    "What the tables say about windows and priors."
+    w = windows.sort_values("sees"); a, b = w.iloc[0], w.iloc[-1]
+    falls = "falls with every larger window" if w.kl_test.is_monotonic_decreasing else "does not fall with every larger window"
+    said = [f"What the code carries {falls}: {a.kl_test:.1f} nats with {a.sees} pixels in sight, {b.kl_test:.1f} with {b.sees}; the bound of the whole message goes from {-a.elbo_test:.1f} to {-b.elbo_test:.1f} nats."]
+    p = priors.set_index("prior"); codes = p.drop(index="none", errors="ignore")
+    said.append(f"The lowest NLL has the prior {codes.NLL.idxmin()}, {codes.NLL.min():.1f} nats, the highest {codes.NLL.idxmax()}, {codes.NLL.max():.1f}.")
+    if "none" in p.index: said.append(f"Without a code it is {p.NLL['none']:.1f} nats.")
+    return said
+
+def report_vlae(tables: dict, windows, text: str, preset: str, shown: dict, folder: Path) -> str:
+    "The chapter's part of the report."
+    parts = ["## The variational lossy autoencoder\n", f"Preset `{preset}`, genmix {genmix.__version__}, {datetime.date.today().isoformat()}.\n", f"{text}.\n",
+             "How to read this. Nats per image. *NLL*: -log p(x) by importance sampling, with its standard error over images; *KL*: what the code carries, also in bits; *Bayes accuracy*: of the classifier that a prior for each class makes.\n",
+             "### Priors\n", markdown(tables["priors"].dropna(axis=1, how="all"), 2), "### Windows\n", markdown(tables["windows"].dropna(axis=1, how="all"), 2), " ".join(verdict_vlae(windows, tables["priors"])) + "\n"]
+    for name, what in (("windows", "Code and message against the pixels in sight"), ("rates", "Reconstruction against rate"), ("priors", "Bound and log p(x) of every prior")):
+        parts.append(f"![{what}](figures/vlae/{name}.png)\n")
+    for label in shown:
+        parts.append(f"### One run: prior {label}\n")
+        parts += [f"![{label}, {p.stem}](figures/vlae/{label}/{p.name})\n" for p in sorted((folder/label).glob("*.png"))]
+    return "\n".join(parts)
+
 # %% ../nbs/08_experiments.ipynb #6487fe0c
 NEEDS = {  # chapter -> what --data must name for it
     "moe1991": "a table of vowels: vowels, formants, or a CSV file", "latent-opt": "images, such as digits, doodles or mnist",
     "smoe-vae": "gray images of 28x28 pixels, such as digits, doodles or mnist",
     "beta-vae": f"images of 64x64 pixels with factors: {', '.join((*data.WORLDS, *data.GRIDS))}",
+    "vlae": "gray images, such as digits, doodles or mnist",
 }
 
 def suits(system: str, name: str) -> bool:
     "Can a chapter use this data?"
     worlds = name in data.WORLDS or name in data.GRIDS
-    return {"moe1991": is_table(name), "latent-opt": not is_table(name), "smoe-vae": not (is_table(name) or worlds), "beta-vae": worlds}[system]
+    return {"moe1991": is_table(name), "latent-opt": not is_table(name), "smoe-vae": not (is_table(name) or worlds), "beta-vae": worlds, "vlae": not (is_table(name) or worlds)}[system]
 
 def data_of(
     systems,  # chapters that were named; none: all
@@ -1080,7 +1184,7 @@ def reproduce(
     which = data_of(systems, data)
     if download and which.get("moe1991") == "auto": which["moe1991"] = "vowels"
     study = {"moe1991": reproduce_moe1991, "latent-opt": reproduce_latent_opt, "smoe-vae": reproduce_smoe_vae,
-             "beta-vae": reproduce_beta_vae}
+             "beta-vae": reproduce_beta_vae, "vlae": reproduce_vlae}
     parts = [study[s](preset, out, name, download) for s, name in which.items()]
     report = configs.write_atomic(out/"report.md", "# genmix: what was reproduced\n\n" + "\n".join(parts))
     pictures = (p for p in out.rglob("*") if p.suffix in (".png", ".gif"))

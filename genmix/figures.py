@@ -81,8 +81,10 @@ _BETA = {"originals": "64 test images and their reconstructions", "traversal": "
          "information": "what every latent variable knows about every factor"}
 _VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
         "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
+_VLAE = {"lossy": "test images, and three images drawn for the code of each", "samples": "images drawn with codes from the prior",
+         "traversal": "one code, a latent variable moved in every row", "by_class": "images drawn for every class"}
 _IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"},
-           "smoe-vae": _SMOE, "beta-vae": _BETA}
+           "smoe-vae": _SMOE, "beta-vae": _BETA, "vlae": _VLAE}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
         FIGURES[f"{system}-{name}"] = Figure(f"of a run: {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
@@ -93,6 +95,7 @@ def _image_run(folder: Path, config, system: str) -> dict:
     elif system == "latent-opt": from genmix.latent_opt import run_figures
     elif system == "smoe-vae": from genmix.smoe_vae import run_figures
     elif system == "beta-vae": from genmix.beta_vae import run_figures
+    elif system == "vlae": from genmix.vlae import run_figures
     else: from genmix.latent_opt import classifier_figures as run_figures
     history = pd.read_csv(folder/"history.csv")
     def curves():
@@ -182,6 +185,36 @@ _beta_study("tchebycheff", "trade-off of reconstruction and metrics", "plot_tche
 _beta_study("rate", "reconstruction and MIG against KL", "plot_rate", main=False)
 for data in ("sprites", "rooms", "arms"):
     for name, description in _BETA.items(): _beta_run(data, name, description)
+
+# %% ../nbs/07_figures.ipynb #a56522e7
+def _tiny(_):
+    from genmix import vlae
+    return vlae.plot_code_length(vlae.tiny_world())
+
+def _seen(_):
+    from genmix import vlae
+    return vlae.plot_seen(((1, 1), (3, 2), (5, 3), (7, 4), (11, 6)))
+
+def _vlae_study(name: str, description: str):
+    "A figure of the published study of chapter 06."
+    def draw(_):
+        from genmix import vlae
+        return vlae.study_figure(name)
+    FIGURES[f"vlae-study-{name}"] = Figure(description, "published", draw)
+
+def _vlae_run(name: str, description: str):
+    "A figure of a published model of chapter 06."
+    def draw(_):
+        from genmix import vlae
+        kind = "class" if name == "by_class" else "flow"
+        return getattr(vlae, f"plot_{name}")(runs.published("vlae", kind).value)
+    FIGURES[f"vlae-mnist-{name}"] = Figure(f"a published model of MNIST: {description}", "published", draw)
+
+FIGURES["vlae-code-length"] = Figure("a tiny world: bits that a code saves, against its cost, by window", "published", _tiny)
+FIGURES["vlae-seen"] = Figure("what a pixel sees with several windows", "published", _seen)
+for name, description in (("windows", "MNIST: the code's KL and the bound against the pixels in sight"), ("rates", "MNIST: reconstruction against rate"),
+                          ("priors", "MNIST: bound and log p(x) of every prior")): _vlae_study(name, description)
+for name, description in _VLAE.items(): _vlae_run(name, description)
 
 # %% ../nbs/07_figures.ipynb #340a2250
 def read_run(
