@@ -258,7 +258,7 @@ class Sweep(Command):
 
     system: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SYSTEM", help_behavior_hint="")]]  # what to train, such as smoe-vae (genmix --help lists them)
     values: Values = ()  # settings and their values
-    preset: Literal[tuple(configs.PRESETS)] = "quick"  # where all other settings come from
+    preset: Literal[(*configs.PRESETS, *configs.NAMED)] = "quick"  # where all other settings come from
     out: Dir = Path("runs")  # folder that all runs go to
     workers: int = 0  # processes (0: one per core)
     stacked: Flag = False  # beta-vae, on a GPU: train all models of one size as one

@@ -151,8 +151,8 @@ def test_chunks_change_nothing_but_rounding():
 
 def test_many_blocks_of_noise_add_up(monkeypatch):
     "Sums over blocks must equal one importance() over all log-weights."
-    k, seen, plain = Known(), [], vae._log_weights
-    monkeypatch.setattr(vae, "_log_weights", lambda *a: seen.append(plain(*a)) or seen[-1])
+    k, seen, plain = Known(), [], vae.log_weights
+    monkeypatch.setattr(vae, "log_weights", lambda *a: seen.append(plain(*a)) or seen[-1])
     M = 2**20 // (150 * 3) * 2 + 17  # two whole blocks and a rest
     est = k.model.log_prob(k.x, M, q=k.wrong())
     assert [len(s) for s in seen] == [2**20 // 450] * 2 + [17]

@@ -86,7 +86,8 @@ def test_waves_draw_what_single_pixels_draw(window, levels):
     for r in range(7):
         for c in range(9):
             out = pixels.predict(x, m)[:, :, r, c]
-            x[:, 0, r, c] = u[:, r, c] < out[:, 0].sigmoid() if levels == 2 else (out.softmax(1).cumsum(1)[:, :-1] < u[:, r, c, None]).sum(1).double() / (levels - 1)
+            many = (out.softmax(1).cumsum(1)[:, :-1] < u[:, r, c, None]).sum(1).double() / (levels - 1)
+            x[:, 0, r, c] = u[:, r, c] < out[:, 0].sigmoid() if levels == 2 else many
     torch.testing.assert_close(pixels.net.sample(m, u), x)
     assert 0 < x.mean() < 1
 
@@ -145,7 +146,9 @@ def test_made_sees_only_what_is_before():
     assert (J.triu() == 0).all() and all((J[k].diagonal(-1) != 0).all() and J[k, 4, 0] != 0 for k in (0, 1))
 
 
-@pytest.mark.parametrize("prior", [Normal(3), ClassNormal(3, 4), TwoLevel(3, 2, 8), Flow(Normal(3), 3, 16, True), Flow(ClassNormal(3, 4), 2, 16, True)], ids=lambda p: type(p).__name__ + str(p.K))
+@pytest.mark.parametrize("prior", [
+    Normal(3), ClassNormal(3, 4), TwoLevel(3, 2, 8), Flow(Normal(3), 3, 16, True), Flow(ClassNormal(3, 4), 2, 16, True),
+], ids=lambda p: type(p).__name__ + str(p.K))
 def test_kl_estimates_agree_and_samples_have_the_density(prior):
     "The prior's own KL against the plain estimate from draws; and samples against log p: the mean of its gradient over samples is 0."
     loosened(prior, .1)
@@ -333,9 +336,10 @@ def test_sample_command(by_class, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("how, said", [
-    (dict(window=(4, 2)), "must be odd"), (dict(window=(3, 0)), "at least 1"), (dict(window=(3, 2, 1)), "2 whole numbers"), (dict(window="3x2"), "2 whole numbers"),
-    (dict(channels=0), "window to 1 1"), (dict(channels=0, window=(1, 1), prior="none"), "prior other than none"), (dict(levels=4, binarize="none"), "black and white"),
-    (dict(free="soft"), "free_bits"), (dict(prior="flows"), "prior must be"), (dict(levels=1), "at least 2"), (dict(free_bits=-1.0), "0 or above"),
+    (dict(window=(4, 2)), "must be odd"), (dict(window=(3, 0)), "at least 1"), (dict(window=(3, 2, 1)), "2 whole numbers"),
+    (dict(window="3x2"), "2 whole numbers"), (dict(channels=0), "window to 1 1"), (dict(levels=4, binarize="none"), "black and white"),
+    (dict(channels=0, window=(1, 1), prior="none"), "prior other than none"), (dict(free="soft"), "free_bits"), (dict(prior="flows"), "prior must be"),
+    (dict(levels=1), "at least 2"), (dict(free_bits=-1.0), "0 or above"),
 ])
 def test_impossible_settings(how, said):
     with pytest.raises(ConfigError, match=said):
@@ -373,7 +377,10 @@ def test_window_on_the_command_line(capsys):
     assert configs.from_dict(configs.to_dict(c)) == c
 
 
-@pytest.mark.parametrize("how", [dict(levels=4), dict(channels=0, window=(1, 1), prior="two-level", binarize="none"), dict(optimizer="adam", affine=True, prior="flow"), dict(net="residual")])
+@pytest.mark.parametrize("how", [
+    dict(levels=4), dict(channels=0, window=(1, 1), prior="two-level", binarize="none"), dict(optimizer="adam", affine=True, prior="flow"),
+    dict(net="residual"),
+])
 def test_variants_train(how, digits, tmp_path):
     folder = experiments.train(replace(C, **how), tmp_path)
     r = runs.read_result(folder)["metrics"]
