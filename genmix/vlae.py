@@ -324,7 +324,7 @@ class TwoLevel(Prior):
         z2 = rng.normal(n, self.upper); mu, logvar = self.given(z2)
         return torch.cat([mu + (.5 * logvar).exp() * rng.normal(n, self.lower), z2], 1)
 
-# %% ../nbs/06_vlae.ipynb #6071f44f
+# %% ../nbs/06_vlae.ipynb #5e743393
 class MADE(nn.Module):
     "Three masked linear layers: output i sees inputs before i; starts as the identity."
     def __init__(
@@ -346,6 +346,7 @@ class MADE(nn.Module):
         for k, l in enumerate(self.layers): z = F.linear(z.relu() if k else z, l.weight * l.mask, l.bias)
         return z.chunk(2, -1) if self.affine else (z, torch.zeros_like(z))
 
+# %% ../nbs/06_vlae.ipynb #6bc0b14f
 class Flow(Prior):
     "A density bent by steps of equation 6.8, the order of the dimensions reversed between them."
     def __init__(
@@ -668,7 +669,7 @@ def summary(
     t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and m else math.nan for p, m in zip(df.prior, mnist)] for k in (0, 1))
     return t
 
-# %% ../nbs/06_vlae.ipynb #779a2d27
+# %% ../nbs/06_vlae.ipynb #a888c68b
 def plot_windows(
     df,  # DataFrame of `collect`: runs that differ in their window
     text: str,  # caption
@@ -701,6 +702,7 @@ def plot_rates(
     ax.set(xlabel="rate: KL (nats)", ylabel="reconstruction (nats)", xlim=(low - .5, high + 2)); ax.margins(y=.08)
     return caption(fig, text)
 
+# %% ../nbs/06_vlae.ipynb #e57914b1
 def plot_priors(
     df,  # DataFrame of `collect`: runs that differ in their prior
     text: str,  # caption
