@@ -256,7 +256,7 @@ class VLAEConfig(FitConfig):
     data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own; gray images
     n: int = 0  # training images, in the proportions of the classes (0: all)
     levels: int = 2  # gray levels of a pixel; 2 is black and white
-    binarize: Literal["dynamic", "fixed", "none"] = "dynamic"  # black and white by tossing every gray pixel anew in every step, once by the seed, or never (a gray value counts as a share of tosses)
+    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "dynamic"  # black and white by tossing every gray pixel anew in every step, or once for all runs; by a threshold of one half; or not at all (a gray value counts as a share of tosses)
     prior: Literal["gaussian", "flow", "class", "class-flow", "two-level", "none"] = "gaussian"  # p(z); none: no latent variables, the pixel network alone
     window: tuple[int, int] = (3, 2)  # pixels that a pixel sees: width (odd) and rows, its own included; 1 1: none
     layers: int = 4  # masked convolutions, over which the window is spread
@@ -282,8 +282,10 @@ class VLAEConfig(FitConfig):
             raise ConfigError(f"window is {self.window[0]} pixels wide; its width must be odd, since it lies around the pixel")
         if not self.channels and (self.window != (1, 1) or self.levels > 2 or self.prior == "none"):
             raise ConfigError("channels is 0, so there is no pixel network: set window to 1 1, levels to 2, and a prior other than none")
-        if self.levels > 2 and self.binarize != "dynamic":
-            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it at dynamic")
+        if self.binarize == "none" and self.channels:
+            raise ConfigError("binarize is none, and a pixel network reads black and white: set channels to 0, or binarize to dynamic, fixed or threshold")
+        if self.levels > 2 and self.binarize not in ("dynamic", "threshold"):
+            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it out")
         if self.free == "soft" and not self.free_bits:
             raise ConfigError("free is soft and free_bits is 0: say with free_bits how many nats the KL term shall have")
 
@@ -307,7 +309,7 @@ PRESETS = {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
-        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(),
+        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(binarize="threshold"),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -317,7 +319,7 @@ PRESETS = {
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
         "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
-        "vlae": VLAEConfig(n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
+        "vlae": VLAEConfig(binarize="threshold", n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),

@@ -9,8 +9,9 @@ __all__ = ['NUMBERS', 'PAPER', 'PARTS', 'TinyWorld', 'tiny_world', 'seen', 'code
            'plot_lossy', 'plot_samples', 'plot_traversal', 'plot_by_class', 'run_figures', 'collect', 'summary',
            'plot_windows', 'plot_rates', 'plot_priors', 'part', 'study_figure']
 
-# %% ../nbs/06_vlae.ipynb #f3fcc2e5
+# %% ../nbs/06_vlae.ipynb #3fd5c233
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ def seen(
     d = (window[0] - 1) // 2
     return [j for j in range(i) if r - j // W < window[1] and abs(j % W - c) <= d]
 
-# %% ../nbs/06_vlae.ipynb #f33a1dd7
+# %% ../nbs/06_vlae.ipynb #d372e364
 def code_length(
     world: TinyWorld,
     a: float,  # sharpness of the encoder that the decoder is made for (equation 6.3)
@@ -76,25 +77,25 @@ def code_length(
         sees = seen(i, world.shape, window); context = x[:, sees] @ (1 << np.arange(len(sees)))
         for z in (0, 1):
             share = (np.bincount(context, joint[:, z] * x[:, i]) / np.bincount(context, joint[:, z]))[context]
-            log_px[:, z] += np.log2(np.where(x[:, i] == 1, share, 1 - share))
+            log_px[:, z] += np.log2(np.maximum(np.where(x[:, i] == 1, share, 1 - share), 1e-300))
     both = log_px + np.log2(prior); log_p = np.logaddexp2(both[:, 0], both[:, 1])            # log2 p(x, z), log2 p(x)
     q = encoder(rho * a); used = p[:, None] * q
-    image, code, back = -(used * log_px).sum(), -(used * np.log2(prior)).sum(), -(used * np.log2(q)).sum()
+    image, code, back = -(used * log_px).sum(), -(used * np.log2(prior)).sum(), -(used * np.log2(np.maximum(q, 1e-300))).sum()
     return dict(total=image + code - back, image=image, code=code, back=back, information=code - back,
-                mismatch=(p * (np.log2(p) - log_p)).sum(), posterior=(used * (np.log2(q) - both + log_p[:, None])).sum())
+                mismatch=(p * (np.log2(p) - log_p)).sum(), posterior=(used * (np.log2(np.maximum(q, 1e-300)) - both + log_p[:, None])).sum())
 
-# %% ../nbs/06_vlae.ipynb #b585a8fc
+# %% ../nbs/06_vlae.ipynb #f42c2c7b
 def plot_code_length(
     world: TinyWorld,
     windows=((1, 1), (3, 1), (3, 2), None),  # of the decoder
     lags=(1., .5),  # a panel for each rho
-    sharpest: float = 1.2,  # largest a
+    sharpest: float = 4.,  # largest a
 ):  # the figure
     "What a code saves, against what it costs, for several windows."
     fig, axes = subplots(1, len(lags), width=7.2, height=3.6, sharey=True, squeeze=False)
     for ax, rho in zip(axes[0], lags):
         for k, w in enumerate(windows):
-            found = [code_length(world, a, w, rho) for a in np.linspace(0, sharpest, 41)]
+            found = [code_length(world, a, w, rho) for a in np.linspace(0, 1, 41)**2 * sharpest]
             I, C = (np.array([m[name] for m in found]) for name in ("information", "total"))
             saved = np.round(C[0] - C, 9); name = "all before" if w is None else f"{w[0]} × {w[1]}"
             ax.plot(I, saved, color=PALETTE[k]); ax.plot(I[saved.argmax()], saved.max(), "o", color=PALETTE[k])
@@ -154,24 +155,24 @@ class PixelCNN(nn.Module):
             h = h + conv(F.silu(h) if torch.is_tensor(h) else x) + a
         return self.out(F.silu(h))
 
-# %% ../nbs/06_vlae.ipynb #0cddb9de
+# %% ../nbs/06_vlae.ipynb #c1101085
 def seen_by(
     net: PixelCNN,
-    H: int = 15,  # rows of the image
-    W: int = 15,  # columns
-    at=None,  # (row, column) of a pixel (None: far enough down, in the middle)
+    H: int | None = None,  # rows of the image (None: enough for the window)
+    W: int | None = None,  # columns (None: likewise)
+    at=None,  # (row, column) of a pixel (None: the last row, in the middle)
 ):  # bool [H, W]
-    "Which pixels the prediction of one pixel depends on, by autograd."
-    r, c = at or (min(H - 1, net.window[1]), W // 2)
-    x = torch.rand(1, 1, H, W, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        copy = PixelCNN(net.inject.in_channels, net.window, len(net.convs), net.channels, net.out.out_channels).double()
+    "Which pixels the prediction of one pixel depends on, by autograd; for random weights, so that no gradient is 0 by chance."
+    H, W = H or net.window[1] + 1, W or net.window[0] + 2
+    r, c = at or (H - 1, W // 2)
+    noise, copy = torch.Generator().manual_seed(0), deepcopy(net).cpu().double()
+    for p in copy.parameters(): p.data = torch.randn(p.shape, generator=noise, dtype=torch.float64)
+    x = torch.rand(1, 1, H, W, generator=noise, dtype=torch.float64, requires_grad=True)
     said = copy(x, torch.zeros(1, net.inject.in_channels, H, W, dtype=torch.float64))[0, :, r, c].sum()
     grad = torch.autograd.grad(said, x, allow_unused=True)[0]
     return np.zeros((H, W), bool) if grad is None else (grad[0, 0] != 0).numpy()
 
-# %% ../nbs/06_vlae.ipynb #01073ca7
+# %% ../nbs/06_vlae.ipynb #89cd90ae
 def plot_seen(
     windows,  # several (width, rows)
     layers: int = 4,  # masked convolutions
@@ -180,14 +181,14 @@ def plot_seen(
     w, h = max(w for w, _ in windows), max(r for _, r in windows)
     fig, axes = subplots(1, len(windows), width=1.5 * len(windows) + .2, height=1.6, squeeze=False)
     for ax, window in zip(axes[0], windows):
-        s = seen_by(PixelCNN(1, window, layers), h + 1, w + 2, at=(h, (w + 2) // 2)).astype(float)
+        s = seen_by(PixelCNN(1, window, layers), h + 1, w + 2).astype(float)
         s[h, (w + 2) // 2] = 2
         ax.imshow(np.array([[1., 1, 1], [.6, .77, .9], [.84, .37, 0]])[s.astype(int)], interpolation="nearest")
         ax.set_xticks(np.arange(-.5, w + 2), []); ax.set_yticks(np.arange(-.5, h + 1), []); ax.grid(color="#dddddd", lw=.5)
         ax.tick_params(length=0); ax.set_title(f"{window[0]} × {window[1]}", fontsize=10); ax.set_xlabel(f"{int((s == 1).sum())} pixels", fontsize=9)
     return caption(fig, f"What the orange pixel sees (blue), by gradients; {layers} masked layers")
 
-# %% ../nbs/06_vlae.ipynb #ce9399a6
+# %% ../nbs/06_vlae.ipynb #01ccce35
 class Pixels(nn.Module):
     "p(x|z): pixels of two or more gray levels, one after another through a window; without a network, each alone."
     bounded = True
@@ -195,14 +196,15 @@ class Pixels(nn.Module):
         self,
         net: PixelCNN | None,  # None: the map itself is the log-odds of white
         levels: int = 2,  # gray levels
-        toss: bool = True,  # with two levels: toss gray pixels; False takes a gray value for a share of tosses
+        binarize: str = "dynamic",  # gray pixels of two levels: tossed ("dynamic", and "fixed", which has tossed them before), by "threshold", or "none"
     ):
-        super().__init__(); self.net, self.levels, self.toss = net, levels, toss
+        super().__init__(); self.net, self.levels, self.binarize = net, levels, binarize
 
     def prepare(self, x, rng):
         "Images that have only the levels there are."
         if self.levels > 2: return (x * (self.levels - 1)).round() / (self.levels - 1)
-        return (rng.uniform(*x.shape) < x).to(x.dtype) if self.toss else x
+        if self.binarize == "threshold": return (x >= .5).to(x.dtype)
+        return x if self.binarize == "none" else (rng.uniform(*x.shape) < x).to(x.dtype)
 
     def predict(self, x, m):
         "What the network says of every pixel: [B, 1 or levels, H, W]."
@@ -274,7 +276,7 @@ class Normal(Prior):
     def kl(self, z, mu, logvar, y=None): return kl_normal(mu, logvar)
     def sample(self, n, rng, y=None): return rng.normal(n, self.latent)
 
-# %% ../nbs/06_vlae.ipynb #eeb18cd3
+# %% ../nbs/06_vlae.ipynb #184aa389
 class ClassNormal(Prior):
     "A normal density for every class (equation 6.6)."
     def __init__(self, latent: int, K: int):
@@ -290,7 +292,8 @@ class ClassNormal(Prior):
     def log_prob(self, z, y=None):
         return self.log_joint(z).logsumexp(-1) if y is None else self.terms(z, y).sum(-1)
 
-    def terms(self, z, y): return -.5 * ((z - self.mu[y])**2 / self.logvar[y].exp() + self.logvar[y] + math.log(2 * math.pi))
+    def terms(self, z, y):
+        return -.5 * ((z - self.mu[y])**2 / self.logvar[y].exp() + self.logvar[y] + math.log(2 * math.pi))
 
     def kl(self, z, mu, logvar, y):
         v = self.logvar[y]
@@ -300,9 +303,9 @@ class ClassNormal(Prior):
         if y is None: y = torch.searchsorted(self.log_y().exp().cumsum(0), rng.uniform(n)).clamp(max=self.K - 1)
         return self.mu[y] + (.5 * self.logvar[y]).exp() * rng.normal(n, self.latent)
 
-# %% ../nbs/06_vlae.ipynb #8216217e
+# %% ../nbs/06_vlae.ipynb #d0971f21
 class TwoLevel(Prior):
-    "p(z1|z2) p(z2), for codes with z1 first (equation 6.7)."
+    "p(z1|z2) p(z2), for codes with z1 first (equation 6.8)."
     def __init__(self, latent: int, upper: int, hidden: int = 128):
         super().__init__(); self.lower, self.upper, self.latent = latent, upper, latent + upper
         self.net = nn.Sequential(nn.Linear(upper, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
@@ -324,7 +327,7 @@ class TwoLevel(Prior):
         z2 = rng.normal(n, self.upper); mu, logvar = self.given(z2)
         return torch.cat([mu + (.5 * logvar).exp() * rng.normal(n, self.lower), z2], 1)
 
-# %% ../nbs/06_vlae.ipynb #5e743393
+# %% ../nbs/06_vlae.ipynb #80b3c9c9
 class MADE(nn.Module):
     "Three masked linear layers: output i sees inputs before i; starts as the identity."
     def __init__(
@@ -334,6 +337,7 @@ class MADE(nn.Module):
         affine: bool = False,  # scales, too
     ):
         super().__init__()
+        if hidden < L - 1: raise ConfigError(f"hidden is {hidden}; a flow of {L} latent variables needs at least {L - 1} hidden units")
         self.affine, at = affine, torch.arange(hidden) % max(1, L - 1)                      # hidden unit j sees inputs 0 to at[j]
         def layer(a, b, mask):
             linear = nn.Linear(a, b); linear.register_buffer("mask", mask.float(), persistent=False)
@@ -346,9 +350,9 @@ class MADE(nn.Module):
         for k, l in enumerate(self.layers): z = F.linear(z.relu() if k else z, l.weight * l.mask, l.bias)
         return z.chunk(2, -1) if self.affine else (z, torch.zeros_like(z))
 
-# %% ../nbs/06_vlae.ipynb #6bc0b14f
+# %% ../nbs/06_vlae.ipynb #e4ea6485
 class Flow(Prior):
-    "A density bent by steps of equation 6.8, the order of the dimensions reversed between them."
+    "A density bent by steps of equation 6.9, the order of the dimensions reversed between them."
     def __init__(
         self,
         base: Prior,  # of epsilon: `Normal` or `ClassNormal`
@@ -402,7 +406,7 @@ def prior_of(
     if c.prior == "two-level": return TwoLevel(c.latent, c.upper, c.hidden)
     return Flow(base, c.flows, c.hidden, c.affine) if c.prior.endswith("flow") else base
 
-# %% ../nbs/06_vlae.ipynb #6195284d
+# %% ../nbs/06_vlae.ipynb #cc352a9c
 class NoCode(nn.Module):
     "An encoder that says nothing: codes of length 0."
     def forward(self, x): return x.new_zeros(2, len(x), 0)
@@ -426,7 +430,7 @@ class VLAE(VAE):
         net = PixelCNN(c.maps, c.window, c.layers, c.channels, 1 if c.levels == 2 else c.levels) if c.channels else None
         maps = (c.maps if net else 1, *shape[1:])
         encoder, decoder = (f(s, prior.latent, c.width) for f, s in zip(NETS[c.net], (shape, maps))) if prior.latent else (NoCode(), OneMap(maps))
-        super().__init__(encoder, decoder, Pixels(net, c.levels, c.binarize == "dynamic"), 1., c.warmup, c.free_bits)
+        super().__init__(encoder, decoder, Pixels(net, c.levels, c.binarize), 1., c.warmup, c.free_bits)
         self.prior, self.free, self.optimizer = prior, c.free, c.optimizer
         self.register_buffer("gamma", torch.ones(()))
 
@@ -438,10 +442,10 @@ class VLAE(VAE):
         if self.optimizer == "adam": return [adam(self.parameters(), config.lr)]
         return [torch.optim.Adamax(self.parameters(), config.lr, foreach=True)]
 
-# %% ../nbs/06_vlae.ipynb #d57e6d1a
+# %% ../nbs/06_vlae.ipynb #e4d2d0d4
 @patch
 def cost(self: VLAE, kls):
-    "What the KL terms of the latent variables [L], means over the batch, cost (equation 6.10)."
+    "What the KL terms of the latent variables [L], means over the batch, cost (equation 6.11)."
     kl = kls.sum()
     if not self.free_bits: return kl                                            # an estimate by one draw may be below 0
     if self.free == "each": return kls.clamp(min=self.free_bits).sum()
@@ -504,19 +508,19 @@ def sample(self: VLAE, n: int, rng=0, y=None):
         if y.min() < 0 or y.max() >= K: raise VAEError(f"there are {K} classes, 0 to {K - 1}, got {y.min().item()} to {y.max().item()}")
     return self.decode(self.prior.sample(n, rng, y), rng)
 
-# %% ../nbs/06_vlae.ipynb #f500b0a6
+# %% ../nbs/06_vlae.ipynb #cb717574
 @patch
 @torch.no_grad()
 def log_joint(
     self: VLAE,
     x,  # images from 0 to 1 [B, 1, H, W]
     M: int = 100,  # samples per image
-    rng=None,  # `Noise` of tosses and samples (None: seed 0)
+    rng=0,  # a seed, or `Noise`: of tosses and samples
     chunk: int = 250,  # images decoded at once: memory, not the result
 ):  # [B, K] nats
-    "log p(x, y) of every class by importance sampling (equation 6.11)."
+    "log p(x, y) of every class by importance sampling (equation 6.12)."
     if not self.prior.K: raise VAEError("this model's prior knows no classes; train one with prior class or class-flow")
-    x, rng, parts = checked_images(self, x), rng or Noise(0, device=x.device), []
+    x, rng, parts = checked_images(self, x), noise_of(rng, self), []
     with evaluating(self):
         x = self.likelihood.prepare(x, rng)
         for x_ in x.split(max(1, chunk // M)):
@@ -526,7 +530,7 @@ def log_joint(
             parts.append(w.logsumexp(0) - math.log(M))
     return torch.cat(parts)
 
-# %% ../nbs/06_vlae.ipynb #e0111922
+# %% ../nbs/06_vlae.ipynb #ec883854
 @torch.no_grad()
 def survey(
     model: VLAE,  # trained
@@ -548,7 +552,7 @@ def survey(
             for _ in range(S):
                 z = reparameterize(mu, logvar, rng)
                 recon = recon - model.likelihood.log_prob(x, model.outputs(z)).double() / S
-                own = kl_normal(mu, logvar).sum(1) if type(model.prior) is Normal else log_normal(z, mu, logvar) - model.log_prior(z)
+                own = log_normal(z, mu, logvar) - model.log_prior(z) if model.prior.K else model.prior.kl(z, mu, logvar).sum(1)
                 kl = kl + own.double() / S
                 given = given + (model.prior.kl(z, mu, logvar, b.y).sum(1).double() / S if model.prior.K else own.double() / S)
             one = dict(mu=mu, logvar=logvar, recon=recon, kl=kl[:, None], label_kl=given)
@@ -590,12 +594,14 @@ def measure(
         found |= dict(accuracy_test=float((scores.argmax(1) == y).mean()), label_kl_test=float(v["label_kl"].mean()))
     return found, _arrays(model, train, test, config, v)
 
-# %% ../nbs/06_vlae.ipynb #eac7ca70
+# %% ../nbs/06_vlae.ipynb #bd802b08
 def about(train, c: VLAEConfig) -> str:
     "A caption: model, data, seed, steps."
     steps = f"{c.steps or c.epochs * -(-len(train) // c.batch):,} steps"
     eyes = f"window {c.window[0]} × {c.window[1]}" if c.channels else "no window"
-    return f"{train.describe().removeprefix('data: ').split(',')[0]}, prior {c.prior}, {eyes}, seed {c.seed}, {steps}"
+    seen = {"dynamic": "tossed", "fixed": "tossed once", "threshold": "black and white by a threshold", "none": "gray"}[c.binarize] if c.levels == 2 else f"{c.levels} levels"
+    origin = train.describe().removeprefix("data: ").partition(" (")[0]
+    return f"{origin}, {seen}; prior {c.prior}, {eyes}, seed {c.seed}, {steps}"
 
 @torch.no_grad()
 def _arrays(model, train, test, c, v):
@@ -642,7 +648,7 @@ def run_figures(
     plots = dict(lossy=plot_lossy, samples=plot_samples, traversal=plot_traversal, by_class=plot_by_class)
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items() if name in arrays}
 
-# %% ../nbs/06_vlae.ipynb #a9226e59
+# %% ../nbs/06_vlae.ipynb #e1e9d984
 NUMBERS = {"log_p_test": "NLL (nats)", "elbo_test": "−ELBO (nats)", "kl_test": "KL (nats)", "recon_test": "reconstruction (nats)", "bits_test": "code (bits)"}
 
 def collect(
@@ -652,8 +658,8 @@ def collect(
     rows = []
     for f in folders:
         c, r = load_config(f), read_result(f)
-        sees = int(seen_by(PixelCNN(1, c.window, c.layers, 2), c.window[1] + 1, c.window[0] + 2, (c.window[1], c.window[0] // 2 + 1)).sum())
-        rows.append(dict(data=c.data, prior=c.prior, window=f"{c.window[0]} × {c.window[1]}", sees=sees, free_bits=c.free_bits, latent=c.latent, channels=c.channels, width=c.width,
+        sees = int(seen_by(PixelCNN(1, c.window, c.layers, 2)).sum())
+        rows.append(dict(data=c.data, binarize=c.binarize, prior=c.prior, window=f"{c.window[0]} × {c.window[1]}", sees=sees, free_bits=c.free_bits, latent=c.latent, channels=c.channels, width=c.width,
                          seed=c.seed, steps=r["provenance"]["steps"], seconds=r["provenance"]["training_seconds"]) | {k: v for k, v in r["metrics"].items() if not isinstance(v, list)})
     return pd.DataFrame(rows)
 
@@ -665,7 +671,7 @@ def summary(
     "The numbers one compares: NLL, its standard error, -ELBO, KL in nats and in bits, beside the paper's where it has them."
     t = df[["prior", "window", "seed", "steps"]].assign(NLL=-df.log_p_test, se=df.log_p_se_test, ELBO=-df.elbo_test, KL=df.kl_test, bits=df.bits_test).rename(columns={"ELBO": "−ELBO"})
     if "accuracy_test" in df: t["Bayes accuracy"] = df.accuracy_test
-    mnist = (df.data == "mnist") & (df.channels > 0)
+    mnist = (df.data == "mnist") & (df.channels > 0) & (df.binarize == "dynamic") & (df.sees == df.sees.max())
     t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and m else math.nan for p, m in zip(df.prior, mnist)] for k in (0, 1))
     return t
 
