@@ -318,7 +318,7 @@ class Sample(Command):
     """
 
     run: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]]  # a run's folder, or published weights
-    digit: int | None = None  # of this class only, for a prior with classes (class, class-flow); the class's number, from 0
+    digit: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None  # of this class only, for a prior with classes (class, class-flow); the class's number, from 0
     n: int = 100  # how many
     seed: int = 0  # of the draw
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")  # the picture

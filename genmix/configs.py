@@ -309,7 +309,7 @@ PRESETS = {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
-        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(binarize="threshold"),
+        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(binarize="threshold", steps=250, lr=4e-3, ema=0.98, latent=16),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -319,7 +319,7 @@ PRESETS = {
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
         "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
-        "vlae": VLAEConfig(binarize="threshold", n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
+        "vlae": VLAEConfig(binarize="threshold", n=100, steps=4, ema=0.98, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),

@@ -1091,7 +1091,7 @@ def study_vlae(
 ) -> dict:  # "windows", "priors": configs
     "What the study of chapter 06 consists of."
     base = configs.PRESETS[preset]["vlae"]
-    if preset == "quick": base = replace(base, steps=150, lr=4e-3, ema=.98, latent=16, samples=50, images=60)
+    if preset == "quick": base = replace(base, steps=150, samples=50, images=60)
     base = replace(base, plots=False, **({} if name == "auto" else {"data": name}))
     show = replace(base, prior="class", plots=True)
     windows = [replace(base, prior="gaussian", window=w) for w in WINDOWS[preset]]

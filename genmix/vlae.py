@@ -84,7 +84,7 @@ def code_length(
     return dict(total=image + code - back, image=image, code=code, back=back, information=code - back,
                 mismatch=(p * (np.log2(p) - log_p)).sum(), posterior=(used * (np.log2(np.maximum(q, 1e-300)) - both + log_p[:, None])).sum())
 
-# %% ../nbs/06_vlae.ipynb #f42c2c7b
+# %% ../nbs/06_vlae.ipynb #90791d4d
 def plot_code_length(
     world: TinyWorld,
     windows=((1, 1), (3, 1), (3, 2), None),  # of the decoder
@@ -99,7 +99,7 @@ def plot_code_length(
             I, C = (np.array([m[name] for m in found]) for name in ("information", "total"))
             saved = np.round(C[0] - C, 9); name = "all before" if w is None else f"{w[0]} × {w[1]}"
             ax.plot(I, saved, color=PALETTE[k]); ax.plot(I[saved.argmax()], saved.max(), "o", color=PALETTE[k])
-            ax.annotate(name, (I[-1], saved[-1]), (5, 0), textcoords="offset points", color=PALETTE[k], va="center")
+            ax.annotate(name, (I[-1], saved[-1]), (5, 0 if w else 8), textcoords="offset points", color=PALETTE[k], va="center")
         ax.axhline(0, color="#888888", lw=.8, ls="--"); ax.set_yscale("symlog", linthresh=.1); ax.set_yticks([-1, -.1, 0, .1, 1], ["-1", "-0.1", "0", "0.1", "1"])
         ax.set(title="ideal encoder" if rho == 1 else f"encoder that lags, ρ = {rho:g}", xlabel="cost of the code (bits)", xlim=(-.03, 1.25))
     axes[0][0].set_ylabel("bits saved by the code")
@@ -442,7 +442,7 @@ class VLAE(VAE):
         if self.optimizer == "adam": return [adam(self.parameters(), config.lr)]
         return [torch.optim.Adamax(self.parameters(), config.lr, foreach=True)]
 
-# %% ../nbs/06_vlae.ipynb #e4d2d0d4
+# %% ../nbs/06_vlae.ipynb #e7a58c82
 @patch
 def cost(self: VLAE, kls):
     "What the KL terms of the latent variables [L], means over the batch, cost (equation 6.11)."
@@ -453,7 +453,7 @@ def cost(self: VLAE, kls):
     weight = self.gamma.clone()
     if self.training:
         now = kl.detach().clone()
-        if torch.distributed.is_initialized(): torch.distributed.all_reduce(now); now /= torch.distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.all_reduce(now); now /= torch.distributed.get_world_size()
         change = torch.where(now > 1.05 * self.free_bits, 1.1, torch.where(now < self.free_bits, 1 / 1.1, 1.))
         self.gamma.copy_((self.gamma * change).clamp(1e-6, 1))
     return weight * kl

@@ -368,7 +368,7 @@ def test_window_on_the_command_line(capsys):
     from genmix.cli import parse
 
     c = parse("train vlae", ["--window", "7", "4", "--prior", "flow"]).settings
-    assert c.window == (7, 4) and configs.slug(c) == "digits-flow-window7x4-s0"
+    assert c.window == (7, 4) and configs.slug(c) == "digits-flow-window7x4-s0" and c == replace(configs.preset("quick", "vlae"), window=(7, 4), prior="flow")
     assert main(["train", "vlae", "--window", "4", "2"]) == 2 and "odd" in capsys.readouterr().err
     assert experiments.values_of("vlae", ["window=7x4,1x1", "free=each"]) == {"window": [(7, 4), (1, 1)], "free": ["each"]}
     for words, said in (("window=7", "2 whole numbers"), ("window=axb", "such as 3x2")):
@@ -396,3 +396,26 @@ def test_reproduce(tmp_path, capsys):
     assert {p.stem for p in (tmp_path / "figures" / "vlae").glob("*.png")} == {"windows", "rates", "priors"}
     with pytest.raises(ConfigError, match="vlae cannot use --data vowels"):
         experiments.reproduce(["vlae"], data="vowels", out=tmp_path)
+
+
+# ----- what is published
+
+
+def test_published_study_and_model():
+    df, made = runs.published("vlae", "study")
+    assert made["data"] and made["command"].count("genmix train vlae") == len(df)
+    for which in vlae.PARTS:
+        d = vlae.part(df, which)
+        assert len(d) >= 3, which
+    assert set(vlae.part(df, "ablation").prior) == {"none", "gaussian", "flow"} and len(vlae.part(df, "windows")) == 5
+    assert set(vlae.part(df, "priors").prior) == {"gaussian", "flow", "class", "class-flow", "two-level"}
+    codes = df[df.prior != "none"]
+    assert (codes.elbo_test <= codes.log_p_test + 1e-6).all() and ((df.recon_test + df.kl_test + df.elbo_test).abs() < .01).all()
+    model = experiments.load_model("vlae-mnist-class")
+    x, d = model.sample(4, 0, y=3), load("digits", "test", n=10)
+    assert x.shape == (4, 1, 28, 28) and model.log_joint(Rows(d)(torch.arange(4)).x, 5).shape == (4, 10)
+
+
+@pytest.mark.parametrize("name", [name for name, f in figures.FIGURES.items() if name.startswith("vlae-") and f.source == "published"])
+def test_published_figures_are_drawn(name, tmp_path):
+    assert figures.draw([name], out=tmp_path)[0].stat().st_size > 5_000
