@@ -249,14 +249,14 @@ class VLAEConfig(FitConfig):
     "Train a variational lossy autoencoder (chapter 06)."
 
     many: ClassVar[bool] = True
-    epochs: int = 10  # passes through the training data
-    lr: float = 2e-3  # the optimizer's step size
+    steps: int = 250  # end after so many steps (0: epochs decides)
+    lr: float = 4e-3  # the optimizer's step size
     optimizer: Literal["adamax", "adam"] = "adamax"  # Adamax, as published, or Adam
-    ema: float = 0.998  # Polyak averaging: the averaged weights keep so much of themselves in each step (0: no averaging)
+    ema: float = 0.98  # Polyak averaging: the averaged weights keep so much of themselves in each step (0: no averaging)
     data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own; gray images
     n: int = 0  # training images, in the proportions of the classes (0: all)
     levels: int = 2  # gray levels of a pixel; 2 is black and white
-    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "dynamic"  # black and white by tossing every gray pixel anew in every step, or once for all runs; by a threshold of one half; or not at all (a gray value counts as a share of tosses)
+    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "threshold"  # black and white by tossing every gray pixel anew in every step, or once for all runs; by a threshold of one half; or not at all (a gray value counts as a share of tosses)
     prior: Literal["gaussian", "flow", "class", "class-flow", "two-level", "none"] = "gaussian"  # p(z); none: no latent variables, the pixel network alone
     window: tuple[int, int] = (3, 2)  # pixels that a pixel sees: width (odd) and rows, its own included; 1 1: none
     layers: int = 4  # masked convolutions, over which the window is spread
@@ -264,7 +264,7 @@ class VLAEConfig(FitConfig):
     maps: int = 4  # channels of the map that the decoder draws for the pixel network
     net: Literal["conv", "residual"] = "conv"  # networks of encoder and decoder: plain convolutions, or residual blocks
     width: int = 32  # channels after the first convolution
-    latent: int = 32  # number of latent variables
+    latent: int = 16  # number of latent variables
     upper: int = 16  # latent variables of the upper level (two-level)
     flows: int = 2  # steps of the flow (flow, class-flow)
     hidden: int = 128  # hidden units of the prior's networks (flow, class-flow, two-level)
@@ -284,8 +284,8 @@ class VLAEConfig(FitConfig):
             raise ConfigError("channels is 0, so there is no pixel network: set window to 1 1, levels to 2, and a prior other than none")
         if self.binarize == "none" and self.channels:
             raise ConfigError("binarize is none, and a pixel network reads black and white: set channels to 0, or binarize to dynamic, fixed or threshold")
-        if self.levels > 2 and self.binarize not in ("dynamic", "threshold"):
-            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it out")
+        if self.levels > 2 and self.binarize != type(self).binarize:
+            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it at {type(self).binarize}")
         if self.free == "soft" and not self.free_bits:
             raise ConfigError("free is soft and free_bits is 0: say with free_bits how many nats the KL term shall have")
 
@@ -309,7 +309,7 @@ PRESETS = {
         "moe1991": MoE1991Config(), "table1": Table1Config(),
         "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
-        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(binarize="threshold", steps=250, lr=4e-3, ema=0.98, latent=16),
+        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -319,7 +319,7 @@ PRESETS = {
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
         "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
-        "vlae": VLAEConfig(binarize="threshold", n=100, steps=4, ema=0.98, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
+        "vlae": VLAEConfig(n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
     },
     "paper": {
         "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
@@ -332,7 +332,7 @@ PRESETS = {
         "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye", epochs=20, encoder="medium"),
         "beta-vae": BetaVAEConfig(data="dsprites", n=0, held_out=False, steps=150_000, lambda_steps=50_000, lr=1e-4),
         "vlae": VLAEConfig(
-            data="mnist", epochs=500, lr_schedule="cosine", net="residual", latent=64, window=(13, 7), layers=6, channels=12, maps=4,
+            data="mnist", steps=0, epochs=500, lr=2e-3, lr_schedule="cosine", ema=0.998, binarize="dynamic", net="residual", latent=64, window=(13, 7), layers=6, channels=12, maps=4,
             prior="flow", flows=4, hidden=640, free_bits=0.01, free="each", samples=4096, images=10_000,
         ),
     },
@@ -345,11 +345,11 @@ NAMED = {
         average="mean", zscore=True, init="random", seed=42,
     ),
     "earlier-two-level": VLAEConfig(
-        data="mnist", epochs=30, lr=1e-3, optimizer="adam", ema=0.0, binarize="none", prior="two-level", window=(1, 1), channels=0, maps=1,
+        data="mnist", steps=0, epochs=30, lr=1e-3, optimizer="adam", ema=0.0, binarize="none", latent=32, prior="two-level", window=(1, 1), channels=0, maps=1,
         warmup=3910,
     ),
     "mnist": VLAEConfig(
-        data="mnist", epochs=50, lr_schedule="cosine", lr_warmup=200, window=(11, 6), channels=32, maps=16, free_bits=1.0,
+        data="mnist", steps=0, epochs=50, lr=2e-3, lr_schedule="cosine", lr_warmup=200, ema=0.998, binarize="dynamic", latent=32, window=(11, 6), channels=32, maps=16, free_bits=1.0,
         precision="bf16", channels_last=True, samples=1000,
     ),
 }

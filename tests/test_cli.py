@@ -106,7 +106,7 @@ def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("trian", "data, train, sweep, metrics, reproduce, figures"),
+        ("trian", "data, train, sweep, metrics, sample, reproduce, figures"),
         ("train", "genmix train moe1991, genmix train table1"),
         ("train moe1992", "genmix train moe1991, genmix train table1"),
         ("data", "genmix data list, genmix data fetch, genmix data check"),
@@ -202,12 +202,14 @@ def test_every_preset_and_named_setting(experiments, system):
 
 def test_every_setting_has_a_flag_that_works(experiments):
     "Each field is given a value that is not its default, through its flag."
-    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.25, str: lambda v: "formants", float | None: lambda v: 0.25}
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.25, str: lambda v: "formants", float | None: lambda v: 0.25,
+             tuple[int, int]: lambda v: (v[0] + 2, v[1] + 1)}
     for system, cls in configs.SYSTEMS.items():
         for f in fields(cls):
             value = other[f.type](f.default) if f.type in other else f.type.__args__[f.default == f.type.__args__[0]]
             flag = f.name.rstrip("_").replace("_", "-")
-            words = [f"--{flag}" if value else f"--no-{flag}"] if f.type is bool else [f"--{flag}", str(value)]
+            given = map(str, value) if isinstance(value, tuple) else [str(value)]
+            words = [f"--{flag}" if value else f"--no-{flag}"] if f.type is bool else [f"--{flag}", *given]
             assert cli.main(["train", system, *words]) == 0
             expected = replace(cls(), **{f.name: value})
             assert expected != cls() and experiments.asked.pop()[0] == (expected,)

@@ -14,6 +14,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from genmix import experiments, runs, vlae
 from genmix.configs import NAMED, load_config, to_dict
 
@@ -58,7 +59,9 @@ def main():
              "class": network[(network.prior == "class")].sort_values("steps").folder.iloc[-1]}
     for name, folder in shown.items():
         folder = a.runs / folder
-        runs.save_arrays(PUBLISHED / f"{name}.npz", runs.load_arrays(folder / "figures.npz"))
+        _, task = experiments.load_images(load_config(folder))
+        caption = np.array(vlae.about(task.train, load_config(folder)))
+        runs.save_arrays(PUBLISHED / f"{name}.npz", runs.load_arrays(folder / "figures.npz") | {"caption": caption})
         runs.save_json(PUBLISHED / f"{name}.json", {"config": to_dict(load_config(folder)), "metrics": runs.read_result(folder)["metrics"]} | about([folder]))
     folder = a.runs / shown["class"]
     runs.save_weights(ALL / "weights" / "vlae-mnist-class.safetensors", experiments.load_model(folder), load_config(folder),
