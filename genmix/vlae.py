@@ -676,7 +676,7 @@ def summary(
     t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and m else math.nan for p, m in zip(df.prior, mnist)] for k in (0, 1))
     return t
 
-# %% ../nbs/06_vlae.ipynb #a888c68b
+# %% ../nbs/06_vlae.ipynb #8d6c5747
 def plot_windows(
     df,  # DataFrame of `collect`: runs that differ in their window
     text: str,  # caption
@@ -694,19 +694,22 @@ def plot_rates(
     df,  # DataFrame of `collect`
     text: str,  # caption
 ):  # the figure
-    "Reconstruction against rate; on a dashed line the message has the same length."
+    "Reconstruction against rate; on a dashed line the message has the same length. Windows are written where a prior has several."
     fig, ax = subplots(height=3.8)
-    low, high = df.kl_test.min(), df.kl_test.max() * 1.12 + 1
-    total = df.recon_test + df.kl_test
-    for level in np.unique(np.linspace(total.min(), total.max(), 5).round(0)):
-        ax.plot([low, high], [level - low, level - high], color="#cccccc", lw=.8, ls="--", zorder=0)
-        ax.text(high, level - high, f"{level:.0f}", color="#888888", fontsize=8.5, va="center")
+    low, high, total = df.kl_test.min(), df.kl_test.max(), df.recon_test + df.kl_test
+    bottom, top = df.recon_test.min(), df.recon_test.max(); room = .08 * (top - bottom) + .5
+    rate = np.geomspace(low, high, 100) if low > .1 else np.linspace(low, high, 100)
+    for level in np.unique(np.linspace(total.min() - .5, total.max() - 1, 5).round(0)):
+        at = rate[np.abs(level - rate - (bottom - room / 2)).argmin()] if level - high < bottom else high
+        ax.plot(rate, level - rate, color="#cccccc", lw=.8, ls="--", zorder=0); ax.text(at, level - at, f"{level:.0f}", color="#888888", fontsize=8.5, ha="center", va="center", backgroundcolor="white", zorder=1)
     for k, (prior, g) in enumerate(df.groupby("prior", sort=False)):
-        ax.plot(g.kl_test, g.recon_test, MARKERS[k], color=PALETTE[k])
-        for _, r in g.iterrows():
-            name = f"{prior}, {r.window}" if prior != "none" else f"no code, {r.window}"
-            ax.annotate(name, (r.kl_test, r.recon_test), (5, 4), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
-    ax.set(xlabel="rate: KL (nats)", ylabel="reconstruction (nats)", xlim=(low - .5, high + 2)); ax.margins(y=.08)
+        ax.plot(g.kl_test, g.recon_test, MARKERS[k], color=PALETTE[k], zorder=3)
+        ax.text(1.02, .98 - .09 * k, prior if prior != "none" else "no code", transform=ax.transAxes, color=PALETTE[k], va="top", weight="bold")
+        for _, r in g.iterrows() if g.window.nunique() > 1 else (): ax.annotate(r.window, (r.kl_test, r.recon_test), (0, 7), textcoords="offset points", fontsize=9, color=PALETTE[k], ha="center")
+    if low > .1:
+        ticks = [t for t in (.2, .5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50) if .8 * low <= t <= 1.2 * high]
+        ax.set_xscale("log"); ax.set_xticks(ticks, [f"{t:g}" for t in ticks]); ax.minorticks_off()
+    ax.set(xlabel="rate: KL (nats)", ylabel="reconstruction (nats)", ylim=(bottom - room, top + room))
     return caption(fig, text)
 
 # %% ../nbs/06_vlae.ipynb #e57914b1

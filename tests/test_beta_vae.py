@@ -467,7 +467,7 @@ def test_published_presets():
 
 
 def test_data_for_chapters():
-    assert experiments.data_of([], "rooms") == {"moe1991": "auto", "latent-opt": "rooms", "smoe-vae": "auto", "beta-vae": "rooms"}
+    assert experiments.data_of([], "rooms") == {"moe1991": "auto", "latent-opt": "rooms", "smoe-vae": "auto", "beta-vae": "rooms", "vlae": "auto"}
     assert experiments.data_of([], "mnist")["beta-vae"] == "auto"
     with pytest.raises(ConfigError, match="beta-vae cannot use --data mnist; it needs images of 64x64"):
         experiments.data_of(["beta-vae"], "mnist")
