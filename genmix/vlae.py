@@ -727,7 +727,7 @@ def plot_priors(
     ax.set(yticks=y, yticklabels=[f"{p}, {w}" for p, w in zip(d.prior, d.window)], xlabel="nats per image; bars: two standard errors over images"); ax.margins(y=.2)
     return caption(fig, text)
 
-# %% ../nbs/06_vlae.ipynb #0c719013
+# %% ../nbs/06_vlae.ipynb #163f9831
 PARTS = {"ablation": "no code, a Gaussian prior, a flow; long runs", "windows": "Gaussian prior, five windows; the short runs", "priors": "five priors, one window; the short runs",
          "earlier": "the earlier two-level model at its own settings"}
 
@@ -746,5 +746,6 @@ def study_figure(
     "A figure of the published study."
     df, made = published("vlae", "study")
     d = pd.concat([part(df, "windows"), part(df, "priors")]).drop_duplicates(["prior", "window"]) if name == "rates" else part(df, name)
-    text = f"published, genmix {made['genmix']}: MNIST, official, tossed anew in every step; seed {d.seed.iloc[0]}, {d.steps.iloc[0]:,} steps; {d.images_test.iloc[0]:,} test images"
+    text = f"published, genmix {made['genmix']}: MNIST, official, tossed; seed {d.seed.iloc[0]}, {d.steps.iloc[0]:,} steps; bounds on {d.images_test.iloc[0]:,} test images"
+    text += f", NLL by {d.log_p_samples.iloc[0]:,} samples on {d.log_p_images.iloc[0]:,} of them" if name == "priors" else ""
     return {"windows": plot_windows, "rates": plot_rates, "priors": plot_priors}[name](d, text)

@@ -38,8 +38,9 @@ def about(folders, **more):
     results = [runs.read_result(f)["provenance"] for f in folders]
     kept = {k: results[0][k] for k in ("genmix", "torch", "numpy", "python", "machine")} | {"threads": results[0]["threads"]}
     commands = "; ".join(command(load_config(f)) for f in folders)
+    seconds = round(sum(r[k] for r in results for k in ("training_seconds", "measuring_seconds")))
     return {"provenance": {"command": commands, **kept, "data": sorted({r["data"] for r in results}), "runs": len(folders),
-                           "seconds": round(sum(r["seconds"] for r in results)), "date": max(r["date"] for r in results), **more}}
+                           "seconds": seconds, "date": max(r["date"] for r in results), **more}}
 
 
 def main():
