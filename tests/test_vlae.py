@@ -419,3 +419,26 @@ def test_published_study_and_model():
 @pytest.mark.parametrize("name", [name for name, f in figures.FIGURES.items() if name.startswith("vlae-") and f.source == "published"])
 def test_published_figures_are_drawn(name, tmp_path):
     assert figures.draw([name], out=tmp_path)[0].stat().st_size > 5_000
+
+
+def test_numbers_in_prose_are_those_of_the_study():
+    "What the chapter's end and the README say, against the published table and the tiny world."
+    import json
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parent.parent
+    cells = json.loads((root / "nbs" / "06_vlae.ipynb").read_text(encoding="utf-8"))["cells"]
+    said = next(s for s in ("".join(c["source"]) for c in cells) if s.startswith("## What we found"))
+    readme = next(line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if "06_vlae.ipynb" in line)
+    df = runs.published("vlae", "study").value
+    a, p, e = (vlae.part(df, which) for which in ("ablation", "priors", "earlier"))
+    nll = -a.set_index("prior").log_p_test
+    for text in (said, readme):
+        assert all(f"{v:.1f}" in text for v in nll)
+    assert all(f"{prior} {-v:.1f}" in said for prior, v in zip(p.prior, p.log_p_test))
+    assert all(f"{v:.1%}" in said for v in p.accuracy_test.dropna())
+    assert f"{-e[e.steps == 469].elbo_test.mean():.1f}" in said and f"{-e[e.steps == e.steps.max()].elbo_test.iloc[0]:.1f} after thirty" in said
+    assert all(f"{v:.1f}" in said for v in vlae.part(df, "windows").kl_test)
+    world, grid = vlae.tiny_world(), np.linspace(0, 1, 61) ** 2 * 4
+    best = [max(vlae.code_length(world, 0, w)["total"] - vlae.code_length(world, a, w)["total"] for a in grid) for w in ((1, 1), (3, 1), (3, 2))]
+    assert f"{best[0]:.1f}, {best[1]:.2f}".replace(" 0.", " .") + f", {best[2]:.2f}".replace(" 0.", " .") in said
