@@ -13,11 +13,16 @@ __all__ = ['ERRORS', 'AVERAGES', 'PAIRS', 'STEP_SIZES', 'SEARCH_SEEDS', 'RULES',
            'em', 'm_step', 'to_simplex', 'MixtureOfExpertsClassifier', 'BackpropClassifier', 'explore']
 
 # %% ../nbs/01_moe1991.ipynb #e23d1102
+import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Self
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
@@ -29,16 +34,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
+from genmix.configs import MoE1991Config
+from genmix.data import FourVowels
 from genmix.plots import MARKERS, PALETTE, caption, expert_color, heatmap, save_gif, subplots
 
 # %% ../nbs/01_moe1991.ipynb #b0e0cc0e
 def plot_task(
-    X,  # formants in kHz [N, 2]
-    y,  # class of each case [N], integers
-    labels,  # name of each class
-    ax=None,  # axes; None makes a figure
+    X: np.ndarray,  # formants in kHz [N, 2]
+    y: np.ndarray,  # class of each case [N], integers
+    labels: Sequence[str],  # name of each class
+    ax: plt.Axes | None = None,  # axes; None makes a figure
     size: float = 14,  # size of the markers
-):  # the axes
+) -> plt.Axes:  # the axes
     "The cases in the plane of the first two formants."
     if ax is None: _, ax = subplots(width=5.6, height=4.2)
     for c, label in enumerate(labels):
@@ -51,23 +58,23 @@ def plot_task(
 
 # %% ../nbs/01_moe1991.ipynb #ed1a3335
 def design(
-    X,  # inputs [N, F]
-):  # [N, F+1]
+    X: np.ndarray,  # inputs [N, F]
+) -> np.ndarray:  # [N, F+1]
     "Inputs with a column of ones, so that biases are ordinary weights."
     return np.column_stack([X, np.ones(len(X))])
 
 def one_hot(
-    y,  # classes [N], integers from 0
+    y: np.ndarray,  # classes [N], integers from 0
     C: int,  # number of classes
-):  # [C, 1, N]
+) -> np.ndarray:  # [C, 1, N]
     "Desired outputs `d`: class first, then an axis of length one for the experts, then cases."
     return np.ascontiguousarray((np.arange(C)[:, None] == y).astype(float)[:, None])
 
 # %% ../nbs/01_moe1991.ipynb #10e9a742
 def softmax(
-    a,  # logits; overwritten
+    a: np.ndarray,  # logits; overwritten
     axis: int,  # axis that sums to one
-):  # probabilities, in the memory of `a`
+) -> np.ndarray:  # probabilities, in the memory of `a`
     "Stable softmax, in place, because the training loop spends much of its time here."
     a -= a.max(axis, keepdims=True)
     np.exp(a, out=a)
@@ -76,62 +83,62 @@ def softmax(
 
 # %% ../nbs/01_moe1991.ipynb #d4c0bcb6
 def affine(
-    W,  # weights [..., F+1]
-    Xb,  # inputs with a column of ones [N, F+1]
-    out=None,  # optional memory for the result [..., N]
-):  # [..., N]
+    W: np.ndarray,  # weights [..., F+1]
+    Xb: np.ndarray,  # inputs with a column of ones [N, F+1]
+    out: np.ndarray | None = None,  # optional memory for the result [..., N]
+) -> np.ndarray:  # [..., N]
     "Every row of weights applied to every case, as a single matrix product."
     flat = None if out is None else out.reshape(-1, len(Xb))
     return np.matmul(W.reshape(-1, W.shape[-1]), Xb.T, out=flat).reshape(*W.shape[:-1], len(Xb))
 
 def blend(
-    p,  # mixing proportions [..., K, N]
-    o,  # experts' outputs [..., C, K, N]
-):  # [..., C, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+) -> np.ndarray:  # [..., C, N]
     "The system's output: the experts' outputs weighted by the gate."
     return np.einsum("...kn,...ckn->...cn", p, o)
 
 # %% ../nbs/01_moe1991.ipynb #58caaa00
 def E_cooperation(
-    d,  # desired outputs [C, 1, N]
-    o,  # experts' outputs [..., C, K, N]
-    p,  # mixing proportions [..., K, N]
-):  # [..., N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
+) -> np.ndarray:  # [..., N]
     "Equation 1.1: squared error of the blend, summed over classes."
     return ((d[..., 0, :] - blend(p, o))**2).sum(-2)
 
 # %% ../nbs/01_moe1991.ipynb #ded53893
 def squared_errors(
-    d,  # desired outputs [C, 1, N]
-    o,  # experts' outputs [..., C, K, N]
-):  # [..., K, N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+) -> np.ndarray:  # [..., K, N]
     "Each expert's own squared error, summed over classes."
     e = o - d
     return np.einsum("...ckn,...ckn->...kn", e, e)
 
 def E_competition(
-    d,  # desired outputs [C, 1, N]
-    o,  # experts' outputs [..., C, K, N]
-    p,  # mixing proportions [..., K, N]
-):  # [..., N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
+) -> np.ndarray:  # [..., N]
     "Equation 1.2: expected squared error of an expert drawn by the gate."
     return (p*squared_errors(d, o)).sum(-2)
 
 # %% ../nbs/01_moe1991.ipynb #d4632a01
 def log_joint(
-    sq,  # squared errors [..., K, N]
-    p,  # mixing proportions [..., K, N]
+    sq: np.ndarray,  # squared errors [..., K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
     sigma: float = 1.0,  # width of the Gaussians
-):  # [..., K, N]
+) -> np.ndarray:  # [..., K, N]
     "log of p_i exp(-||d - o_i||² / 2σ²), the terms of equation 1.3."
     return np.log(np.maximum(p, np.finfo(float).tiny)) - sq/(2*sigma**2)
 
 def E_mixture(
-    d,  # desired outputs [C, 1, N]
-    o,  # experts' outputs [..., C, K, N]
-    p,  # mixing proportions [..., K, N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
     sigma: float = 1.0,  # width of the Gaussians
-):  # [..., N], in nats
+) -> np.ndarray:  # [..., N], in nats
     "Equation 1.3 by log-sum-exp."
     l = log_joint(squared_errors(d, o), p, sigma)
     m = l.max(-2, keepdims=True)
@@ -139,10 +146,10 @@ def E_mixture(
 
 # %% ../nbs/01_moe1991.ipynb #62341aae
 def responsibilities(
-    sq,  # squared errors [..., K, N]
-    p,  # mixing proportions [..., K, N]
+    sq: np.ndarray,  # squared errors [..., K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
     sigma: float = 1.0,  # width of the Gaussians
-):  # [..., K, N]
+) -> np.ndarray:  # [..., K, N]
     "h_i of equation 1.5: the posterior probability of each expert given the target."
     h = (p + np.finfo(float).tiny)*np.exp((sq.min(-2, keepdims=True) - sq)/(2*sigma**2))
     h /= h.sum(-2, keepdims=True)
@@ -152,14 +159,14 @@ def responsibilities(
 ERRORS = ("cooperation", "competition", "mixture")
 
 def error_grads(
-    d,  # desired outputs [C, 1, N]
-    o,  # experts' outputs [..., C, K, N]
-    p,  # mixing proportions [..., K, N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    o: np.ndarray,  # experts' outputs [..., C, K, N]
+    p: np.ndarray,  # mixing proportions [..., K, N]
     error: str = "mixture",  # one of `ERRORS`: equation 1.1, 1.2 or 1.3
     sigma: float = 1.0,  # width of the Gaussians (1.3)
     tau: float = 1.0,  # temperature of the gate
-    out=None,  # optional memory for the first result
-):  # dE/do [..., C, K, N], dE/ds [..., K, N]
+    out: np.ndarray | None = None,  # optional memory for the first result
+) -> tuple[np.ndarray, np.ndarray]:  # dE/do [..., C, K, N], dE/ds [..., K, N]
     "Derivatives of a case's error by the experts' outputs and the gate's logits (equations 1.4, 1.5)."
     if error == "cooperation":
         r = 2*(blend(p, o) - d[..., 0, :])[..., :, None, :]             # [..., C, 1, N]
@@ -184,22 +191,30 @@ class Mixture:
     tau: float = 1.0  # temperature of the gate
     scale: float = 0.1  # SD of the experts' initial weights; the gate starts at zero, so p_i = 1/K
 
-    def init(self, seed, F, C):
+    def init(self,
+        seed: int,  # seed of the run
+        F: int,  # inputs
+        C: int,  # classes
+    ) -> list[np.ndarray]:  # [W, V]: [C, K, F+1], [K, F+1]
         "Initial parameters of one run."
         rng = np.random.default_rng(seed)
         return [rng.normal(size=(C, self.K, F + 1))*self.scale, np.zeros((self.K, F + 1))]
 
-    def memory(self, R, C, N):
+    def memory(self,
+        R: int,  # runs
+        C: int,  # classes
+        N: int,  # cases
+    ) -> np.ndarray:  # [2, R, C, K, N]
         "Working memory of `R` runs: outputs and their derivatives."
         return np.empty((2, R, C, self.K, N))
 
 # %% ../nbs/01_moe1991.ipynb #f9c130dd
 def experts_and_gate(
     m: Mixture,  # the model's settings
-    params,  # [W, V]
-    Xb,  # inputs [N, F+1]
-    out=None,  # optional memory for the experts' outputs
-):  # o [..., C, K, N], p [..., K, N]
+    params: list[np.ndarray],  # [W, V]
+    Xb: np.ndarray,  # inputs [N, F+1]
+    out: np.ndarray | None = None,  # optional memory for the experts' outputs
+) -> tuple[np.ndarray, np.ndarray]:  # o [..., C, K, N], p [..., K, N]
     "What every expert and the gate say about every case."
     W, V = params
     o, s = affine(W, Xb, out), affine(V, Xb)
@@ -210,20 +225,20 @@ def experts_and_gate(
 # %% ../nbs/01_moe1991.ipynb #bc7a5a21
 @patch
 def output(self: Mixture,
-    params,  # [W, V]
-    Xb,  # inputs [N, F+1]
-):  # [..., C, N]
+    params: list[np.ndarray],  # [W, V]
+    Xb: np.ndarray,  # inputs [N, F+1]
+) -> np.ndarray:  # [..., C, N]
     "The system's output for every case: the gate-weighted average of the experts."
     o, p = experts_and_gate(self, params, Xb)
     return blend(p, o)
 
 @patch
 def grads(self: Mixture,
-    params,  # [W, V]
-    Xb,  # inputs [N, F+1]
-    d,  # desired outputs [C, 1, N]
-    memory=(None, None),  # working memory for o and dE/do [2, ..., C, K, N]
-):  # [dE/dW, dE/dV] of the mean error, and the system's output [..., C, N]
+    params: list[np.ndarray],  # [W, V]
+    Xb: np.ndarray,  # inputs [N, F+1]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    memory: Sequence[np.ndarray | None] = (None, None),  # working memory for o and dE/do [2, ..., C, K, N]
+) -> tuple[list[np.ndarray], np.ndarray]:  # [dE/dW, dE/dV] of the mean error, and the system's output [..., C, N]
     "Gradient of the error's mean over cases."
     o, p = experts_and_gate(self, params, Xb, memory[0])
     y = blend(p, o)
@@ -241,34 +256,47 @@ class Backprop:
     H: int = 6  # number of hidden units
     scale: float = 0.5  # SD of the initial weights
 
-    def init(self, seed, F, C):
+    def init(self,
+        seed: int,  # seed of the run
+        F: int,  # inputs
+        C: int,  # classes
+    ) -> list[np.ndarray]:  # [W1, W2]: [H, F+1], [C, H+1]
         "Initial parameters of one run."
         rng = np.random.default_rng(seed)
         return [rng.normal(size=(self.H, F + 1))*self.scale, rng.normal(size=(C, self.H + 1))*self.scale]
 
-    def memory(self, R, C, N): return None, None  # its arrays are small: nothing to keep
+    def memory(self,
+        R: int,  # runs
+        C: int,  # classes
+        N: int,  # cases
+    ) -> tuple[None, None]:  # nothing
+        "No working memory: its arrays are small."
+        return None, None
 
-    def forward(self, params, Xb):
-        "Hidden units z `[..., H, N]` and output y `[..., C, N]`."
+    def forward(self,
+        params: list[np.ndarray],  # [W1, W2]
+        Xb: np.ndarray,  # inputs [N, F+1]
+    ) -> tuple[np.ndarray, np.ndarray]:  # z [..., H, N], y [..., C, N]
+        "Hidden units and output for every case."
         with np.errstate(over="ignore"): z = 1/(1 + np.exp(-affine(params[0], Xb)))   # 1/(1 + inf) is the right 0
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
 # %% ../nbs/01_moe1991.ipynb #7d8d578f
 @patch
 def output(self: Backprop,
-    params,  # [W1, W2]
-    Xb,  # inputs [N, F+1]
-):  # [..., C, N]
+    params: list[np.ndarray],  # [W1, W2]
+    Xb: np.ndarray,  # inputs [N, F+1]
+) -> np.ndarray:  # [..., C, N]
     "The network's output for every case."
     return self.forward(params, Xb)[1]
 
 @patch
 def grads(self: Backprop,
-    params,  # [W1, W2]
-    Xb,  # inputs [N, F+1]
-    d,  # desired outputs [C, 1, N]
-    memory=None,  # unused
-):  # [dE/dW1, dE/dW2] of the mean of half the squared error, and the output [..., C, N]
+    params: list[np.ndarray],  # [W1, W2]
+    Xb: np.ndarray,  # inputs [N, F+1]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    memory: Sequence[np.ndarray | None] | None = None,  # unused
+) -> tuple[list[np.ndarray], np.ndarray]:  # [dE/dW1, dE/dW2] of the mean of half the squared error, and the output [..., C, N]
     "Back-propagation through output softmax, second layer, logistic units and first layer."
     z, y = self.forward(params, Xb)
     da = y - d[:, 0]
@@ -281,10 +309,10 @@ def grads(self: Backprop,
 AVERAGES = {"half": .5, "sum": 1.0, "mean": None}
 
 def average_error(
-    y,  # outputs [..., C, N]
-    d,  # desired outputs [C, 1, N]
+    y: np.ndarray,  # outputs [..., C, N]
+    d: np.ndarray,  # desired outputs [C, 1, N]
     average: str = "half",  # one of `AVERAGES`: half the sum over classes, the sum, or the mean over classes
-):  # [...]
+) -> np.ndarray:  # [...]
     "The average squared error over cases at which training stops."
     e = y - d[:, 0]
     return np.einsum("...cn,...cn->...", e, e)*(AVERAGES[average] or 1/len(d))/d.shape[-1]
@@ -293,7 +321,7 @@ def average_error(
 @dataclass
 class Runs:
     "What `train` returns: R trained runs of one system."
-    model: object  # `Mixture` or `Backprop`
+    model: Mixture | Backprop  # the system
     params: list  # parameters, each [R, ...]
     epochs: np.ndarray  # [R] updates made
     mse: np.ndarray  # [R] average squared training error at the end
@@ -302,9 +330,24 @@ class Runs:
     curve: list  # R arrays [epochs+1]: error before each update and at the end
     snapshots: list = field(default_factory=list)  # (epoch, parameters) of the first run, where asked for
 
-    def outputs(self, X): return self.model.output(self.params, design(X))  # [R, C, N]
-    def score(self, X, y): return (self.outputs(X).argmax(1) == y).mean(-1)  # [R]
-    def run(self, r): return [a[r] for a in self.params]  # one run's parameters
+    def outputs(self,
+        X: np.ndarray,  # inputs [N, F]
+    ) -> np.ndarray:  # [R, C, N]
+        "Every run's output for every case."
+        return self.model.output(self.params, design(X))
+
+    def score(self,
+        X: np.ndarray,  # inputs [N, F]
+        y: np.ndarray,  # classes [N]
+    ) -> np.ndarray:  # [R]
+        "Every run's share of right answers."
+        return (self.outputs(X).argmax(1) == y).mean(-1)
+
+    def run(self,
+        r: int,  # number of the run
+    ) -> list[np.ndarray]:  # its parameters
+        "The parameters of one run."
+        return [a[r] for a in self.params]
 
 # %% ../nbs/01_moe1991.ipynb #52a9b95e
 def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, bar):
@@ -334,13 +377,13 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, b
 
 # %% ../nbs/01_moe1991.ipynb #6a0b6c24
 def train(
-    model,  # `Mixture` or `Backprop`
-    X,  # inputs [N, F]
-    y,  # classes [N], integers from 0
-    lr,  # step size on the mean error: one for all runs, or one per run [R]
-    seeds=(0,),  # a seed per run [R] for the initial weights
+    model: Mixture | Backprop,  # the system
+    X: np.ndarray,  # inputs [N, F]
+    y: np.ndarray,  # classes [N], integers from 0
+    lr: float | Sequence[float] | np.ndarray,  # step size on the mean error: one for all runs, or one per run [R]
+    seeds: Sequence[int] = (0,),  # a seed per run [R] for the initial weights
     n_classes: int | None = None,  # C (default: the largest class + 1)
-    init=None,  # initial parameters, each [R, ...], instead of drawing them
+    init: list[np.ndarray] | None = None,  # initial parameters, each [R, ...], instead of drawing them
     epochs: int = 10_000,  # give up after so many updates
     target_mse: float = 0.08,  # stop at this average squared training error
     average: str = "half",  # which average, one of `AVERAGES`
@@ -368,18 +411,18 @@ def train(
 
 # %% ../nbs/01_moe1991.ipynb #39f0e759
 def pair_lines(
-    W,  # experts' weights [..., C, K, F+1]
-    pair,  # two classes
-):  # [..., K, F+1]
+    W: np.ndarray,  # experts' weights [..., C, K, F+1]
+    pair: tuple[int, int],  # two classes
+) -> np.ndarray:  # [..., K, F+1]
     "Coefficients of each expert's decision line between two classes: w·x + b = 0."
     return W[..., pair[0], :, :] - W[..., pair[1], :, :]
 
 def in_use(
-    model,  # a `Mixture`
-    params,  # its parameters [W, V]
-    X,  # inputs [N, F]
+    model: Mixture,  # experts and gate
+    params: list[np.ndarray],  # its parameters [W, V]
+    X: np.ndarray,  # inputs [N, F]
     least: float = 0.05,  # smallest mean mixing proportion that counts as being in use
-):  # bool [..., K]
+) -> np.ndarray:  # bool [..., K]
     "Which experts the gate still calls on."
     return experts_and_gate(model, params, design(X))[1].mean(-1) >= least
 
@@ -387,19 +430,25 @@ def in_use(
 PAIRS = ((0, 1), (2, 3))  # [i] against [I], [a] against [Λ]
 
 def looks_after(
-    model,  # a `Mixture`
-    params,  # its parameters
-    X, y,  # cases [N, F] and their classes [N]
-):  # [2, K]: mean responsibility of each expert for each of `PAIRS`
+    model: Mixture,  # experts and gate
+    params: list[np.ndarray],  # its parameters [W, V]
+    X: np.ndarray,  # cases [N, F]
+    y: np.ndarray,  # their classes [N]
+) -> np.ndarray:  # [2, K]: mean responsibility of each expert for each of `PAIRS`
     "How much of each pair of classes each expert looks after."
     d = one_hot(y, params[0].shape[-3])
     o, p = experts_and_gate(model, params, design(X))
     h = responsibilities(squared_errors(d, o), p, model.sigma)
     return np.array([h[:, np.isin(y, pair)].mean(-1) for pair in PAIRS])
 
-def own_pair(*args):  # arguments of `looks_after` -> [K], 0 or 1
+def own_pair(
+    model: Mixture,  # experts and gate
+    params: list[np.ndarray],  # its parameters [W, V]
+    X: np.ndarray,  # cases [N, F]
+    y: np.ndarray,  # their classes [N]
+) -> np.ndarray:  # [K], 0 or 1: the number of a pair in `PAIRS`
     "The pair that each expert is more responsible for."
-    return looks_after(*args).argmax(0)
+    return looks_after(model, params, X, y).argmax(0)
 
 # %% ../nbs/01_moe1991.ipynb #23be1e3a
 def _free(points, X, box):
@@ -413,18 +462,19 @@ def _free(points, X, box):
 
 # %% ../nbs/01_moe1991.ipynb #6fb3a4cc
 def plot_lines(
-    model,  # a `Mixture` on two inputs
-    params,  # its parameters
-    X, y,  # cases [N, 2] and their classes [N]
-    labels,  # name of each class
-    ax=None,  # axes
-):  # the axes
+    model: Mixture,  # experts and gate on two inputs
+    params: list[np.ndarray],  # its parameters, e.g. [W, V]
+    X: np.ndarray,  # cases [N, 2]
+    y: np.ndarray,  # their classes [N]
+    labels: Sequence[str],  # name of each class
+    ax: plt.Axes | None = None,  # axes; None makes a figure
+) -> plt.Axes:  # the axes
     ("Figure 2 of the paper: decision lines of the experts in use, each for its own pair, "
      "and the gate's lines.")
     ax = plot_task(X, y, labels, ax)
     x1, box = np.linspace(*ax.get_xlim(), 60), (*ax.get_xlim(), *ax.get_ylim())
     used, care = np.flatnonzero(in_use(model, params, X)), looks_after(model, params, X, y)
-    def line(w, text, **kw):
+    def line(w: np.ndarray, text: str, **kw) -> None:
         x2 = -(w[0]*x1 + w[2])/(w[1] or 1e-12)
         ax.plot(x1, x2, lw=2, **kw)
         j = _free(np.column_stack([x1, x2]), X, box)
@@ -439,17 +489,18 @@ def plot_lines(
 
 # %% ../nbs/01_moe1991.ipynb #faaccc13
 def foot(
-    w,  # coefficients of lines [..., 3]
-):  # [..., 2]
+    w: np.ndarray,  # coefficients of lines [..., 3]
+) -> np.ndarray:  # [..., 2]
     "The point of a line that is nearest to the origin."
     return -w[..., 2:]*w[..., :2]/(w[..., :2]**2).sum(-1, keepdims=True)
 
 def target_lines(
-    model,  # a `Mixture`; its kind of expert is used
-    X, y,  # cases [N, 2] and their classes [N]
+    model: Mixture,  # its kind of expert is used
+    X: np.ndarray,  # cases [N, 2]
+    y: np.ndarray,  # their classes [N]
     lr: float,  # step size
     epochs: int = 20_000,  # updates
-):  # {"T0": [2], "T1": [2], "X0": [2], "X1": [2]}
+) -> dict[str, np.ndarray]:  # {"T0": [2], "T1": [2], "X0": [2], "X1": [2]}
     "Feet of the best single lines: trained on one pair of classes (T0, T1), and on everything (X0, X1)."
     single, points = replace(model, K=1), {}
     for j, pair in enumerate(PAIRS):
@@ -463,12 +514,13 @@ def target_lines(
 
 # %% ../nbs/01_moe1991.ipynb #3bcd1b79
 def plot_trajectories(
-    model,  # a `Mixture`
-    snapshots,  # list of (epoch, parameters) from `train(..., every=...)`
-    X, y,  # cases and classes
-    targets,  # from `target_lines`
-    ax=None,  # axes
-):  # the axes
+    model: Mixture,  # experts and gate
+    snapshots: list[tuple[int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
+    X: np.ndarray,  # cases [N, 2]
+    y: np.ndarray,  # their classes [N]
+    targets: dict[str, np.ndarray],  # from `target_lines`
+    ax: plt.Axes | None = None,  # axes; None makes a figure
+) -> plt.Axes:  # the axes
     "Figure 3 of the paper: the path of each used expert's decision line, one dot per snapshot."
     if ax is None: _, ax = subplots(width=5.6, height=4.4)
     own = own_pair(model, snapshots[-1][1], X, y)
@@ -487,19 +539,19 @@ def plot_trajectories(
 
 # %% ../nbs/01_moe1991.ipynb #b2ce6cb5
 def smoothed(
-    a,  # curve [T]
+    a: np.ndarray | pd.Series,  # curve [T]
     window: int,  # epochs
-):  # [T]
+) -> np.ndarray:  # [T]
     "Mean over the last `window` epochs (fewer at the start)."
     c, t = np.cumsum(np.insert(np.asarray(a, float), 0, 0.)), np.arange(1, len(a) + 1)
     w = np.minimum(t, window)
     return (c[t] - c[t - w])/w
 
 def plot_curves(
-    history,  # table with columns epoch, mse, train, test
+    history: pd.DataFrame | dict[str, np.ndarray],  # table with columns epoch, mse, train, test
     smooth: int = 1,  # moving average over so many epochs
     target: float | None = None,  # the stopping error
-):  # the figure
+) -> plt.Figure:  # the figure
     "Training error and accuracies by epoch."
     fig, axes = subplots(1, 2, width=8.4, height=3.2)
     axes[0].plot(history["epoch"], smoothed(history["mse"], smooth), color=PALETTE[0])
@@ -516,8 +568,8 @@ def plot_curves(
 # %% ../nbs/01_moe1991.ipynb #275d8679
 def history(
     runs: Runs,  # of `train(..., every=1)`
-    task,  # `genmix.data.FourVowels`
-):  # DataFrame: epoch, loss, mse, train, test
+    task: FourVowels,  # training and test cases
+) -> pd.DataFrame:  # columns epoch, loss, mse, train, test
     "The first run, epoch by epoch; `loss` is the model's own objective where it is a mixture."
     Xb, Xt = design(task.X_train), design(task.X_test)
     d, rows = one_hot(task.y_train, len(task.classes)), []
@@ -534,14 +586,15 @@ def history(
 
 # %% ../nbs/01_moe1991.ipynb #16db9ec4
 def plot_regions(
-    model,  # a `Mixture` or `Backprop`
-    params,  # its parameters
-    X, y,  # cases [N, 2] and their classes [N]
-    labels,  # name of each class
+    model: Mixture | Backprop,  # the system
+    params: list[np.ndarray],  # its parameters, e.g. [W, V]
+    X: np.ndarray,  # cases [N, 2]
+    y: np.ndarray,  # their classes [N]
+    labels: Sequence[str],  # name of each class
     gate_overlay: bool = True,  # draw where the gate changes hands
-    ax=None,  # axes
+    ax: plt.Axes | None = None,  # axes; None makes a figure
     grid: int = 160,  # points per axis
-):  # the axes
+) -> plt.Axes:  # the axes
     "What the system answers everywhere in the plane, and which expert the gate prefers where."
     ax = plot_task(X, y, labels, ax, size=8)
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
@@ -565,17 +618,19 @@ def plot_regions(
 
 # %% ../nbs/01_moe1991.ipynb #1a08e2d8
 def animate(
-    model,  # a `Mixture`
-    snapshots,  # list of (epoch, parameters)
-    X, y, labels,  # cases, classes, class names
-    path,  # GIF file to write
+    model: Mixture,  # experts and gate
+    snapshots: list[tuple[int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
+    X: np.ndarray,  # cases [N, 2]
+    y: np.ndarray,  # their classes [N]
+    labels: Sequence[str],  # name of each class
+    path: str | os.PathLike,  # GIF file to write
     frames: int = 40,  # number of frames
     text: str = "",  # data, model, seed: shown with the epoch
-):  # the path
+) -> Path:  # the path
     "Specialization as a film: decision regions and gate at epochs spaced evenly in log(epoch)."
     last = len(snapshots) - 1
     pick = np.unique(np.r_[0, np.geomspace(1, max(last, 1), frames).round().astype(int)].clip(0, last))
-    def draw(i):
+    def draw(i: int) -> plt.Figure:
         t, params = snapshots[pick[i]]
         fig, ax = subplots(width=5, height=4)
         plot_regions(model, params, X, y, labels, ax=ax, grid=80)
@@ -585,11 +640,12 @@ def animate(
 
 # %% ../nbs/01_moe1991.ipynb #008bd114
 def responsibility_table(
-    model,  # a `Mixture`
-    params,  # its parameters
-    X, y,  # cases and classes
-    labels,  # name of each class
-):  # DataFrame [C, K]
+    model: Mixture,  # experts and gate
+    params: list[np.ndarray],  # its parameters, e.g. [W, V]
+    X: np.ndarray,  # cases [N, F]
+    y: np.ndarray,  # their classes [N]
+    labels: Sequence[str],  # name of each class
+) -> pd.DataFrame:  # [C, K]
     "Mean responsibility of each expert for the cases of each class."
     o, p = experts_and_gate(model, params, design(X))
     h = responsibilities(squared_errors(one_hot(y, len(labels)), o), p, model.sigma)
@@ -597,11 +653,12 @@ def responsibility_table(
     return pd.DataFrame(means, index=list(labels), columns=[f"expert {k}" for k in range(model.K)])
 
 def confusion(
-    model,  # a `Mixture` or `Backprop`
-    params,  # its parameters
-    X, y,  # cases and classes
-    labels,  # name of each class
-):  # DataFrame [C, C]: rows are the true classes
+    model: Mixture | Backprop,  # the system
+    params: list[np.ndarray],  # its parameters, e.g. [W, V]
+    X: np.ndarray,  # cases [N, F]
+    y: np.ndarray,  # their classes [N]
+    labels: Sequence[str],  # name of each class
+) -> pd.DataFrame:  # [C, C]: rows are the true classes
     "How often each class is taken for each other one."
     C, said = len(labels), model.output(params, design(X)).argmax(0)
     M = np.bincount(C*y + said, minlength=C*C).reshape(C, C)
@@ -622,12 +679,12 @@ def systems(
 # %% ../nbs/01_moe1991.ipynb #9c53f083
 def measure(
     models: dict,  # name -> model, from `systems`
-    task,  # `genmix.data.FourVowels`
+    task: FourVowels,  # training and test cases
     lrs: dict,  # name -> step sizes
-    seeds,  # seeds of the runs at each step size
+    seeds: Sequence[int],  # seeds of the runs at each step size
     progress: bool = False,  # show a progress bar for each system
     **kwargs,  # passed on to `train`: epochs, target_mse, average
-):  # DataFrame, a row per run
+) -> pd.DataFrame:  # a row per run
     "Train every system at every step size from every seed; one batch per system."
     rows = []
     for name, model in models.items():
@@ -646,7 +703,7 @@ def measure(
 
 # %% ../nbs/01_moe1991.ipynb #8a6594f4
 def choose(
-    runs,  # DataFrame from `measure` over several step sizes
+    runs: pd.DataFrame,  # table from `measure` over several step sizes
     rule: str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
 ) -> dict:  # name -> chosen step size
     "The step size that converges always, and in the fewest epochs."
@@ -659,8 +716,8 @@ def choose(
     return {s: float(g.loc[g.epochs.idxmin(), "lr"]) for s, g in ok.groupby("system", sort=False)}
 
 def summarize(
-    runs,  # DataFrame from `measure`
-):  # DataFrame, a row per system; `converged` is a share of the runs
+    runs: pd.DataFrame,  # table from `measure`
+) -> pd.DataFrame:  # a row per system; `converged` is a share of the runs
     "Table 1: means over the runs that reached the target (over all where none did), and the SD of their epochs."
     share = runs.groupby("system", sort=False).converged.mean()
     g = runs[runs.converged | (runs.system.map(share) == 0)].groupby("system", sort=False)
@@ -676,9 +733,9 @@ COMPARISONS = (("4 experts", "BP, 6 hidden"), ("4 experts", "BP, 12 hidden"),
                ("8 experts", "4 experts"), ("BP, 12 hidden", "BP, 6 hidden"))
 
 def t_tests(
-    runs,  # DataFrame from `measure`
+    runs: pd.DataFrame,  # table from `measure`
     column: str = "epochs",  # what to compare
-):  # DataFrame, a row per comparison
+) -> pd.DataFrame:  # a row per comparison
     "Pooled two-sample t-tests (two-sided p) over the runs that reached the target, with Welch's p-value."
     rows, runs = [], runs[runs.converged]
     for a, b in COMPARISONS:
@@ -693,9 +750,9 @@ def t_tests(
 
 # %% ../nbs/01_moe1991.ipynb #0099c9e0
 def plot_search(
-    runs,  # DataFrame from `measure` over several step sizes
-    ax=None,  # axes
-):  # the axes
+    runs: pd.DataFrame,  # table from `measure` over several step sizes
+    ax: plt.Axes | None = None,  # axes; None makes a figure
+) -> plt.Axes:  # the axes
     "Mean epochs to the target against step size, for every system, to where it stops converging."
     if ax is None: _, ax = subplots(width=6.4, height=4.2)
     by = runs.groupby(["system", "lr"], sort=False).agg(
@@ -717,10 +774,10 @@ def plot_search(
 
 # %% ../nbs/01_moe1991.ipynb #f52b0f41
 def plot_table(
-    runs,  # DataFrame from `measure` at one step size per system
-    ax=None,  # axes
+    runs: pd.DataFrame,  # table from `measure` at one step size per system
+    ax: plt.Axes | None = None,  # axes; None makes a figure
     column: str = "epochs",  # what to show
-):  # the axes
+) -> plt.Axes:  # the axes
     "Every run of every system as a dot, with the mean as a bar; a cross at the right did not reach the target."
     if ax is None: _, ax = subplots(width=6.4, height=3.2)
     for i, (name, g) in enumerate(runs.groupby("system", sort=False)):
@@ -737,7 +794,7 @@ def plot_table(
 # %% ../nbs/01_moe1991.ipynb #832a08e8
 def published(
     name: str,  # "search", "table1", "what_if", "earlier" or "provenance"
-):  # DataFrame of a CSV file, or a dict
+) -> pd.DataFrame | dict:  # the table of a CSV file, or a JSON file's dict
     "A published result of this chapter; `provenance` tells how it was made."
     import json
     folder = files("genmix")/"published"/"moe1991"
@@ -752,10 +809,13 @@ def published(
 VARIANT = ["data", "split", "expert", "average"]  # columns that tell the variants of the study apart
 
 def variant(
-    df,  # published table with the columns `VARIANT`
-    data="vowels", split="stratified", expert="softmax", average="half",  # which variant
+    df: pd.DataFrame,  # published table with the columns `VARIANT`
+    data: str = "vowels",  # data set: "vowels" or "formants"
+    split: str = "stratified",  # how speakers were divided: "stratified" or "shifted"
+    expert: str = "softmax",  # kind of expert: "softmax" or "linear"
+    average: str = "half",  # average squared error that stops training: one of `AVERAGES`
     **more,  # further columns to pick by, e.g. rule="smooth"
-):  # the rows of that variant
+) -> pd.DataFrame:  # the rows of that variant
     "One variant of a published study."
     which = dict(data=data, split=split, expert=expert, average=average, **more)
     for column, value in which.items(): df = df[df[column] == value]
@@ -767,7 +827,7 @@ def earlier_init(
     K: int,  # experts
     F: int = 2,  # inputs
     C: int = 4,  # classes
-):  # [W, V] of one run
+) -> list[np.ndarray]:  # [W, V] of one run
     ("Starting weights as the earlier implementation draws them: the gate from `seed`, "
      "expert i from `seed + 1 + i`.")
     gate, scale = np.random.RandomState(seed), 1/np.sqrt(F)
@@ -777,15 +837,15 @@ def earlier_init(
 
 # %% ../nbs/01_moe1991.ipynb #f0364cae
 def model_of(
-    c,  # `genmix.configs.MoE1991Config`
-):  # `Mixture` or `Backprop`
+    c: MoE1991Config,  # settings of the run
+) -> Mixture | Backprop:  # the model
     "The model that a config describes."
     if c.system == "bp": return Backprop(c.hidden)
     return Mixture(c.experts, c.expert, c.error, c.sigma, c.tau)
 
 def stored(
     runs: Runs,  # of `train(..., every=1)`
-    task,  # `genmix.data.FourVowels`
+    task: FourVowels,  # training and test cases
     text: str,  # the figures' caption: data, model, seed, steps
     most: int = 300,  # keep so many snapshots, spaced evenly in log(epoch)
 ) -> dict:  # name -> array
@@ -803,7 +863,7 @@ def stored(
 # %% ../nbs/01_moe1991.ipynb #fc9271fa
 def run_figures(
     s: dict,  # arrays from `stored`
-    c,  # `genmix.configs.MoE1991Config` of the run
+    c: MoE1991Config,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
     m, text, labels = model_of(c), str(s["caption"]), [str(l) for l in s["labels"]]
@@ -811,13 +871,13 @@ def run_figures(
     snapshots = [(int(t), [a, b]) for t, a, b in zip(s["epochs"], s["p0"], s["p1"])]
     table = {k.removeprefix("history_"): s[k] for k in s if k.startswith("history_")}
     end = snapshots[-1][1]
-    def captioned(ax): return caption(ax.figure, text)
-    def regions():
+    def captioned(ax: plt.Axes) -> plt.Figure: return caption(ax.figure, text)
+    def regions() -> plt.Figure:
         fig, axes = subplots(1, 2, width=9, height=4)
         for ax, (t, params) in zip(axes, (snapshots[min(1, len(snapshots) - 1)], snapshots[-1])):
             plot_regions(m, params, *train_, labels, c.gate_overlay, ax); ax.set_title(f"epoch {t}")
         return caption(fig, text)
-    def matrix(which, title):
+    def matrix(which: tuple[np.ndarray, np.ndarray], title: str) -> plt.Figure:
         M = confusion(m, end, *which, labels)
         ax = heatmap(M.values, M.index, M.columns, fmt="d")
         ax.set(ylabel="true", xlabel="answered", title=title)
@@ -827,12 +887,12 @@ def run_figures(
             "confusion-train": lambda: matrix(train_, "training cases"),
             "confusion-test": lambda: matrix(test_, "test cases")}
     if isinstance(m, Backprop): return draw
-    def table_of_responsibility():
+    def table_of_responsibility() -> plt.Figure:
         R = responsibility_table(m, end, *train_, labels)
         ax = heatmap(R.values, R.index, R.columns, vmax=1)
         ax.set(ylabel="class", title="mean responsibility, training cases")
         return captioned(ax)
-    def trajectories():
+    def trajectories() -> plt.Figure:
         targets = target_lines(m, *train_, best_step(m, s["X_train"]))
         return captioned(plot_trajectories(m, snapshots, *train_, targets))
     return draw | {"lines": lambda: captioned(plot_lines(m, end, *train_, labels)),
@@ -840,8 +900,8 @@ def run_figures(
 
 # %% ../nbs/01_moe1991.ipynb #e7af305c
 def best_step(
-    model,  # a `Mixture`
-    X,  # inputs [N, F]
+    model: Mixture,  # experts and gate
+    X: np.ndarray,  # inputs [N, F]
 ) -> float:  # step size
     ("A step size with which a single expert surely descends: "
      "the inverse of the largest curvature of a linear expert.")
@@ -850,19 +910,19 @@ def best_step(
 
 # %% ../nbs/01_moe1991.ipynb #a00fe487
 def fit_softmax(
-    Xb,  # inputs [N, F+1]
-    target,  # target distributions [C, N]
-    weight=None,  # weight of each case [N]
-    W=None,  # where to start [C, F+1]
+    Xb: np.ndarray,  # inputs [N, F+1]
+    target: np.ndarray,  # target distributions [C, N]
+    weight: np.ndarray | None = None,  # weight of each case [N]
+    W: np.ndarray | None = None,  # where to start [C, F+1]
     steps: int = 3,  # Newton steps
     ridge: float = 1e-4,  # penalty ridge/2 ||W||², so that separable classes have a finite answer
-):  # [C, F+1]
+) -> np.ndarray:  # [C, F+1]
     ("Multinomial logistic regression with soft targets by Newton's method (IRLS), "
      "halving a step that does not help.")
     C, F1, N = len(target), Xb.shape[1], len(Xb)
     W = np.zeros((C, F1)) if W is None else W
     weight = np.ones(N) if weight is None else weight
-    def loss(W):
+    def loss(W: np.ndarray) -> float:
         a = affine(W, Xb); a = a - a.max(0)
         return -(weight*(target*(a - np.log(np.exp(a).sum(0)))).sum(0)).sum() + ridge/2*(W**2).sum()
     now = loss(W)
@@ -881,13 +941,13 @@ def fit_softmax(
 # %% ../nbs/01_moe1991.ipynb #fff0720b
 def em(
     model: Mixture,  # linear experts: equation 1.3's likelihood; softmax experts: the multinomial one
-    params,  # [W, V] to start from
-    Xb,  # inputs [N, F+1]
-    d,  # desired outputs [C, 1, N]
+    params: list[np.ndarray],  # [W, V] to start from
+    Xb: np.ndarray,  # inputs [N, F+1]
+    d: np.ndarray,  # desired outputs [C, 1, N]
     steps: int = 50,  # rounds of E and M
     tol: float = 1e-6,  # stop when the mean log-likelihood rises by less
     ridge: float = 1e-4,  # keeps separable problems finite
-):  # [W, V], mean log-likelihood before each round and at the end
+) -> tuple[list[np.ndarray], list[float]]:  # [W, V], mean log-likelihood before each round and at the end
     "Expectation maximization (Jordan & Jacobs, 1994)."
     (W, V), curve = params, []
     for _ in range(steps + 1):
@@ -903,11 +963,14 @@ def em(
 
 # %% ../nbs/01_moe1991.ipynb #b3f777c0
 def m_step(
-    model, W, V,  # settings and present parameters
-    Xb, d,  # inputs [N, F+1], desired outputs [C, 1, N]
-    h,  # responsibilities [K, N]
-    ridge,  # penalty
-):  # W, V
+    model: Mixture,  # settings
+    W: np.ndarray,  # present experts [C, K, F+1]
+    V: np.ndarray,  # present gate [K, F+1]
+    Xb: np.ndarray,  # inputs [N, F+1]
+    d: np.ndarray,  # desired outputs [C, 1, N]
+    h: np.ndarray,  # responsibilities [K, N]
+    ridge: float,  # penalty ridge/2 ||W||²
+) -> tuple[np.ndarray, np.ndarray]:  # new W, V
     "Refit experts and gate to the responsibilities."
     W = W.copy()
     for k in range(model.K):
@@ -919,8 +982,8 @@ def m_step(
 
 # %% ../nbs/01_moe1991.ipynb #ab60333d
 def to_simplex(
-    y,  # any vectors [C, N]
-):  # distributions [C, N]
+    y: np.ndarray,  # any vectors [C, N]
+) -> np.ndarray:  # distributions [C, N]
     "The nearest probability distribution to each column (Euclidean projection)."
     u = -np.sort(-y, axis=0)
     t = (np.cumsum(u, 0) - 1)/np.arange(1, len(y) + 1)[:, None]
@@ -941,8 +1004,11 @@ def _check_numbers(estimator):
 class _Classifier(ClassifierMixin, BaseEstimator):
     "What both classifiers share: checking, training by gradient descent, answering."
 
-    def fit(self, X, y):
-        "Train on inputs X [N, F] and classes y [N]."
+    def fit(self,
+        X: np.ndarray,  # inputs [N, F]
+        y: np.ndarray,  # classes [N]: numbers or names
+    ) -> Self:  # the classifier itself
+        "Train on inputs and classes."
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
@@ -968,16 +1034,23 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, "
                           f"above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=4)
 
-    def predict_proba(self, X):
-        "Probability of each class, [N, C]."
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
-        return to_simplex(self.model_.output(self.params_, design(X))).T
+# %% ../nbs/01_moe1991.ipynb #f3bb686d
+@patch
+def predict_proba(self: _Classifier,
+    X: np.ndarray,  # inputs [N, F]
+) -> np.ndarray:  # [N, C]
+    "Probability of each class."
+    check_is_fitted(self)
+    X = validate_data(self, X, reset=False, dtype=np.float64)
+    return to_simplex(self.model_.output(self.params_, design(X))).T
 
-    def predict(self, X):
-        "The most probable class of each row, [N]."
-        p = self.predict_proba(X)
-        return self.classes_[p.argmax(1)]
+@patch
+def predict(self: _Classifier,
+    X: np.ndarray,  # inputs [N, F]
+) -> np.ndarray:  # [N]
+    "The most probable class of each row."
+    p = self.predict_proba(X)
+    return self.classes_[p.argmax(1)]
 
 # %% ../nbs/01_moe1991.ipynb #444a6296
 class MixtureOfExpertsClassifier(_Classifier):
@@ -989,18 +1062,18 @@ class MixtureOfExpertsClassifier(_Classifier):
     over cases) and, with solver="em", `log_likelihood_`. A round of EM costs K+1 Newton fits with C(F+1) unknowns.
     """
     def __init__(self,
-        n_experts=4,  # K
+        n_experts: int = 4,  # K
         *,
-        expert="softmax",  # "softmax" or "linear"
-        error="mixture",  # "cooperation", "competition" or "mixture": equation 1.1, 1.2 or 1.3 (gradient descent)
-        solver="gd",  # "gd": batch gradient descent as in the paper; "em": expectation maximization
-        sigma=1.0,  # width of the Gaussians
-        tau=1.0,  # temperature of the gate
-        learning_rate=1.0,  # step size on the mean error (gd)
-        max_iter=2000,  # epochs (gd) or rounds (em)
-        target_mse=None,  # stop when half the mean squared error, summed over classes, is this small; None: never (gd)
-        init_scale=0.1,  # SD of the experts' initial weights
-        random_state=None,  # seed, RandomState or None
+        expert: str = "softmax",  # "softmax" or "linear"
+        error: str = "mixture",  # "cooperation", "competition" or "mixture": equation 1.1, 1.2 or 1.3 (gradient descent)
+        solver: str = "gd",  # "gd": batch gradient descent as in the paper; "em": expectation maximization
+        sigma: float = 1.0,  # width of the Gaussians
+        tau: float = 1.0,  # temperature of the gate
+        learning_rate: float = 1.0,  # step size on the mean error (gd)
+        max_iter: int = 2000,  # epochs (gd) or rounds (em)
+        target_mse: float | None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never (gd)
+        init_scale: float = 0.1,  # SD of the experts' initial weights
+        random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
     ):
         self.n_experts, self.expert, self.error, self.solver = n_experts, expert, error, solver
         self.sigma, self.tau = sigma, tau
@@ -1025,9 +1098,9 @@ class MixtureOfExpertsClassifier(_Classifier):
 # %% ../nbs/01_moe1991.ipynb #8cce8223
 @patch
 def gate(self: MixtureOfExpertsClassifier,
-    X,  # inputs [N, F]
-):  # [N, K]
-    "Mixing proportions p_i, [N, K]."
+    X: np.ndarray,  # inputs [N, F]
+) -> np.ndarray:  # [N, K]
+    "Mixing proportions p_i of each row."
     check_is_fitted(self)
     Xb = design(validate_data(self, X, reset=False, dtype=np.float64))
     return experts_and_gate(self.model_, self.params_, Xb)[1].T
@@ -1036,13 +1109,13 @@ def gate(self: MixtureOfExpertsClassifier,
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
     def __init__(self,
-        n_hidden=6,  # H
+        n_hidden: int = 6,  # H
         *,
-        learning_rate=1.0,  # step size on the mean error
-        max_iter=2000,  # epochs
-        target_mse=None,  # stop when half the mean squared error, summed over classes, is this small; None: never
-        init_scale=0.5,  # SD of the initial weights
-        random_state=None,  # seed, RandomState or None
+        learning_rate: float = 1.0,  # step size on the mean error
+        max_iter: int = 2000,  # epochs
+        target_mse: float | None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never
+        init_scale: float = 0.5,  # SD of the initial weights
+        random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
     ):
         self.n_hidden, self.learning_rate, self.max_iter = n_hidden, learning_rate, max_iter
         self.target_mse, self.init_scale, self.random_state = target_mse, init_scale, random_state
@@ -1052,12 +1125,11 @@ class BackpropClassifier(_Classifier):
 
 # %% ../nbs/01_moe1991.ipynb #36eb5319
 def explore(
-    task,  # `genmix.data.FourVowels`
-):  # an ipywidgets box
+    task: FourVowels,  # training and test cases
+) -> object:  # an `ipywidgets.interactive`: sliders and picture
     "Train with the sliders' settings and draw the decision regions."
-    import matplotlib.pyplot as plt
     from ipywidgets import Dropdown, FloatLogSlider, IntSlider, interactive
-    def draw(experts, expert, error, eta, sigma, tau, epochs, seed):
+    def draw(experts: int, expert: str, error: str, eta: float, sigma: float, tau: float, epochs: int, seed: int) -> Runs:
         r = train(Mixture(experts, expert, error, sigma, tau), task.X_train, task.y_train, eta, [seed],
                   epochs=epochs)
         ax = plot_regions(r.model, r.run(0), task.X_train, task.y_train, task.labels, grid=80)
