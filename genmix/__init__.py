@@ -1,7 +1,45 @@
 """Mixtures of experts and variational autoencoders, from 1991 to today, as notebooks that run.
 
-genmix.data (find, fetch, read), genmix.synthetic (data made from a formula), genmix.moe1991 (adaptive mixtures of local experts),
-genmix.plots, genmix.figures, genmix.experiments (what `genmix reproduce` runs), genmix.configs and genmix.cli (the `genmix` command).
+Nothing is imported here: `from genmix.data import load`, `from genmix.experiments import load_model` and so on.
+`PUBLIC` lists the names that stay as they are from one minor version to the next (CONTRIBUTING.md says how a change
+is announced); everything else in the modules is there to be read, and may change.
 """
 
 __version__ = "0.1.0"
+
+PUBLIC = {  # module -> its stable names; nbs/api.ipynb shows them, tests/test_api.py holds them to their signatures
+    "data": ["load", "ImageData", "listing", "fetch", "binarize", "fixed_binarization"],
+    "vowels": ["four_vowels", "FourVowels", "VowelData"],
+    "files": ["DataError"],
+    "experiments": ["train", "load_model", "draw_samples", "sweep_runs", "reproduce"],
+    "configs": [
+        "MoE1991Config", "Table1Config", "FitConfig", "VAEConfig", "LatentOptConfig", "ClassifierConfig", "SMoEVAEConfig",
+        "BetaVAEConfig", "VLAEConfig", "PRESETS", "preset", "preset_names", "load_config", "ConfigError",
+    ],
+    "moe1991": ["MixtureOfExpertsClassifier", "BackpropClassifier"],
+    "vae": [
+        "VAE", "model_of", "Bernoulli", "Gaussian", "ContinuousBernoulli", "kl_normal", "log_normal", "reparameterize",
+        "active_units", "LogProb", "VAEError",
+    ],
+    "latent_opt": ["Amortized", "SVI", "MAP", "SemiAmortized", "model_of", "infer", "elbo", "gaps"],
+    "smoe_vae": ["SMoEVAE", "model_of"],
+    "beta_vae": ["BetaVAE", "model_of", "total_correlation", "traverse"],
+    "vlae": ["VLAE", "model_of", "bayes"],
+    "metrics": [
+        "evaluate", "mig", "im", "Assignment", "sap", "dci", "DCI", "factor_vae_score", "beta_vae_score", "modularity",
+        "explicitness", "floor", "standard_error", "per_factor", "MetricError",
+    ],
+    "training": ["fit", "Batch", "Noise", "TrainingError"],
+    "runs": [
+        "run", "sweep", "Swept", "table", "summarize", "published", "Published", "published_names", "pretrained", "Weights",
+        "load_weights", "save_weights", "RunError",
+    ],
+    "figures": ["FIGURES", "draw"],
+    "plots": ["image_grid", "heatmap", "caption", "save", "save_gif"],
+}
+
+METHODS = [  # and of the classes among them, beside constructor and fields, the methods of these names
+    "fit", "predict", "predict_proba", "gate",  # classifiers
+    "loss", "encode", "codes", "decode", "reconstruct", "sample", "log_prob", "log_joint",  # models of images
+    "prepare", "mean", "normal", "uniform", "describe", "subset", "fingerprint", "into",  # likelihoods, noise, data, weights
+]

@@ -1,0 +1,166 @@
+"""The public interface: what genmix.PUBLIC promises is there, explained, and as it was.
+
+tests/api.txt holds the signatures. After a change that is meant, `python tools/api.py` writes it again, and the diff is a
+part of the change; CONTRIBUTING.md ("What stays as it is") says what may change and how.
+"""
+
+import ast
+import importlib
+import inspect
+import io
+import json
+import re
+import sys
+import tokenize
+import warnings
+from configparser import ConfigParser
+
+import pytest
+from conftest import ROOT
+
+import genmix
+
+sys.path.insert(0, str(ROOT / "tools"))
+import api  # noqa: E402
+
+NAMES = [f"{module}.{name}" for module, names in genmix.PUBLIC.items() for name in names]
+SYMBOLS = dict(api.symbols())
+MODULES = sorted(p.stem for p in (ROOT / "genmix").glob("*.py") if p.stem[0] != "_")
+
+
+# ---------------------------------------------------------------- what is promised is there
+def test_the_list_is_one_list():
+    assert len(set(NAMES)) == len(NAMES) > 60 and set(genmix.PUBLIC) <= set(MODULES)
+    assert (genmix.PUBLIC, genmix.METHODS) == api.promised()
+    found = {name.rpartition(".")[2] for name in SYMBOLS if name.count(".") == 2}
+    assert set(genmix.METHODS) <= found, f"no public class has {sorted(set(genmix.METHODS) - found)}"
+
+
+@pytest.mark.parametrize("module", genmix.PUBLIC)
+def test_public_names_exist_and_are_exported(module):
+    there = importlib.import_module(f"genmix.{module}")
+    missing = [n for n in genmix.PUBLIC[module] if not hasattr(there, n) or n not in there.__all__]
+    assert not missing, f"genmix.{module} lacks {missing}, or its __all__ does"
+    for name in genmix.PUBLIC[module]:  # what the sources say about a class is what the class has
+        cls = getattr(there, name)
+        has = set(dir(cls)) | {k for base in getattr(cls, "__mro__", ()) for k in getattr(base, "__annotations__", {})}
+        assert {n.rpartition(".")[2] for n in SYMBOLS if n.startswith(f"{module}.{name}.")} <= has
+
+
+def test_data_hands_on_what_the_readme_imports_from_it():
+    from genmix import data, files, vowels
+
+    assert data.four_vowels is vowels.four_vowels and data.DataError is files.DataError
+
+
+# ---------------------------------------------------------------- it is explained
+def comments(module):
+    "line number -> the comment in that line."
+    text = (ROOT / "genmix" / f"{module}.py").read_text(encoding="utf-8")
+    return {t.start[0]: t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+
+
+def unexplained(name, node, said):
+    "What is missing at a function, a class or a field: annotations, comments, the docstring."
+    if isinstance(node, ast.AnnAssign):
+        return [] if node.end_lineno in said else ["comment"]
+    if not isinstance(node, (ast.ClassDef, *api.FUNCTION)):
+        return []
+    constructor, method = name.endswith(".__init__"), name.count(".") > 1
+    problems = [] if constructor or ast.get_docstring(node) else ["docstring"]
+    if isinstance(node, ast.ClassDef):
+        return problems
+    args = api.parameters(node)[method:]
+    where = [arg.lineno for arg in args]
+    problems += [f"{arg.arg}: annotation" for arg in args if arg.annotation is None]
+    problems += [f"{arg.arg}: comment" for arg in args if not said.get(arg.end_lineno, "") or where.count(arg.lineno) > 1]
+    return problems + ["return: annotation"] * (node.returns is None and not constructor)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_are_explained(name):
+    "A docstring; for every parameter an annotation and a comment; what is returned."
+    said, problems = comments(name.partition(".")[0]), []
+    for symbol, node in SYMBOLS.items():
+        if (symbol == name or symbol.startswith(name + ".")) and node.lineno:
+            found = unexplained(symbol, node, said)
+            problems += [f"{symbol}: {', '.join(found)}"] if found else []
+    assert not problems, "\n".join(problems)
+
+
+def test_missing_explanations_are_found():
+    "The check above can fail."
+    text = "def f(a: int, b,  # two in a line\n      c,\n      d: int,  # good\n): pass\n"
+    node = ast.parse(text).body[0]
+    assert unexplained("m.f", node, {1: "# two in a line", 3: "# good"}) == [
+        "docstring", "b: annotation", "c: annotation", "a: comment", "b: comment", "c: comment", "return: annotation"]
+    assert unexplained("m.f", ast.parse("def f(x: int) -> int:  # number\n    'The number.'").body[0], {1: "# number"}) == []
+
+
+# ---------------------------------------------------------------- it is as it was
+def test_the_interface_is_the_stored_one(python):
+    done = python("tools/api.py", "--check")
+    assert done.returncode == 0, f"{done.stdout}If this is meant: python tools/api.py, and a line in CHANGELOG.md"
+
+
+def test_a_changed_signature_is_noticed():
+    before = ast.parse("def f(x: int, n: int = 2) -> int: ...").body[0]
+    assert api.signature(before) == "(x: int, n: int=2) -> int"
+    for after in ("def f(x: int) -> int: ...", "def f(x: int, n: int = 3) -> int: ...", "def f(x, n: int = 2) -> int: ..."):
+        assert api.signature(ast.parse(after).body[0]) != api.signature(before)
+
+
+def test_parsed_signatures_are_those_python_sees():
+    "The sources are read without importing them; what Python says about the imported names has the same parameters."
+    for name in NAMES:
+        node, there = SYMBOLS[name], getattr(importlib.import_module(f"genmix.{name.partition('.')[0]}"), name.partition(".")[2])
+        if isinstance(node, api.FUNCTION):
+            assert list(inspect.signature(there).parameters) == [a.arg for a in api.parameters(node)], name
+
+
+# ---------------------------------------------------------------- importing it is cheap and silent
+def test_importing_genmix_imports_nothing_else_and_importing_all_warns_of_nothing(python):
+    for modules in (["genmix"], [f"genmix.{m}" for m in MODULES]):
+        done = python("-W", "error", "-c", f"import sys, {', '.join(modules)}; print(*sorted({{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)))")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(modules) > 1 or done.stdout.split() == [], f"import genmix imports {done.stdout.strip()}"
+
+
+def test_the_version_is_that_of_settings():
+    cfg = ConfigParser(delimiters=["="], interpolation=None)
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    assert genmix.__version__ == cfg["DEFAULT"]["version"] and re.fullmatch(r"\d+\.\d+\.\d+", genmix.__version__)
+
+
+# ---------------------------------------------------------------- what was written once can be read
+def test_settings_that_were_published_can_be_read():
+    from genmix.configs import from_dict
+
+    found = 0
+    for path in sorted((ROOT / "genmix" / "published").rglob("*.json")):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored, dict) and isinstance(stored.get("config"), dict):
+            from_dict(stored["config"])
+            found += 1
+    assert found > 5
+
+
+def test_settings_from_before_a_setting_was_added_get_its_default():
+    "And a setting that is not known is an error that names it: CONTRIBUTING.md promises both."
+    from genmix.configs import ConfigError, VAEConfig, from_dict, to_dict
+
+    old = to_dict(VAEConfig(latent=7))
+    del old["free_bits"]
+    assert from_dict(old) == VAEConfig(latent=7)
+    with pytest.raises(ConfigError, match="no setting 'colour'"):
+        from_dict({**old, "colour": 1})
+
+
+def test_published_weights_load_by_name_without_a_warning():
+    from genmix.experiments import load_model
+    from genmix.runs import published_names
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = {name: load_model(name) for name in published_names()}
+    assert models and all(not model.training for model in models.values())
