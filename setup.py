@@ -1,4 +1,5 @@
 "Everything that setuptools needs stands in settings.ini; this file only hands it over."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,23 +11,40 @@ parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
 statuses = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+repository, documentation = cfg["git_url"].rstrip("/"), cfg["doc_host"] + cfg["doc_baseurl"]
+
+
+def read_elsewhere(text):
+    "The README for a page that has none of its files: links lead to this version in the repository; without one they are plain text."
+    if not repository:
+        text = re.sub(r"!\[[^\]]*\]\((?!\w+:)[^)]+\)\n+(\*[^\n]+\*\n+)?", "", text)  # a picture, with its caption
+        return re.sub(r"\[([^\]]+)\]\((?![\w#]+:|#)[^)]+\)", r"\1", text)
+    text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\1{repository}/raw/v{cfg['version']}/", text)
+    return re.sub(r"(\[[^\]]+\]\()(?!\w+:|#)", rf"\1{repository}/blob/v{cfg['version']}/", text)
+
+
+urls = {"Homepage": repository, "Documentation": documentation}
+urls |= {"Changelog": f"{repository}/blob/{cfg['branch']}/CHANGELOG.md", "Issues": f"{repository}/issues"} if repository else {}
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=read_elsewhere((here / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
-    url=cfg["git_url"] or None,
-    license=cfg["license"].upper(),
+    project_urls={name: url for name, url in urls.items() if url},
+    license_expression=cfg["license"].upper(),
+    license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     classifiers=[
         f"Development Status :: {statuses[cfg['status']]}",
         f"Intended Audience :: {cfg['audience']}",
         f"Natural Language :: {cfg['language']}",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        *[f"Programming Language :: Python :: {version}" for version in cfg["pythons"].split()],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["genmix", "genmix.*"]),

@@ -19,18 +19,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    "(sdist, wheel), built from a copy; `build` makes the wheel from the sdist, so the sdist must be complete."
+    "(sdist, wheel, what was said), built from a copy; `build` makes the wheel from the sdist, so the sdist must be complete."
     import shutil
 
     from conftest import IGNORED
 
     folder = tmp_path_factory.mktemp("wheel")
     tree = shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED))
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(tree)]
+    command = [sys.executable, "-W", "default", "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(tree)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     (sdist,), (wheel,) = (folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl")
-    return sdist, wheel
+    return sdist, wheel, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +66,65 @@ def test_the_wheel_holds_the_package_and_its_published_results(built):
     assert sum(i.file_size for i in zipfile.ZipFile(built[1]).infolist()) < 30_000_000
 
 
-def test_the_metadata_is_that_of_settings(built):
+def settings():
     cfg = ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    cfg = cfg["DEFAULT"]
+    return cfg["DEFAULT"]
+
+
+def test_building_warns_of_nothing(built):
+    said = [line for line in built[2].splitlines() if re.search(r"warn|deprecat|absent from|ambiguous|not found", line, re.IGNORECASE)]
+    assert not [line for line in said if "byte-compiling is disabled" not in line], said
+
+
+def test_the_metadata_is_that_of_settings(built):
+    cfg = settings()
     book = zipfile.ZipFile(built[1])
     text = book.read(next(n for n in book.namelist() if n.endswith("METADATA"))).decode()
     assert f"Version: {cfg['version']}\n" in text and f"Requires-Python: >={cfg['min_python']}\n" in text
     needs = {m.lower() for m in re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==).*$", text, re.MULTILINE)}
     assert needs == {re.match(r"[\w-]+", r)[0].lower() for r in cfg["requirements"].split()}
+    head = text.partition("\n\n")[0]
+    assert f"License-Expression: {cfg['license'].upper()}\n" in head and "License ::" not in head
+    assert re.findall(r"Classifier: Programming Language :: Python :: (3\.\d+)", head) == cfg["pythons"].split()
+    assert cfg["pythons"].split()[0] == cfg["min_python"]
 
 
-def test_the_sdist_can_be_built_from(built):
+@pytest.mark.parametrize("address", ["", "https://github.com/someone/genmix"])
+def test_nothing_on_the_page_of_the_package_index_leads_nowhere(address, tmp_path):
+    "The README's links name files that the index does not have: they lead to the repository, or are no links."
+    import shutil
+
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "genmix").mkdir()
+    (tmp_path / "genmix" / "__init__.py").touch()
+    text = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    (tmp_path / "settings.ini").write_text(re.sub(r"^git_url =.*$", f"git_url = {address}", text, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run([sys.executable, "setup.py", "-q", "egg_info"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    head, _, body = (tmp_path / "genmix.egg-info" / "PKG-INFO").read_text(encoding="utf-8").partition("\n\n")
+    assert f"Project-URL: Homepage, {address}\n" in head if address else "Project-URL" not in head
+
+    source = (ROOT / "README.md").read_text(encoding="utf-8")
+    links, pictures = re.findall(r"(?<!!)\[[^\]]+\]\(([^)]+)\)", body), re.findall(r"!\[[^\]]*\]\(([^)]+)\)", body)
+    assert all(re.match(r"https?://", link) for link in links + pictures), links + pictures
+    if address:
+        place = f"{address}/blob/v{settings()['version']}/"
+        ours = [link.removeprefix(place) for link in links if link.startswith(place)] + [p.partition("/raw/")[2].partition("/")[2] for p in pictures]
+        assert len(ours) > 10 and len(pictures) == source.count("![") and all((ROOT / name).exists() for name in ours), ours
+    else:
+        assert not pictures and "](" not in re.sub(r"\]\(https?://", "", body) and "chapter" in body
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(built):
     names = {n.partition("/")[2] for n in tarfile.open(built[0]).getnames()}
-    assert {"setup.py", "settings.ini", "README.md", "LICENSE", "genmix/__main__.py"} <= names
+    beside = {n for n in names if "/" not in n and "." in n}
+    assert beside - {"setup.cfg", "genmix.egg-info"} == {
+        "setup.py", "pyproject.toml", "settings.ini", "README.md", "CHANGELOG.md", "CITATION.cff", "MANIFEST.in"} | {"PKG-INFO"} & beside
+    assert {"LICENSE", "PKG-INFO", "genmix/__main__.py"} <= names
+    inside = {n for n in zipfile.ZipFile(built[1]).namelist() if n.startswith("genmix/")}
+    assert inside <= names and not [n for n in names if re.search(r"^(tests|nbs|tools)\b|\.ipynb|__pycache__", n)]
 
 
 def test_the_command_runs_from_anywhere(installed, tmp_path):
