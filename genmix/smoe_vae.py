@@ -13,6 +13,7 @@ __all__ = ['BUILDS', 'SETTINGS', 'encoder_of', 'gate_of', 'plot_architecture', '
 # %% ../nbs/04_smoe_vae.ipynb #b0cee6b6
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from .configs import ConfigError, SMoEVAEConfig, load_config
 from .runs import load_arrays, read_result, summarize
 import matplotlib.pyplot as plt
 from .plots import MARKERS, PALETTE, caption, expert_color, heatmap, image_grid, subplots
-from .training import Noise, Rows
+from .training import Batch, Noise, Rows
 from .vae import LogProb, importance, kl_normal, log_normal, noise_of, reparameterize
 
 # %% ../nbs/04_smoe_vae.ipynb #052391a1
@@ -51,12 +52,12 @@ def gate_of(
     return nn.Sequential(nn.Linear(latent, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, K))
 
 # %% ../nbs/04_smoe_vae.ipynb #b495455e
-def plot_architecture():
+def plot_architecture() -> plt.Figure:
     "The system: encoder, code, gate, experts, and how a drawing comes about."
     fig, ax = subplots(width=7.6, height=3.4)
-    def box(x, y, text, color, w=1.5, h=.8):
+    def box(x: float, y: float, text: str, color: str, w: float = 1.5, h: float = .8) -> None:
         ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fc=color, ec="none", alpha=.18)); ax.text(x, y, text, ha="center", va="center", fontsize=10)
-    def arrow(a, b, **kw): ax.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="#555555", lw=1.2, **kw))
+    def arrow(a: tuple, b: tuple, **kw) -> None: ax.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="#555555", lw=1.2, **kw))
     box(0, 0, "image $x$\n28 × 28", "#888888"); box(2.2, 0, "encoder\n$\\mu, \\log\\sigma^2$", PALETTE[5]); box(4.4, 0, "code $z$\n$L$ numbers", "#888888")
     box(6.6, 2.1, "gate\n$p = $ softmax $g(z)$", PALETTE[3], w=1.9)
     for k, y in enumerate((.9, 0, -1.7)):
@@ -70,15 +71,19 @@ def plot_architecture():
 
 # %% ../nbs/04_smoe_vae.ipynb #0936859e
 def doubled(
-    w,  # kernel of a 3x3 convolution that follows a doubling: [..., O, I, 3, 3]
-):  # [..., I, O, 4, 4]
+    w: torch.Tensor,  # kernel of a 3x3 convolution that follows a doubling: [..., O, I, 3, 3]
+) -> torch.Tensor:  # [..., I, O, 4, 4]
     "The kernel of the transposed convolution (stride 2, padding 1) that does both at once (equation 4.1)."
     w = w.flip(-1, -2)
     w = F.pad(w, (0, 1)) + F.pad(w, (1, 0))
     w = F.pad(w, (0, 0, 0, 1)) + F.pad(w, (0, 0, 1, 0))
     return w.transpose(-3, -4)
 
-def transposed(h, w, b):
+def transposed(
+    h: torch.Tensor,  # what comes in [B, I, H, W]
+    w: torch.Tensor,  # kernel [I, O, 4, 4]
+    b: torch.Tensor | None,  # [O], or None
+) -> torch.Tensor:  # [B, O, 2H, 2W]
     "The transposed convolution (stride 2, padding 1) of h [B, I, H, W] with w [I, O, 4, 4] and b [O]: [B, O, 2H, 2W]."
     plain = w.shape[1] == 1 and h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return torch.ops.aten.slow_conv_transpose2d(h, w, [4, 4], b, [2, 2], [1, 1]) if plain else F.conv_transpose2d(h, w, b, 2, 1)
@@ -110,12 +115,12 @@ class Experts(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(K, *s).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(K, out).uniform_(-bound, bound)))
 
-    def kernels(self):
+    def kernels(self) -> list[tuple]:
         "The kernels and biases that `draw` wants, a tuple for every expert."
         W = [self.weights[0], *(doubled(w) if layer == "double" else w for w, layer in zip(self.weights[1:], self.layers))]
         return list(zip(*(t.unbind() for t in (*W, *self.biases))))
 
-    def draw(self, k: int, z, kernels=None):
+    def draw(self, k: int, z: torch.Tensor, kernels: list[tuple] | None = None) -> torch.Tensor:
         "What expert k makes of codes [B, L]: images [B, 1, 28, 28] from 0 to 1."
         own = (kernels or self.kernels())[k]
         W, b = own[:len(self.weights)], own[len(self.weights):]
@@ -131,13 +136,13 @@ class Experts(nn.Module):
 
 # %% ../nbs/04_smoe_vae.ipynb #53f1607b
 @patch
-def every(self: Experts, z):
+def every(self: Experts, z: torch.Tensor) -> torch.Tensor:
     "What every expert makes of codes [B, L]: [B, K, 1, 28, 28]."
     kernels = self.kernels()
     return torch.stack([self.draw(k, z, kernels) for k in range(self.K)], 1)
 
 @patch
-def chosen(self: Experts, z, k):
+def chosen(self: Experts, z: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     "Each code [B, L] drawn by its own expert k [B]: [B, 1, 28, 28]."
     order, kernels = k.argsort(stable=True), self.kernels()
     counts = torch.bincount(k, minlength=self.K).tolist()
@@ -145,21 +150,21 @@ def chosen(self: Experts, z, k):
     return torch.cat(parts)[order.argsort()] if parts else z.new_zeros(0, 1, 28, 28)
 
 @patch
-def some(self: Experts, z, keep):
+def some(self: Experts, z: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "The drawings that keep [B, K] asks for, sorted by expert: of which code [n], by which expert [n], and the drawing [n, 1, 28, 28]."
     k, b = keep.T.nonzero(as_tuple=True)
     kernels, rows = self.kernels(), b.split(keep.sum(0).tolist())
     return b, k, torch.cat([self.draw(j, z[r], kernels) for j, r in enumerate(rows) if len(r)]).float()
 
 def needed(
-    p,  # the gate's probabilities [B, K]
+    p: torch.Tensor,  # the gate's probabilities [B, K]
     eps: float,  # smaller ones are left out, but for an image's largest
-):  # [B, K], true or false
+) -> torch.Tensor:  # [B, K], true or false
     "Which experts an image needs."
     return (p >= eps) | (p == p.max(1, keepdim=True).values)
 
 @patch
-def blend(self: Experts, z, p, eps: float = 0.):
+def blend(self: Experts, z: torch.Tensor, p: torch.Tensor, eps: float = 0.) -> torch.Tensor:
     "Sum over experts of p [B, K] times their drawings of z [B, L], without those whose p is below eps: [B, 1, 28, 28]."
     if eps == 0:
         kernels = self.kernels()
@@ -170,20 +175,24 @@ def blend(self: Experts, z, p, eps: float = 0.):
     return torch.zeros(len(z), 1, 28, 28, device=z.device).index_add(0, b, p[b, k][:, None, None, None] * drawn)
 
 # %% ../nbs/04_smoe_vae.ipynb #30f4ef9a
-def balance(p):
+def balance(
+    p: torch.Tensor,  # the gate's probabilities [B, K]
+) -> torch.Tensor:  # a number
     "How unevenly a batch uses its experts, K times the squared distance of the mean of p [B, K] from 1/K: 0 to K - 1 (equation 4.4)."
     return p.shape[1] * (p.mean(0) - 1 / p.shape[1]).square().sum()
 
-def entropy(log_p):
+def entropy(
+    log_p: torch.Tensor,  # the gate's log-probabilities [B, K]
+) -> torch.Tensor:  # a number
     "Mean entropy, in nats, of the gate's log-probabilities [B, K]."
     return -(log_p.exp() * log_p).sum(1).mean()
 
 # %% ../nbs/04_smoe_vae.ipynb #05b9667a
 def compete(
-    log_p,  # the gate's log-probabilities [B, K]
-    sse,  # squared error of every expert's drawing, summed over pixels [B, K]
+    log_p: torch.Tensor,  # the gate's log-probabilities [B, K]
+    sse: torch.Tensor,  # squared error of every expert's drawing, summed over pixels [B, K]
     sigma: float,  # standard deviation of a pixel
-):  # cost [B] and log-responsibilities [B, K]
+) -> tuple[torch.Tensor, torch.Tensor]:  # cost [B] and log-responsibilities [B, K]
     "The mixture's cost per image, on the scale of a squared error, and who is responsible (equation 4.6)."
     joint = log_p - sse / (2 * sigma**2)                                                    # [B, K]
     total = joint.logsumexp(1, keepdim=True)                                                # [B, 1]
@@ -191,9 +200,9 @@ def compete(
 
 # %% ../nbs/04_smoe_vae.ipynb #317d1039
 def balanced(
-    logits,  # log p_k - squared error / (2 sigma^2) [B, K]
+    logits: torch.Tensor,  # log p_k - squared error / (2 sigma^2) [B, K]
     steps: int = 30,  # of Sinkhorn's iteration
-):  # log-responsibilities [B, K]: rows sum to 1, columns, nearly, to B / K
+) -> torch.Tensor:  # log-responsibilities [B, K]: rows sum to 1, columns, nearly, to B / K
     "Responsibilities that use all experts alike (equation 4.7)."
     B, K = logits.shape
     for _ in range(steps):
@@ -202,16 +211,18 @@ def balanced(
     return logits - logits.logsumexp(1, keepdim=True)
 
 # %% ../nbs/04_smoe_vae.ipynb #b24f9575
-def switch(p):
+def switch(
+    p: torch.Tensor,  # the gate's probabilities [B, K]
+) -> torch.Tensor:  # a number
     "The Switch Transformer's balance term for p [B, K]: 1 if experts are used alike, K if one has everything."
     f = torch.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)                          # [K]
     return p.shape[1] * (f * p.mean(0)).sum()
 
 def noisy(
-    logits,  # [B, K]
-    scale,  # size of the noise [B, K]
-    rng,  # `Noise`
-):  # [B, K]
+    logits: torch.Tensor,  # [B, K]
+    scale: torch.Tensor,  # size of the noise [B, K]
+    rng: Noise,  # where the noise comes from
+) -> torch.Tensor:  # [B, K]
     "Noise on the logits; all but the two largest are cut off (arXiv 1701.06538)."
     logits = logits + scale * rng.normal(*logits.shape)
     if logits.shape[1] < 3: return logits
@@ -220,7 +231,11 @@ def noisy(
 # %% ../nbs/04_smoe_vae.ipynb #09895691
 class SMoEVAE(nn.Module):
     "A shared encoder, a gate on its code, and K decoder experts (arXiv 2509.10025)."
-    def __init__(self, config: SMoEVAEConfig, classes: int):
+    def __init__(
+        self,
+        config: SMoEVAEConfig,  # settings
+        classes: int,  # how many the images have
+    ):
         super().__init__()
         c = self.config = config
         if c.routing == "supervised" and classes < c.num_experts:
@@ -232,19 +247,19 @@ class SMoEVAE(nn.Module):
         if c.balancing == "bias": self.register_buffer("bias", torch.zeros(c.num_experts))
         if c.revive: self.register_buffer("drew", torch.zeros(c.num_experts))               # images per expert since the last revival
 
-    def codes(self, x, rng=None):
+    def codes(self, x: torch.Tensor, rng: Noise | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         "mu, logvar and z: [B, L] each; z is mu without an rng."
         mu, logvar = self.encoder(x).float().chunk(2, 1)
         return mu, logvar, mu if rng is None else reparameterize(mu, logvar, rng)
 
-    def route(self, z, rng=None):
+    def route(self, z: torch.Tensor, rng: Noise | None = None) -> torch.Tensor:
         "The gate's log-probabilities [B, K]; noisy routing adds noise if there is an rng."
         logits = self.gate(z).float()
         if self.config.balancing == "bias": logits = logits + self.bias
         if self.config.balancing == "noisy" and rng is not None: logits = noisy(logits, F.softplus(self.noise(z).float()), rng)
         return F.log_softmax(logits, 1)
 
-    def loss(self, batch, step: int, rng) -> dict:
+    def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
         "Equation 4.4 divided by the batch size; or 4.6 and 4.8 with the KL term. `recon` is what `error` says; `used` counts experts that an image prefers."
         c, x = self.config, batch.x
         if self.training: self.renew(step)
@@ -259,12 +274,15 @@ class SMoEVAE(nn.Module):
         return dict(loss=recon + c.beta * kl + gates, recon=recon, kl=kl, balance=uneven, entropy=unsure, used=(share > 0).float().sum())
 
 # %% ../nbs/04_smoe_vae.ipynb #6248d400
-def squared_error(x, drawn):
+def squared_error(
+    x: torch.Tensor,  # images [B, 1, 28, 28]
+    drawn: torch.Tensor,  # drawings of them, the same shape
+) -> torch.Tensor:  # [B]
     "Squared error, summed over pixels: of images [B, 1, 28, 28] to [B]."
     return (x - drawn.float()).square().sum((1, 2, 3))
 
 @patch
-def error(self: SMoEVAE, x, z, log_p, step: int):
+def error(self: SMoEVAE, x: torch.Tensor, z: torch.Tensor, log_p: torch.Tensor, step: int) -> torch.Tensor:
     "What an image costs, [B]: squared error of the blend, of the preferred expert's drawing, or the mixture's cost."
     c = self.config
     if not self.training or c.routing == "supervised": return squared_error(x, self.experts.chosen(z, log_p.argmax(1)))
@@ -279,7 +297,7 @@ def error(self: SMoEVAE, x, z, log_p, step: int):
 # %% ../nbs/04_smoe_vae.ipynb #cd858401
 @patch
 @torch.no_grad()
-def adapt(self: SMoEVAE, log_p, rate: float = .02):
+def adapt(self: SMoEVAE, log_p: torch.Tensor, rate: float = .02) -> None:
     "After a batch with the gate's log-probabilities [B, K]: count the images of every expert, move the bias, where the settings ask for it."
     c = self.config
     if not c.revive and c.balancing != "bias": return
@@ -290,7 +308,7 @@ def adapt(self: SMoEVAE, log_p, rate: float = .02):
 
 @patch
 @torch.no_grad()
-def renew(self: SMoEVAE, step: int):
+def renew(self: SMoEVAE, step: int) -> None:
     "Before every so many steps: revive the expert that drew least, if that was next to nothing."
     c = self.config
     if not c.revive or not step or step % c.revive: return
@@ -300,7 +318,7 @@ def renew(self: SMoEVAE, step: int):
 
 @patch
 @torch.no_grad()
-def split(self: SMoEVAE, busy: int, dead: int, rng, noise: float = .1):
+def split(self: SMoEVAE, busy: int, dead: int, rng: Noise, noise: float = .1) -> None:
     "Expert `dead` becomes a copy of `busy`, both with half its share; the copy gets noise, a tenth of each tensor's standard deviation."
     last = self.gate[-1]
     last.bias[busy] -= math.log(2)
@@ -310,30 +328,30 @@ def split(self: SMoEVAE, busy: int, dead: int, rng, noise: float = .1):
 
 # %% ../nbs/04_smoe_vae.ipynb #469a35d6
 @patch
-def encode(self: SMoEVAE, x):
+def encode(self: SMoEVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "mu, logvar of images [B, 1, 28, 28] from 0 to 1: [B, L] each."
     return self.codes(x)[:2]
 
 @patch
-def decode(self: SMoEVAE, z):
+def decode(self: SMoEVAE, z: torch.Tensor) -> torch.Tensor:
     "Drawings of codes [B, L] by the expert that the gate prefers: [B, 1, 28, 28]."
     return self.experts.chosen(z, self.route(z).argmax(1)).float()
 
 @patch
-def reconstruct(self: SMoEVAE, x):
+def reconstruct(self: SMoEVAE, x: torch.Tensor) -> torch.Tensor:
     "Drawings of the codes' means."
     return self.decode(self.codes(x)[0])
 
 @patch
 @torch.no_grad()
-def sample(self: SMoEVAE, n: int, rng=0):
+def sample(self: SMoEVAE, n: int, rng: int | Noise = 0) -> torch.Tensor:
     "n drawings of codes from the prior: [n, 1, 28, 28]; rng: a seed, or a `Noise`."
     return self.decode(noise_of(rng, self).normal(n, self.config.latent))
 
 # %% ../nbs/04_smoe_vae.ipynb #d85350c4
 def model_of(
     config: SMoEVAEConfig,  # settings
-    d,  # `ImageData` to train on
+    d: "ImageData",  # images to train on
 ) -> SMoEVAE:  # with weights drawn from the settings' seed
     "The model that the settings describe."
     if tuple(d.x.shape[1:]) != (1, 28, 28):
@@ -347,9 +365,9 @@ def model_of(
 @torch.no_grad()
 def log_prob(
     self: SMoEVAE,
-    x,  # images from 0 to 1 [B, 1, 28, 28]
+    x: torch.Tensor,  # images from 0 to 1 [B, 1, 28, 28]
     M: int = 100,  # samples per image
-    rng=None,  # `Noise` (None: seed 0)
+    rng: Noise | None = None,  # where the samples come from (None: seed 0)
     sigma: float | None = None,  # standard deviation of a pixel (None: equation 4.9)
     soft: bool = False,  # a normal around the blend, instead of the mixture (4.5)
     chunk: int = 4000,  # drawings at once: memory, not the result
@@ -369,8 +387,8 @@ def log_prob(
 
 # %% ../nbs/04_smoe_vae.ipynb #75d7344c
 def division(
-    k,  # expert of each image [N]
-    y,  # label of each image [N]
+    k: np.ndarray,  # expert of each image [N]
+    y: np.ndarray,  # label of each image [N]
     K: int,  # number of experts
     least: int = 10,  # images that make an expert active
 ) -> dict:  # nats, shares and counts
@@ -387,7 +405,7 @@ def division(
 @torch.no_grad()
 def view(
     model: SMoEVAE,  # trained
-    d,  # `ImageData`
+    d: "ImageData",  # images
     seed: int | None = None,  # of a sampled z; None: z is mu
     batch: int = 250,  # images at once
     soft: bool = False,  # blend too, as in training: all experts whose probability is at least 0.001
@@ -404,8 +422,8 @@ def view(
     return dict(zip(("mu", "log_p", "k", "hard", "soft"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
 
 def probe(
-    z,  # codes of some images [N, L], half to learn from and half to be tested on
-    y,  # their labels [N]
+    z: np.ndarray,  # codes of some images [N, L], half to learn from and half to be tested on
+    y: np.ndarray,  # their labels [N]
 ) -> float:  # share of right answers on the second half
     "A linear probe: multinomial logistic regression of labels on standardized codes."
     from sklearn.linear_model import LogisticRegression
@@ -419,8 +437,8 @@ def probe(
 @torch.no_grad()
 def correlation(
     model: SMoEVAE,  # trained
-    mu,  # codes [N, L]
-):  # [K, K]
+    mu: np.ndarray | torch.Tensor,  # codes [N, L]
+) -> np.ndarray:  # [K, K]
     "How alike the experts draw the same codes: Pearson's correlation over pixels, averaged over codes."
     drawn = model.eval().experts.every(torch.as_tensor(mu, device=next(model.parameters()).device)).float().flatten(2)     # [N, K, pixels]
     drawn = F.normalize(drawn - drawn.mean(2, keepdim=True), dim=2)
@@ -429,14 +447,14 @@ def correlation(
 @torch.no_grad()
 def pictures(
     model: SMoEVAE,  # trained
-    test,  # `ImageData`
+    test: "ImageData",  # images
     v: dict,  # of `view`
     config: SMoEVAEConfig,  # settings
 ) -> dict:  # arrays
     "Every expert's most confident images, ten reconstructions, a path between two codes, and a map of the codes (t-SNE)."
     from sklearn.manifold import TSNE
     K, k, dev = config.num_experts, v["k"], next(model.parameters()).device
-    def drawn(z): return (model.decode(torch.as_tensor(z, device=dev)).cpu().numpy() * 255).round().astype(np.uint8)
+    def drawn(z: np.ndarray) -> np.ndarray: return (model.decode(torch.as_tensor(z, device=dev)).cpu().numpy() * 255).round().astype(np.uint8)
     top = np.concatenate([np.flatnonzero(k == j)[np.argsort(-v["log_p"][k == j, j])][:6] for j in range(K)])
     first = np.unique(test.y, return_index=True)[1][:10]                                    # an image of each class
     ends = np.flatnonzero(test.y == test.y[first[0]])[0], np.flatnonzero(test.y == test.y[first[-1]])[-1]
@@ -452,10 +470,10 @@ def pictures(
 # %% ../nbs/04_smoe_vae.ipynb #7bd15cc9
 def measure(
     model: SMoEVAE,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # other images
+    train: "ImageData",  # images it was trained on
+    test: "ImageData",  # other images
     config: SMoEVAEConfig,  # settings
-):  # metrics, and arrays for figures
+) -> tuple[dict, dict]:  # metrics, and arrays for figures
     "Errors, routing, and what the experts divide among themselves, on test images; z is sampled, as published, or mu."
     v, w = view(model, test, seed=config.seed, soft=True), view(model, test)
     K, y, k = config.num_experts, np.asarray(test.y), v["k"]
@@ -476,7 +494,11 @@ def measure(
     if config.plots: arrays |= pictures(model, test, v, config)
     return metrics, arrays
 
-def about(train, test, config) -> str:
+def about(
+    train: "ImageData",  # images to train on
+    test: "ImageData",  # images to measure on
+    config: SMoEVAEConfig,  # settings
+) -> str:
     "A caption: model, data, seed, steps."
     steps = config.steps or config.epochs * -(-len(train) // config.batch)
     return (f"{config.routing}, K = {config.num_experts}; {len(test):,} test images; trained on {train.describe().removeprefix('data: ')}; "
@@ -485,7 +507,7 @@ def about(train, test, config) -> str:
 # %% ../nbs/04_smoe_vae.ipynb #9402af55
 def plot_gallery(
     s: dict,  # arrays of `measure`
-):  # the figure
+) -> plt.Figure:  # the figure
     "For every expert the test images it is most sure of, above its drawings."
     rows, labels = [], []
     for k in np.unique(s["gallery_k"]):
@@ -496,7 +518,7 @@ def plot_gallery(
 
 def plot_classes(
     s: dict,  # arrays of `measure`
-):  # the figure
+) -> plt.Figure:  # the figure
     "Which share of every class goes to which expert."
     K = int(s["experts"])
     table = np.zeros((len(s["classes"]), K)); np.add.at(table, (s["y"], s["k"]), 1)
@@ -516,11 +538,15 @@ def run_figures(
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items()}
 
 # %% ../nbs/04_smoe_vae.ipynb #18fa216d
-def plot_reconstructions(s: dict):
+def plot_reconstructions(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "One test image of each class, above its drawing by the expert that the gate prefers."
     return caption(image_grid(np.concatenate([s["shown"], s["shown_drawn"]]), len(s["shown"])), str(s["caption"]))
 
-def plot_usage(s: dict):
+def plot_usage(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "Images per expert, by class; and how sure the gate is."
     K, y, k = int(s["experts"]), s["y"], s["k"]
     table = np.zeros((len(s["classes"]), K)); np.add.at(table, (y, k), 1)
@@ -538,7 +564,9 @@ def plot_usage(s: dict):
     return caption(fig, str(s["caption"]))
 
 # %% ../nbs/04_smoe_vae.ipynb #a3521dfb
-def plot_tsne(s: dict):
+def plot_tsne(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "A map of the codes (t-SNE), colored by class and by expert."
     xy, rows = s["tsne"], s["tsne_rows"]
     fig, axes = subplots(1, 2, height=3.7)
@@ -550,7 +578,9 @@ def plot_tsne(s: dict):
         ax.set(xticks=[], yticks=[], title="by class" if ax is axes[0] else "by expert")
     return caption(fig, f"t-SNE of codes. {s['caption']}")
 
-def plot_path(s: dict):
+def plot_path(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "Drawings along a straight line between two codes, above the gate's probabilities on the way."
     frames, p = s["path_drawn"], s["path_p"]                                                # [10, 1, 28, 28], [60, K]
     fig, (top, ax) = subplots(2, 1, height=3.6, height_ratios=(1, 3))
@@ -563,7 +593,9 @@ def plot_path(s: dict):
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the way from one code to the other", ylabel="gate's probability")
     return caption(fig, str(s["caption"]))
 
-def plot_correlation(s: dict):
+def plot_correlation(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "How alike the experts draw the same codes."
     K = int(s["experts"]); few = K <= 10
     fig, ax = subplots(width=min(6.4, 1.5 + .75 * K), height=min(5.4, 1.2 + .5 * K))
@@ -575,7 +607,7 @@ def plot_correlation(s: dict):
 # %% ../nbs/04_smoe_vae.ipynb #61472522
 def browse(
     s: dict,  # arrays of `measure`
-):  # an ipywidgets box: show it by ending a cell with it
+) -> "ipywidgets.VBox":  # show it by ending a cell with it
     "The images that an expert is most sure of, above its drawings, chosen with a slider."
     import io
     import ipywidgets as w
@@ -583,7 +615,7 @@ def browse(
     picture, text = w.Image(format="png", width=6 * 84), w.Label()
     active = [int(k) for k in np.unique(s["gallery_k"])]
     pick = w.SelectionSlider(options=active, description="expert")
-    def draw(_=None):
+    def draw(_: dict | None = None) -> None:
         own = np.flatnonzero(s["gallery_k"] == pick.value)
         rows = [np.concatenate(list(s[name][own][:, 0]), 1) for name in ("gallery", "gallery_drawn")]
         sheet, out = Image.fromarray(np.concatenate(rows)), io.BytesIO()
@@ -598,8 +630,8 @@ def browse(
 SETTINGS = ("data", "n", "fraction", "num_experts", "routing", "balancing", "revive", "skip", "expert", "steps", "seed")
 
 def collect(
-    folders,  # of finished runs of smoe-vae
-):  # DataFrame, a row per run
+    folders: Iterable[str | Path],  # of finished runs of smoe-vae
+) -> pd.DataFrame:  # a row per run
     "Settings and metrics of runs; `sse_val` is the last error on validation images."
     rows = []
     for folder in map(Path, folders):
@@ -609,23 +641,25 @@ def collect(
     return pd.DataFrame(rows)
 
 def main_study(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     data: str | None = None,  # of one data set
-):  # DataFrame
+) -> pd.DataFrame:
     "The runs with the published experts and balance term, skipping, of the usual length, at the usual K (not the six of the comparison of sizes)."
     df = df[(df.balancing == "quadratic") & (df.revive == 0) & (df.expert == "lite") & (df.skip > 0)]
     df = df[(df.steps == df.steps.mode()[0]) & (df.num_experts != 6)]
     return df if data is None else df[df.data == data]
 
 def agreement(
-    routings,  # experts of the same images in several runs: a list of [N]
+    routings: Sequence[np.ndarray],  # experts of the same images in several runs: [N] each
 ) -> float:  # mean over pairs of the adjusted Rand index
     "How far runs with other seeds divide the images in the same way: 1 the same division, 0 as by chance."
     from sklearn.metrics import adjusted_rand_score
     pairs = [(a, c) for i, a in enumerate(routings) for c in routings[:i]]
     return float(np.mean([adjusted_rand_score(a, c) for a, c in pairs])) if pairs else math.nan
 
-def agreements(folders):
+def agreements(
+    folders: Iterable[str | Path],  # of finished runs of smoe-vae
+) -> pd.DataFrame:  # a row per setting
     "The agreement between seeds for every setting of some runs, and with the styles where they are known: a row per setting."
     from sklearn.metrics import adjusted_rand_score
     found = defaultdict(list)
@@ -640,9 +674,9 @@ def agreements(folders):
 
 # %% ../nbs/04_smoe_vae.ipynb #16345e84
 def chosen_k(
-    df,  # DataFrame of `collect`: runs of one routing, with several K and seeds
-    by=("data", "fraction"),  # columns that tell the comparisons apart
-):  # DataFrame, a row per comparison
+    df: pd.DataFrame,  # of `collect`: runs of one routing, with several K and seeds
+    by: Sequence[str] = ("data", "fraction"),  # columns that tell the comparisons apart
+) -> pd.DataFrame:  # a row per comparison
     "K chosen by the mean error on validation images; its test error with a confidence interval; the K that is best on test images."
     rows = []
     for key, g in df.groupby(list(by), sort=False):
@@ -654,11 +688,11 @@ def chosen_k(
     return pd.DataFrame(rows)
 
 def paired(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     a: str,  # a routing
     b: str,  # another, in runs with the same data, K, fraction and seed
     value: str = "sse_test",  # what is compared
-):  # DataFrame, a row per data, fraction and K
+) -> pd.DataFrame:  # a row per data, fraction and K
     "Differences b - a between runs with the same seed: mean, 95 % confidence interval, and the paired t-test's p."
     from scipy import stats
     rows = []
@@ -692,16 +726,18 @@ def _over_k(ax, df, label: str = "number of experts K"):
     ticks = sorted(df.num_experts.unique())
     ax.set(xscale="log", xlabel=label, ylabel="squared error per test image"); ax.set_xticks(ticks, ticks); ax.minorticks_off()
 
-def seeds_of(df) -> str:
+def seeds_of(
+    df: pd.DataFrame,  # of `collect`
+) -> str:
     "How many runs there are of each setting, in words."
     n = df.groupby(["routing", "num_experts", "fraction"]).size()
     return ("1 seed" if n.max() == 1 else f"{n.max()} seeds") if n.min() == n.max() else f"{n.min()} to {n.max()} seeds"
 
 # %% ../nbs/04_smoe_vae.ipynb #323d0689
 def plot_k(
-    df,  # DataFrame of `collect`: one data set, all of the data
+    df: pd.DataFrame,  # of `collect`: one data set, all of the data
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "Test error against K, by routing; supervised routing with one K as a band."
     fig, ax = subplots(height=3.8)
     colors = dict(blend=PALETTE[0], compete=PALETTE[4], supervised=PALETTE[2])
@@ -722,9 +758,9 @@ def plot_k(
 
 # %% ../nbs/04_smoe_vae.ipynb #36f04005
 def plot_fractions(
-    df,  # DataFrame of `collect`: one data set, one routing
+    df: pd.DataFrame,  # of `collect`: one data set, one routing
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "Test error against K for every share of the data; the least validation error is marked."
     fig, ax = subplots(height=3.8)
     shares = sorted(df.fraction.unique()); colors = {f: PALETTE[j % len(PALETTE)] for j, f in enumerate(shares)}
@@ -737,9 +773,9 @@ def plot_fractions(
 
 # %% ../nbs/04_smoe_vae.ipynb #32e10e10
 def plot_per_expert(
-    df,  # DataFrame of `collect`: one data set, one routing
+    df: pd.DataFrame,  # of `collect`: one data set, one routing
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "Test error against training images per active expert, and an interpolated map of it over K."
     from scipy.interpolate import griddata
     fig, (ax, right) = subplots(1, 2, height=3.8, width=8.4)
@@ -759,9 +795,9 @@ def plot_per_expert(
     return caption(fig, text)
 
 def plot_probes(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "How well a linear probe of the codes finds the expert, and the class."
     fig, ax = subplots(height=.5 * df.routing.nunique() * df.data.nunique() + 1.4)
     at, labels = 0, []
@@ -778,9 +814,9 @@ def plot_probes(
 
 # %% ../nbs/04_smoe_vae.ipynb #7d05b661
 def plot_used(
-    df,  # DataFrame: step, val_used, and what tells the ways apart
+    df: pd.DataFrame,  # step, val_used, and what tells the ways apart
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "How many experts draw in a batch of validation images, as training goes on."
     fig, ax = subplots(height=3.6)
     ends = []
