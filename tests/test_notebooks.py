@@ -15,7 +15,7 @@ FLOORS = {
     "files": 0, "cache": 0.1, "strokes": 0.2, "doodles": 0.3, "sprites": 0.3, "rooms": 0.3, "arms": 0.3,  # steps of one floor
     "synthetic": 0.4, "vowels": 0.5, "data": 0.6,
     "plots": 1, "metrics": 1, "runs": 1, "training": 1, "vae": 1.1,
-    "moe1991": 2, "latent_opt": 2, "smoe_vae": 2, "beta_vae": 2, "vlae": 2,
+    "moe1991": 2, "latent_opt": 2, "smoe_vae": 2, "beta_vae": 2, "vlae": 2, "architectures": 2,
     "figures": 3, "experiments": 3,
     "cli": 4,
 }
