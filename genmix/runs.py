@@ -6,7 +6,7 @@
 __all__ = ['RunError', 'run_folder', 'only_writer', 'save_arrays', 'load_arrays', 'save_table', 'plain', 'save_json', 'threads',
            'command', 'provenance', 'read_result', 'other_data', 'finished', 'is_first', 'prepare', 'run', 'terms_of',
            'draw_curves', 'one_thread', 'Swept', 'sweep', 'table', 'summarize', 'save_weights', 'Weights',
-           'load_weights', 'Published', 'published_names', 'published', 'pretrained']
+           'load_weights', 'Published', 'published_names', 'published', 'pretrained', 'pretrained_table']
 
 # %% ../nbs/02b_runs.ipynb #57805c07
 import contextlib
@@ -22,10 +22,11 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class RunError(ValueError):
 
 # %% ../nbs/02b_runs.ipynb #085d5a74
 def run_folder(
-    out,  # folder of all runs
+    out: str | Path,  # folder of all runs
     config: Config,  # the run's settings
 ) -> Path:  # the run's own folder
     "Where a run lives."
@@ -48,8 +49,8 @@ def run_folder(
 # %% ../nbs/02b_runs.ipynb #8b48516e
 @contextlib.contextmanager
 def only_writer(
-    folder,  # a run's folder; made if need be
-):
+    folder: str | Path,  # a run's folder; made if need be
+) -> Iterator[Path]:
     "Inside, no other process writes into `folder`; a `RunError` at once if one does."
     from filelock import FileLock, Timeout
 
@@ -67,7 +68,7 @@ def only_writer(
 
 # %% ../nbs/02b_runs.ipynb #18f6f0a5
 def save_arrays(
-    path,  # a .npz file
+    path: str | Path,  # a .npz file
     arrays: dict,  # name -> array of numbers or texts
 ) -> Path:
     "Write arrays compressed, whole or not at all."
@@ -79,20 +80,24 @@ def save_arrays(
     return write_atomic(path, memory.getvalue())
 
 def load_arrays(
-    path,  # a .npz file
+    path: str | Path,  # a .npz file
 ) -> dict:  # name -> array
     "Read arrays, never objects."
     with np.load(path, allow_pickle=False) as f:
         return {k: f[k] for k in f.files}
 
-def save_table(path, df, **kwargs) -> Path:
+def save_table(
+    path: str | Path,  # a .csv file
+    df: pd.DataFrame,  # without its index
+    **kwargs: Any,  # for `DataFrame.to_csv`
+) -> Path:
     "Write a table as CSV, whole or not at all."
     return write_atomic(path, df.to_csv(index=False, **kwargs))
 
 # %% ../nbs/02b_runs.ipynb #2a85b52a
 def plain(
-    value,  # numbers of any library, lists, dicts
-):  # the same for JSON
+    value: Any,  # numbers of any library, lists, dicts
+) -> Any:  # the same for JSON
     "Plain Python numbers, with None for what is not finite."
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
@@ -102,7 +107,10 @@ def plain(
         return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-def save_json(path, d: dict) -> Path:
+def save_json(
+    path: str | Path,  # a .json file
+    d: dict,  # numbers of any library, texts, lists, dicts
+) -> Path:
     "Write a dict as JSON, whole or not at all."
     return write_atomic(path, json.dumps(plain(d), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -124,7 +132,7 @@ def provenance(
     data: str,  # the data's `describe()`
     seconds: float,  # how long it took
     config: Config | None = None,  # its seed is noted
-    **more,  # such as fingerprint=..., steps=..., device=...
+    **more: Any,  # such as fingerprint=..., steps=..., device=...
 ) -> dict:  # what one must know to believe a number
     "Versions, data, machine and command behind a result."
     found = {"genmix": __version__, "data": data}
@@ -135,7 +143,7 @@ def provenance(
 
 # %% ../nbs/02b_runs.ipynb #a69de54f
 def read_result(
-    folder,  # a run's folder
+    folder: str | Path,  # a run's folder
 ) -> dict:  # "metrics" and "provenance"
     "The result of a run; a `RunError` if it is damaged, a `FileNotFoundError` if there is none."
     path = Path(folder) / "result.json"
@@ -152,7 +160,11 @@ def read_result(
         raise RunError(f"{folder}: its result cannot be used ({type(e).__name__}: {e})") from None
 
 # %% ../nbs/02b_runs.ipynb #2df74106
-def other_data(result: dict, data: str, fingerprint: str | None) -> str:
+def other_data(
+    result: dict,  # of `read_result`
+    data: str,  # the data that would be used now
+    fingerprint: str | None,  # and its fingerprint
+) -> str:
     "What is different about the data of a result; empty if nothing is."
     made = result["provenance"]
     if made["data"] != data: return f"its data was {made['data'].removeprefix('data: ')}"
@@ -160,7 +172,7 @@ def other_data(result: dict, data: str, fingerprint: str | None) -> str:
     return ""
 
 def finished(
-    folder,  # a run's folder
+    folder: str | Path,  # a run's folder
     data: str,  # the data it would use now
     fingerprint: str | None = None,  # and its fingerprint
 ) -> dict | None:  # its result, if it is done
@@ -178,7 +190,12 @@ def is_first() -> bool:
     "Is this the process that prints and writes? Of those that torchrun starts, it is number 0."
     return int(os.environ.get("RANK", 0)) == 0
 
-def prepare(folder: Path, config: Config, data: str, fingerprint: str | None):
+def prepare(
+    folder: Path,  # of the run
+    config: Config,  # its settings
+    data: str,  # the data that will be used
+    fingerprint: str | None,  # and its fingerprint
+) -> None:
     "Make a run's folder ready: no result, and no checkpoints of other data."
     if (folder / "result.json").exists():
         try: stale = other_data(read_result(folder), data, fingerprint)
@@ -190,16 +207,16 @@ def prepare(folder: Path, config: Config, data: str, fingerprint: str | None):
 # %% ../nbs/02b_runs.ipynb #a0a8ea4b
 def run(
     config: Config,  # settings
-    work,  # work(config, folder) -> metrics, or (metrics, more for the provenance); it also writes folder/history.csv
-    out="runs",  # folder of all runs
+    work: Callable,  # work(config, folder) -> metrics, or (metrics, more for the provenance); it also writes folder/history.csv
+    out: str | Path = "runs",  # folder of all runs
     data: str = "none",  # the data's `describe()`
-    again=None,  # called as again(folder, metrics) for a run that is done already
-    **about,  # more for the provenance; fingerprint=... is compared
+    again: Callable | None = None,  # called as again(folder, metrics) for a run that is done already
+    **about: Any,  # more for the provenance; fingerprint=... is compared
 ) -> Path:  # the run's folder
     "Do the work in the run's own folder, unless it is done already."
     folder, start = run_folder(out, config), time.time()
     if Path(out).exists() and not Path(out).is_dir(): raise ConfigError(f"{out} is a file; --out needs the name of a folder")
-    def done():
+    def done() -> dict | None:
         result = finished(folder, data, about.get("fingerprint"))
         if result:
             print(f"complete already: {folder}")
@@ -228,15 +245,15 @@ def run(
 # %% ../nbs/02b_runs.ipynb #9f8d4be1
 def terms_of(
     history: pd.DataFrame,  # a row per epoch
-) -> list:  # names of the loss's terms
+) -> list[str]:  # names of the loss's terms
     "What a history's columns say about the loss."
     return [c for c in history if c not in ("epoch", "step", "seconds") and not c.startswith("val_")]
 
 def draw_curves(
     history: pd.DataFrame,  # a row per epoch
-    axes,  # as many as the loss has terms
-    colors,  # of training and validation
-):
+    axes: "matplotlib.axes.Axes | np.ndarray",  # as many as the loss has terms
+    colors: tuple,  # of training and validation
+) -> None:
     "The terms of the loss by epoch, training and validation."
     for ax, name in zip(np.ravel(axes), terms_of(history)):
         for column, color in ((name, colors[0]), (f"val_{name}", colors[1])):
@@ -249,7 +266,7 @@ def draw_curves(
 
 # %% ../nbs/02b_runs.ipynb #8806ae3f
 @contextlib.contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     "Inside, numerical libraries compute with one thread."
     import torch
     from threadpoolctl import threadpool_limits
@@ -281,6 +298,9 @@ def _round(todo, member, configs, workers: int, backend: str):
     if backend == "none":
         yield from (_attempt(k, member, configs[k]) for k in todo)
         return
+    if backend == "ray":                                                         # joblib has to be told of it
+        from ray.util.joblib import register_ray
+        register_ray()
     as_they_come = {"return_as": "generator_unordered"} if backend == "loky" else {}
     with parallel_config(backend=backend, **({"inner_max_num_threads": 1} if backend == "loky" else {})):
         yield from Parallel(n_jobs=workers, **as_they_come)(delayed(_attempt)(k, member, configs[k]) for k in todo)
@@ -292,19 +312,20 @@ class Swept(NamedTuple):
     failures: list  # (config, message) of the others
 
 def sweep(
-    configs: list,  # settings, one for each run
-    member,  # member(config) -> the run's folder; such as partial(run, work=..., data=...)
+    configs: Iterable[Config],  # settings, one for each run
+    member: Callable[[Config], Any],  # member(config) -> the run's folder; such as partial(run, work=..., data=...)
     workers: int | None = None,  # processes (default: one per core)
     backend: str = "loky",  # joblib's: loky, dask, ray; or none: here, one after the other
     tries: int = 3,  # rounds, if workers are killed; the last goes one by one
-    progress: bool = True,  # show a bar
+    progress: bool | Callable = True,  # show a bar; or what is called with the settings of every run that has ended
 ) -> Swept:
     "Run all members; failures are told at the end and stop nobody else."
     from tqdm.auto import tqdm
 
     configs, results = list(configs), {}
     workers = workers or os.cpu_count() or 1
-    with tqdm(total=len(configs), disable=not progress, unit="run", leave=False) as bar:
+    with tqdm(total=len(configs), disable=progress is not True, unit="run", leave=False) as bar:
+        told = progress if callable(progress) else lambda _: bar.update()
         for attempt in range(tries):
             todo = [k for k in range(len(configs)) if k not in results]
             alone = attempt == tries - 1 and attempt > 0
@@ -312,7 +333,7 @@ def sweep(
                 try:
                     for k, value, why in _round(group, member, configs, max(2, workers) if alone else workers, backend):
                         results[k] = value, why
-                        bar.update()
+                        told(configs[k])
                 except Exception as e:
                     if alone: results[group[0]] = None, f"its worker ended ({type(e).__name__}); was there enough memory?"
     lost = [k for k in range(len(configs)) if k not in results]
@@ -324,7 +345,7 @@ def sweep(
 
 # %% ../nbs/02b_runs.ipynb #5a8933ae
 def table(
-    folders,  # run folders
+    folders: Iterable[str | Path],  # run folders
 ) -> pd.DataFrame:  # a row per finished run
     "Settings that vary and metrics of some runs."
     rows, configs = [], []
@@ -339,8 +360,8 @@ def table(
 # %% ../nbs/02b_runs.ipynb #249ebd15
 def summarize(
     df: pd.DataFrame,  # a row per run
-    by,  # columns that tell groups apart, a name or a list
-    values=None,  # columns to summarize (default: all other columns of numbers, without seed)
+    by: str | list,  # columns that tell groups apart, a name or a list
+    values: str | list | None = None,  # columns to summarize (default: all other columns of numbers, without seed)
     level: float = .95,  # of the confidence interval
 ) -> pd.DataFrame:  # a row per group and value: runs, mean, std, low, high
     "Mean, standard deviation and confidence interval (equation 2b.1) of every group."
@@ -369,8 +390,8 @@ def _checksum(tensors: dict) -> str:
     return digest.hexdigest()
 
 def save_weights(
-    path,  # a .safetensors file
-    model,  # an nn.Module
+    path: str | Path,  # a .safetensors file
+    model: "torch.nn.Module",  # trained
     config: Config,  # its settings
     provenance: dict,  # where the weights come from
     half: bool = False,  # store 16 bits of every number instead of 32
@@ -379,7 +400,7 @@ def save_weights(
     import torch
     from safetensors.torch import save
 
-    def stored(t): return t.half() if half and t.dtype == torch.float32 else t
+    def stored(t: "torch.Tensor") -> "torch.Tensor": return t.half() if half and t.dtype == torch.float32 else t
     tensors = {k: stored(v.detach().cpu()).contiguous().clone() for k, v in model.state_dict().items()}
     about = {"config": json.dumps(to_dict(config)), "provenance": json.dumps(plain(provenance)), "checksum": _checksum(tensors)}
     return write_atomic(path, save(tensors, metadata=about))
@@ -392,7 +413,10 @@ class Weights(NamedTuple):
     config: Config  # settings of the run
     provenance: dict  # data, version, seconds, command ...
 
-    def into(self, model):
+    def into(
+        self,
+        model: "torch.nn.Module",  # of the build that the settings describe
+    ) -> "torch.nn.Module":  # the same, in eval mode
         "Put the weights into a model of the same build; a `RunError` that names what does not fit, and nothing is changed."
         have = model.state_dict()
         wrong = [f"{k} is missing" for k in have if k not in self.tensors] + [f"{k} is not in the model" for k in self.tensors if k not in have]
@@ -404,33 +428,40 @@ class Weights(NamedTuple):
         return model.eval()
 
 # %% ../nbs/02b_runs.ipynb #02807312
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    "Inside, what is wrong with a file of weights becomes a `RunError` that names it."
+    from safetensors import SafetensorError
+
+    if not path.is_file(): raise RunError(f"{path}: there is no such file of weights")
+    try: yield
+    except KeyError as e: raise RunError(f"{path}: these are not weights of genmix (no {e})") from None
+    except (SafetensorError, ValueError, TypeError, RecursionError) as e: raise RunError(f"{path}: cannot be read ({e})") from None
+
 def load_weights(
-    path,  # a run's folder, or a .safetensors file that `save_weights` wrote
+    path: str | Path,  # a run's folder, or a .safetensors file that `save_weights` wrote
 ) -> Weights:
     "Read weights and check them; a `RunError` that says what is wrong with the file otherwise."
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = Path(path)
     if path.is_dir(): path = path / "model.safetensors"
-    if not path.is_file(): raise RunError(f"{path}: there is no such file of weights")
-    try:
+    with _readable(path):
         with safe_open(path, framework="pt") as f:
             about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         config, provenance = from_dict(json.loads(about["config"])), json.loads(about["provenance"])
         if _checksum(tensors) != about["checksum"]: raise ValueError("the checksum of its numbers is wrong")
-    except KeyError as e: raise RunError(f"{path}: these are not weights of genmix (no {e})") from None
-    except (SafetensorError, ValueError, TypeError, RecursionError) as e: raise RunError(f"{path}: cannot be read ({e})") from None
     return Weights(path.stem, tensors, config, provenance)
 
 # %% ../nbs/02b_runs.ipynb #5b5d84ef
 class Published(NamedTuple):
     "A published result."
-    value: object  # a DataFrame, arrays by name, or what a JSON file holds
+    value: Any  # a DataFrame, arrays by name, or what a JSON file holds
     provenance: dict  # how it was made
 
 def published_names(
     system: str = "weights",  # a folder of genmix/published
-) -> list:  # what there is in it
+) -> list[str]:  # what there is in it
     "What is published of a system."
     folder = resources.files("genmix") / "published" / system.replace("-", "_")
     endings = (".safetensors",) if system == "weights" else (".csv", ".json")
@@ -447,8 +478,8 @@ def published(
     if name not in (there := published_names(system)):
         raise RunError(f"{system} has no published result {name!r}" + (f"; it has {', '.join(there)}" if there else ""))
     folder = resources.files("genmix") / "published" / system
-    def read(file): return json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
-    def made_by(d): return d.get("provenance") if isinstance(d, dict) else None
+    def read(file: str) -> Any: return json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
+    def made_by(d: Any) -> dict | None: return d.get("provenance") if isinstance(d, dict) else None
     if (folder / f"{name}.npz").is_file():
         with resources.as_file(folder / f"{name}.npz") as path: value = load_arrays(path)
     elif (folder / f"{name}.csv").is_file(): value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
@@ -464,3 +495,48 @@ def pretrained(
     if name not in (there := published_names()):
         raise RunError(f"there are no published weights {name!r}; there is {', '.join(there) or 'nothing yet'}")
     return load_weights(resources.files("genmix") / "published" / "weights" / f"{name}.safetensors")
+
+# %% ../nbs/02b_runs.ipynb #431b49d4
+def _header(path: Path) -> tuple[Config, dict, int]:
+    "Settings, provenance, and how many numbers there are: from the head of a file of weights."
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(path, framework="np") as f:
+        about, shapes = f.metadata() or {}, [f.get_slice(k).get_shape() for k in f.keys()]
+        config, made = from_dict(json.loads(about["config"])), json.loads(about["provenance"])
+        if not isinstance(made, dict): raise TypeError("its provenance is not a dict")
+        return config, made, sum(map(math.prod, shapes))
+
+def _published_run(config: Config, steps: int | None) -> dict:
+    "What else is published of the run with these settings: its metrics and its command."
+    system, found = system_of(config), {}
+    folder = resources.files("genmix") / "published" / system.replace("-", "_")
+    for name in published_names(system):
+        d = json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if (folder / f"{name}.json").is_file() else {}
+        if isinstance(d, dict) and d.get("config") and from_dict(d["config"]) == config:
+            found |= d.get("metrics", {}) | {"command": d.get("provenance", {}).get("command")}
+    if not (folder / "study.csv").is_file() or found.keys() - {"command"}: return found
+    c = to_dict(config) | {"steps": getattr(config, "steps", 0) or steps}
+    c = {k.rstrip("_"): c.get(k.removeprefix("second_")) if v is None else v for k, v in c.items()}   # no second beta: that of the first phase
+    rows = pd.read_csv(io.StringIO((folder / "study.csv").read_text(encoding="utf-8"))).to_dict("records")
+    fit = [row for row in rows if all(row[k] == v for k, v in c.items() if k in row)]
+    return found | fit[0] if len(fit) == 1 else found
+
+# %% ../nbs/02b_runs.ipynb #440de5e7
+def pretrained_table(
+    metrics: tuple[str, ...] = ("elbo_test", "log_p_test", "mig"),  # a column each (nan: not published of that run)
+) -> pd.DataFrame:  # a row per model: name, system, data, seed, steps, parameters, MB, metrics, genmix, command
+    "All published weights, from the heads of their files; the numbers themselves are not read."
+    rows = []
+    for name in published_names():
+        path = Path(resources.files("genmix") / "published" / "weights" / f"{name}.safetensors")
+        c, made, numbers = _header(path)
+        steps, second = made.get("steps"), getattr(c, "lambda_steps", 0)                # provenance counts the last phase
+        if second: steps = c.steps + second if c.steps else None
+        also, command = _published_run(c, made.get("steps")), made.get("command")
+        rows.append({
+            "name": name, "system": system_of(c), "data": str(made.get("data", "")).removeprefix("data: ").partition(" (")[0], "seed": c.seed,
+            "steps": steps, "parameters": numbers, "MB": path.stat().st_size / 1e6,
+            **{k: also.get(k, math.nan) for k in metrics}, "genmix": made.get("genmix"),
+            "command": command if command and command.startswith("genmix") else also.get("command") or command})
+    return pd.DataFrame(rows, columns=["name", "system", "data", "seed", "steps", "parameters", "MB", *metrics, "genmix", "command"])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from genmix import configs, runs
 from genmix.configs import ClassifierConfig
+from safetensors import torch as safetensors_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
@@ -271,6 +272,7 @@ from dataclasses import replace
 import pandas as pd
 from genmix import runs
 from genmix.configs import ClassifierConfig
+from safetensors import torch as safetensors_torch
 out = pathlib.Path({str(tmp_path)!r})
 def work(config, folder):
     if config.seed == 2 and not (out / "go").exists():
@@ -431,6 +433,46 @@ def test_pretrained_weights_by_name(package, weights):
     assert runs.pretrained("small").config == CONFIG
     with pytest.raises(runs.RunError, match="no published weights 'large'; there is small"):
         runs.pretrained("large")
+
+
+def test_the_table_of_models_is_that_of_the_files():
+    t = runs.pretrained_table()
+    assert t.name.tolist() == runs.published_names() and len(t)
+    for row in t.itertuples():
+        w = runs.pretrained(row.name)
+        assert row.parameters == sum(v.numel() for v in w.tensors.values())
+        assert row.system == configs.system_of(w.config) and row.seed == w.config.seed and row.genmix == w.provenance["genmix"]
+        assert w.provenance["data"].startswith(f"data: {row.data} (") and row.command.startswith("genmix ")
+        assert 0 < row.steps and 1.9 < 1e6 * row.MB / row.parameters < 2.1  # two bytes a number
+    t = t.set_index("name")
+    assert t.log_p_test["vae-mnist"] == runs.published("vae", "mnist").value["metrics"]["log_p_test"] and math.isnan(t.mig["vae-mnist"])
+    study = runs.published("beta-vae", "study").value
+    row = study[(study["data"] == "sprites") & (study.beta == 16) & (study.second_beta == 16) & (study["lambda"] == 0) & (study.seed == 0)]
+    assert t.mig["beta-vae-sprites"] == row.mig.item() and t.steps["beta-vae-sprites"] == (row.steps + row.lambda_steps).item()
+    assert list(runs.pretrained_table(("kl_test",)).columns) == [*t.reset_index().columns[:7], "kl_test", "genmix", "command"]
+
+
+def test_the_table_of_models_reads_heads_only(package, weights):
+    "Metrics come from the run with the same settings; damaged numbers do not show, a damaged head is an error that names the file."
+    assert runs.pretrained_table().empty and "parameters" in runs.pretrained_table()
+    path, raw = package / "weights" / "small.safetensors", weights[1].read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))  # in the numbers
+    (package / "classifier").mkdir()
+    for name, c, score in (("ours", CONFIG, 0.5), ("other", replace(CONFIG, seed=1), 0.9)):
+        about = {"config": configs.to_dict(c), "metrics": {"mig": score}, "provenance": {"command": f"genmix {name}"}}
+        (package / "classifier" / f"{name}.json").write_text(json.dumps(about))
+    (row,) = runs.pretrained_table().to_dict("records")
+    numbers = sum(v.numel() for v in weights[0].state_dict().values())
+    assert (row["name"], row["system"], row["data"], row["parameters"], row["MB"]) == ("small", "classifier", "toy", numbers, len(raw) / 1e6)
+    assert row["mig"] == 0.5 and row["command"] == "genmix ours" and math.isnan(row["log_p_test"])
+    with pytest.raises(runs.RunError, match="checksum"):
+        runs.pretrained("small")
+    bare = safetensors_torch.save({"w": torch.zeros(1)})
+    odd = safetensors_torch.save({"w": torch.zeros(1)}, {"config": json.dumps(configs.to_dict(CONFIG)), "provenance": "[]"})
+    for bad, why in ((raw[:100], "cannot be read"), (raw[:-1], "cannot be read"), (b"", "cannot be read"), (bare, "no 'config'"), (odd, "not a dict")):
+        path.write_bytes(bad)
+        with pytest.raises(runs.RunError, match=rf"small\.safetensors: .*{why}"):
+            runs.pretrained_table()
 
 
 def test_what_the_package_publishes_can_be_read():
