@@ -21,13 +21,14 @@ import tempfile
 import textwrap
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .configs import ConfigError, FitConfig, write_atomic
+from .data import ImageData
 
 # %% ../nbs/02a_training.ipynb #825f3d0b
 class TrainingError(ValueError):
@@ -62,7 +64,7 @@ class Noise:
     def __init__(
         self,
         *seed: int,  # such as (seed, stream, step)
-        device="cpu",  # where the numbers are made
+        device: str | torch.device = "cpu",  # where the numbers are made
         rows: tuple[int, int] | None = None,  # this process's rows of the batch: from, to (None: all)
         total: int = 0,  # rows in the whole batch, if `rows` is given
     ):
@@ -96,8 +98,8 @@ class Rows:
     "Images on a device, handed out as batches; what is too large stays on the disk, and is read ahead in chunks."
     def __init__(
         self,
-        d,  # `ImageData`
-        device="cpu",
+        d: ImageData,  # on disk or in memory
+        device: str | torch.device = "cpu",  # where the batches are wanted
         limit: float | None = None,  # bytes: a larger set is read in chunks (None: 2 GB, or on a GPU half of its free memory)
         chunk: float = 2**27,  # bytes read in one go from a larger set
         channels_last: bool = False,  # the layout of the images handed out
@@ -112,7 +114,7 @@ class Rows:
             limit = torch.cuda.mem_get_info(self.device)[0] / 2 if self.device.type == "cuda" else math.inf if ready else 2e9
         if len(d) * self.bytes <= limit: self.x = (torch.from_numpy(d.x) if ready else _read(d.x, np.arange(len(d)))).to(device)
 
-    def __len__(self): return len(self.y)
+    def __len__(self) -> int: return len(self.y)
 
     def __call__(
         self,
@@ -130,8 +132,8 @@ class Rows:
 @patch
 def batches(
     self: Rows,
-    parts: list,  # of tensors with row numbers, in the order in which they will be wanted
-):  # yields a `Batch` for each
+    parts: list[torch.Tensor],  # row numbers [B] of each batch, in the order in which they will be wanted
+) -> Iterator[Batch]:
     "Many batches, one after another; while one chunk is used, a thread reads the next."
     if torch.is_tensor(self.x) or not parts:
         yield from map(self, parts)
@@ -147,7 +149,7 @@ def batches(
 
 # %% ../nbs/02a_training.ipynb #41b59b1e
 def step_size(
-    config: FitConfig,
+    config: FitConfig,  # its `lr_warmup` and `lr_schedule`
     step: int,  # number of the step, from 0
     total: int,  # steps in the run
 ) -> float:  # what Adam's step size is multiplied by
@@ -194,12 +196,18 @@ class World:
             atexit.register(_leave)
         if dist.is_available() and dist.is_initialized(): self.size, self.rank = dist.get_world_size(), dist.get_rank()
 
-    def share(self, n: int) -> tuple[int, int, float]:
+    def share(
+        self,
+        n: int,  # rows of the whole batch
+    ) -> tuple[int, int, float]:
         "This process's rows of a batch of n, from and to, and their weight; a process that would get none takes row 0 with weight 0."
         a, b = n * self.rank // self.size, n * (self.rank + 1) // self.size
         return (a, b, (b - a) / n) if b > a else (0, 1, 0.)
 
-    def sum(self, tensors: list):
+    def sum(
+        self,
+        tensors: list[torch.Tensor],  # the same shapes in every process
+    ) -> None:
         "Add up what all processes hold, in place, in one message."
         if self.size == 1 or not tensors: return
         flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -208,7 +216,10 @@ class World:
 
 # %% ../nbs/02a_training.ipynb #012d79a7
 @patch
-def sum_sparse(self: World, t: torch.Tensor) -> torch.Tensor:
+def sum_sparse(
+    self: World,
+    t: torch.Tensor,  # sparse [N, ...]
+) -> torch.Tensor:  # sparse, the same shape
     "The sum of a sparse gradient: every process writes its rows into its own stretch of a common list, never a dense table."
     if self.size == 1: return t
     i, v = t._indices(), t._values()                                     # [1, n], [n, ...]
@@ -221,7 +232,10 @@ def sum_sparse(self: World, t: torch.Tensor) -> torch.Tensor:
     return torch.sparse_coo_tensor(i_all, v_all, t.shape, check_invariants=False)
 
 @patch
-def first(self: World, f):
+def first(
+    self: World,
+    f: Callable[[], Any],  # what only one process may do
+) -> Any:  # its result
     "What `f()` gives on process 0, which alone calls it; all processes get the result, or the error."
     if self.size == 1: return f()
     out = [None, None]
@@ -233,7 +247,7 @@ def first(self: World, f):
     return out[0]
 
 @patch
-def any(self: World, *flags: bool) -> list:
+def any(self: World, *flags: bool) -> list[bool]:
     "For each flag: is it set in any process?"
     if self.size == 1: return list(flags)
     t = torch.tensor(flags, dtype=torch.int32, device=self.device)
@@ -241,37 +255,46 @@ def any(self: World, *flags: bool) -> list:
     return [bool(v) for v in t.tolist()]
 
 # %% ../nbs/02a_training.ipynb #87c4c266
-def dense_parameters(model) -> list:
+def dense_parameters(
+    model: torch.nn.Module,  # with or without tables
+) -> list[torch.nn.Parameter]:
     "All trained parameters but the tables made with `sparse=True`, of which a step touches only a few rows."
     tables = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False) is True}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
 
 class Average:
     "Polyak averaging: weights that follow the trained ones slowly (equation 2a.4)."
-    def __init__(self, model, decay: float):
+    def __init__(
+        self,
+        model: torch.nn.Module,  # whose dense parameters are averaged
+        decay: float,  # what of the average is kept in a step, below 1
+    ):
         self.decay, self.params = decay, dense_parameters(model)
         self.mean = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
-    def update(self, step: int):
+    def update(
+        self,
+        step: int,  # steps done so far, from 1
+    ) -> None:
         "Move the averages towards the weights after `step` steps; at first they are the plain mean of all weights so far."
         torch._foreach_lerp_(self.mean, self.params, max(1 - self.decay, 1 / step))
 
     @torch.no_grad()
-    def swap(self):
+    def swap(self) -> None:
         "Exchange weights and averages."
         for p, m in zip(self.params, self.mean):
             t = p.detach().clone(); p.copy_(m); m.copy_(t)
 
 # %% ../nbs/02a_training.ipynb #f44cd8b7
 def checkpoints(
-    folder: str | Path,
-) -> list:  # of paths
+    folder: str | Path,  # it need not exist
+) -> list[Path]:
     "The checkpoints in a folder, oldest first."
     return sorted(Path(folder).glob("step-*.pt"))
 
 def save_checkpoint(
-    folder: str | Path,
+    folder: str | Path,  # where to
     step: int,  # steps done
     state: dict,  # tensors and plain values
     keep: int = 2,  # how many of the newest stay
@@ -286,7 +309,7 @@ def save_checkpoint(
 
 # %% ../nbs/02a_training.ipynb #4254bd32
 def load_checkpoint(
-    folder: str | Path,
+    folder: str | Path,  # that `save_checkpoint` wrote into
 ) -> dict | None:  # the state, and its file as `path`; None if there is no checkpoint
     "The newest checkpoint that is whole; a damaged one is set aside, with a line that says so."
     for path in reversed(found := checkpoints(folder)):
@@ -309,11 +332,11 @@ class Log:
 
     def add(
         self,
-        step: int,
-        names: list,  # of the terms
+        step: int,  # number of the step, for messages
+        names: list[str],  # of the terms
         values: torch.Tensor,  # [T] their means over the batch, and perhaps more numbers to be checked
         n: int,  # rows in the batch
-    ):
+    ) -> None:
         "Add one batch."
         if not self.names: self.names, self.sums = list(names), [0.] * len(names)
         if list(names) != self.names:
@@ -333,7 +356,7 @@ class Log:
         "Name of each term -> its mean over all rows."
         return {k: s / self.count for k, s in zip(self.names, self.sums)}
 
-    def clear(self):
+    def clear(self) -> None:
         "Begin a new epoch."
         self.sums, self.count = [0.] * len(self.names), 0
 
@@ -348,7 +371,10 @@ def _stacked(step: int, terms) -> torch.Tensor:
         if v.dim(): raise TrainingError(f"step {step}: the loss's term {k!r} has shape {list(v.shape)}; every term must be one number")
     return torch.stack(values)
 
-def adam(params, lr: float) -> torch.optim.Adam:
+def adam(
+    params: Iterable[torch.nn.Parameter],  # what to train
+    lr: float,  # step size
+) -> torch.optim.Adam:
     "Adam in one pass over the weights (`fused`) where the device has it."
     params = list(params)
     return torch.optim.Adam(params, lr, fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params))
@@ -366,7 +392,14 @@ MAY_CHANGE = ("device", "compile", "channels_last", "plots", "samples", "new_ste
 
 class Run:
     "Everything that changes while a model is trained; `state` and `restore` carry it through a checkpoint."
-    def __init__(self, model, data, config: FitConfig, folder=None, milestones=()):
+    def __init__(
+        self,
+        model: torch.nn.Module,  # has `loss`
+        data: ImageData,  # to train on
+        config: FitConfig,  # how
+        folder: str | Path | None = None,  # for checkpoints
+        milestones: tuple = (),  # epochs whose checkpoints are kept
+    ):
         if not callable(getattr(model, "loss", None)):
             raise TrainingError(f"{type(model).__name__} has no loss(batch, step, rng); `fit` trains whatever has one")
         if not len(data): raise TrainingError("there are no images to train on")
@@ -411,9 +444,12 @@ def state(self: Run) -> dict:
 
 # %% ../nbs/02a_training.ipynb #f880169b
 @patch
-def restore(self: Run, s: dict):
+def restore(
+    self: Run,
+    s: dict,  # of `load_checkpoint`
+) -> None:
     "Continue from `s`; a `TrainingError` if it belongs to something else."
-    def differs(name, theirs, ours):
+    def differs(name: str, theirs: Any, ours: Any) -> None:
         raise TrainingError(f"{s.get('path', 'the checkpoint')} is of another run: {name} is {theirs!r} there and {ours!r} here. "
                             "Use another folder, or the settings, data and model it was made with")
     theirs, ours = s.get("identity", {}), self.identity()
@@ -433,7 +469,7 @@ def restore(self: Run, s: dict):
 
 # %% ../nbs/02a_training.ipynb #f8757a01
 @patch
-def check(self: Run):
+def check(self: Run) -> None:
     "Stop if any number since the last check is not finite; only what has passed is ever saved."
     if (bad := self.log.read()) is None: return
     step, row = bad
@@ -444,7 +480,7 @@ def check(self: Run):
                         "A smaller step size (lr), a longer lr_warmup or a clip often helps")
 
 @patch
-def save(self: Run):
+def save(self: Run) -> None:
     "Write a checkpoint, if all is well."
     self.check()
     names = {id(p): k for k, p in self.model.named_parameters()}
@@ -455,7 +491,7 @@ def save(self: Run):
         raise TrainingError(f"step {self.step}: {where} holds numbers that are not finite, although the losses were. "
                             f"Training stops here; {self.best}. A smaller lr often helps")
     if self.folder is None: return
-    def write():
+    def write() -> str:
         try: return str(save_checkpoint(self.folder, self.step, self.state(), milestones=self.milestones))
         except OSError as e:
             raise TrainingError(f"the checkpoint of step {self.step} cannot be written: {e.filename or self.folder}: {e.strerror or e}; "
@@ -464,7 +500,7 @@ def save(self: Run):
 
 # %% ../nbs/02a_training.ipynb #1631ac2b
 @patch
-def batches(self: Run):
+def batches(self: Run) -> Iterator[tuple[Batch, int]]:
     "The rest of this epoch: this process's rows of every batch, and how many rows the whole batch has."
     c, (epoch, k) = self.config, divmod(self.step, self.per_epoch)
     order = torch.randperm(self.N, generator=torch.Generator().manual_seed(seed_of(c.seed, 1, epoch)))
@@ -489,10 +525,10 @@ def _length(grads: list):
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
 
 def train_step(
-    run: Run,
+    run: Run,  # moves on by one step
     batch: Batch,  # this process's rows
     n: int,  # rows of the whole batch
-):
+) -> None:
     "One step: the loss on this process's rows, gradients added up over processes, clipping, optimizers, averages."
     c, w, step = run.config, run.world, run.step
     a, b, weight = w.share(n)
@@ -524,9 +560,9 @@ EVERY = 20  # steps between two looks at the numbers on a GPU: each look waits u
 # %% ../nbs/02a_training.ipynb #6b175ca2
 @torch.no_grad()
 def evaluate(
-    model,  # has `loss`
-    rows,  # `Rows`, or an `ImageData`
-    config: FitConfig,
+    model: torch.nn.Module,  # has `loss`
+    rows: Rows | ImageData,  # the images
+    config: FitConfig,  # its seed and batch size
     step: int = 0,  # passed on to the loss
     world: World | None = None,  # share the batches among these processes
 ) -> dict:  # means of the loss's terms
@@ -550,7 +586,7 @@ def evaluate(
 # %% ../nbs/02a_training.ipynb #e0a60163
 class Stop:
     "The first Ctrl-C (or SIGTERM) is remembered until a step is done; a second one interrupts at once."
-    def __enter__(self):
+    def __enter__(self) -> "Stop":
         self.asked, self.old = 0, {}
         if threading.current_thread() is threading.main_thread():
             for s, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -561,7 +597,7 @@ class Stop:
         if self.asked == number: raise KeyboardInterrupt
         self.asked = self.asked or number
 
-    def now(self, message: str):
+    def now(self, message: str) -> None:
         "Do what was asked for."
         raise SystemExit(128 + signal.SIGTERM) if self.asked == signal.SIGTERM else KeyboardInterrupt(message)
 
@@ -571,7 +607,7 @@ class Stop:
 # %% ../nbs/02a_training.ipynb #ec17327f
 @patch
 @contextmanager
-def ready(self: Run):
+def ready(self: Run) -> Iterator[None]:
     "The model as it is looked at: in eval mode, with averaged weights if there are any."
     if self.average: self.average.swap()
     self.model.eval()
@@ -581,7 +617,11 @@ def ready(self: Run):
         self.model.train()
 
 @patch
-def end_epoch(self: Run, held, on_epoch):
+def end_epoch(
+    self: Run,
+    held: Rows | None,  # images of the validation
+    on_epoch: Callable | None,  # as for `fit`
+) -> None:
     "Write the epoch's row, and look at the model."
     self.check()
     row = dict(epoch=-(-self.step // self.per_epoch), step=self.step, seconds=round(self.seconds, 2), **self.log.mean())
@@ -594,7 +634,10 @@ def end_epoch(self: Run, held, on_epoch):
 
 # %% ../nbs/02a_training.ipynb #489868b0
 @patch
-def start(self: Run, val):
+def start(
+    self: Run,
+    val: ImageData | None,  # images of the validation
+) -> Rows | None:  # the same on the device
     "Take up the newest checkpoint, and bring the images to the device if there is anything left to do."
     if val is not None and (not len(val) or tuple(val.x.shape[1:]) != tuple(self.data.x.shape[1:])):
         raise TrainingError(f"validation images are {len(val):,} of {list(val.x.shape[1:])}, training images {self.N:,} of {list(self.data.x.shape[1:])}")
@@ -608,7 +651,7 @@ def start(self: Run, val):
     return Rows(val, self.device, known=False, **layout) if val is not None else None
 
 @patch
-def can_write(self: Run):
+def can_write(self: Run) -> None:
     "Find out now, not after an hour; and sweep up what a killed process left half written."
     try:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -640,11 +683,19 @@ def keep_memory() -> bool:  # whether that could be arranged: with the GNU C lib
 # %% ../nbs/02a_training.ipynb #2e14b36b
 class Bar:
     "A progress bar with steps, images per second, and the loss's terms so far in this epoch."
-    def __init__(self, run: Run, progress: bool):
+    def __init__(
+        self,
+        run: Run,  # whose steps are shown
+        progress: bool,  # show it at all
+    ):
         self.run, self.shown, self.images = run, time.time(), 0
         self.bar = tqdm(total=run.total, initial=run.step, disable=not progress or run.world.rank > 0, unit="step", leave=False)
 
-    def __call__(self, now: float, n: int):
+    def __call__(
+        self,
+        now: float,  # seconds, as time.time() says them
+        n: int,  # images in this step
+    ) -> None:
         if self.bar.disable: return
         self.bar.update(); self.images += n
         if now - self.shown < 1: return
@@ -655,11 +706,11 @@ class Bar:
 # %% ../nbs/02a_training.ipynb #045d941f
 def fit(
     model: torch.nn.Module,  # has loss(batch, step, rng) -> dict of named scalars; the one called `loss` is minimized
-    data,  # `ImageData` to train on
+    data: ImageData,  # to train on
     config: FitConfig,  # how
-    val=None,  # `ImageData`: the loss on it, without training, after every epoch
+    val: ImageData | None = None,  # the loss on it, without training, after every epoch
     folder: str | Path | None = None,  # for checkpoints; None: none are made
-    on_epoch=None,  # called as on_epoch(epoch, model, history) after every epoch, the model in eval mode with its averaged weights
+    on_epoch: Callable[[int, torch.nn.Module, pd.DataFrame], Any] | None = None,  # called as on_epoch(epoch, model, history) after every epoch, the model in eval mode with its averaged weights
     save_every: float = 60.,  # seconds between checkpoints (0: after every step)
     progress: bool = True,  # show a bar
     milestones: tuple = (),  # epochs whose checkpoints are kept; of all others only the last two
