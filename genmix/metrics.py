@@ -12,6 +12,7 @@ __all__ = ['CHEAP', 'COSTLY', 'ABOUT', 'MetricError', 'MetricWarning', 'Pairs', 
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -45,10 +46,10 @@ def _numbers(a, what, fix):
 
 # %% ../nbs/05a_metrics.ipynb #183613e6
 def paired(
-    codes,  # [N, L] real numbers, or what this function returned
-    factors=None,  # [N, F] integers from 0
-    factor_sizes=None,  # how many values each factor can have (None: what occurs)
-    names=None,  # of the factors (None: "factor 0", ...)
+    codes: np.ndarray | Pairs,  # [N, L] real numbers, or what this function returned
+    factors: np.ndarray | None = None,  # [N, F] integers from 0
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have (None: what occurs)
+    names: Sequence[str] | None = None,  # of the factors (None: "factor 0", ...)
 ) -> Pairs:
     "Codes and factors, checked; every metric begins with this."
     if isinstance(codes, Pairs): return codes
@@ -83,7 +84,7 @@ def _varying(p: Pairs, level: int = 3):
 
 # %% ../nbs/05a_metrics.ipynb #5673b447
 def discretize(
-    codes,  # [N, L]
+    codes: np.ndarray,  # [N, L]
     bins: int = 20,  # of equal width, from a code's least to its largest value
 ) -> np.ndarray:  # [N, L] integers from 1 to bins
     "The bin of every code, as `np.digitize(x, np.histogram(x, bins)[1][:-1])` gives it."
@@ -95,8 +96,8 @@ def discretize(
     return np.stack([np.searchsorted(e, x, "right") for e, x in zip(edges.T, z.T)], 1)
 
 def mutual_information(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
     bins: int = 20,  # of every code
 ) -> np.ndarray:  # [L, F] nats
     "I(z_i; v_j) of binned codes (equation 5a.1)."
@@ -109,7 +110,7 @@ def mutual_information(
     return out.clip(0)
 
 def entropy(
-    factors,  # [N, F] integers from 0
+    factors: np.ndarray,  # [N, F] integers from 0
 ) -> np.ndarray:  # [F] nats
     "H(v_j) of the values that occur."
     v = np.asarray(factors); p = paired(np.zeros((len(v), 1)) if v.ndim else v, v)
@@ -124,9 +125,9 @@ def _gap(M):
     return top[-1] - top[-2]
 
 def mig(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "The mutual information gap (equation 5a.3; Chen et al. 2018)."
@@ -141,9 +142,9 @@ class Assignment(NamedTuple):
     codes: np.ndarray  # [F] the code of every factor; -1 for none
 
 def im(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     bins: int = 20,  # of every code
 ) -> Assignment:
     "I_m, the mutual information under the best one-to-one assignment (equation 5a.4)."
@@ -175,17 +176,17 @@ class _HalfLines:
         self.all = (every.ravel(), self.running(every), self.code * N, self.code * N + N)
         self.own = (own.ravel(), self.running(own), self.code * N + first[k], self.code * N + first[k + 1])
 
-    def running(self, t):
+    def running(self, t: np.ndarray) -> list[np.ndarray]:
         return [np.pad(np.cumsum(a, 1), ((0, 0), (1, 0))).ravel() for a in (t, t * t)]
 
-    def sums(self, part, x, below):
+    def sums(self, part: tuple, x: np.ndarray, below: np.ndarray) -> np.ndarray:
         "Of all rows, or each value's own: count, sum and sum of squares of those below (or above) x, [3, P]."
         t, (one, two), low, high = part
         at = _below(t, x, low, high); low, high = np.where(below, low, at), np.where(below, at, high)
         a, b = low + self.code, high + self.code                                            # running sums have one entry more per code
         return np.stack([(high - low).astype(float), one[b] - one[a], two[b] - two[a]])
 
-    def active(self, a, c):
+    def active(self, a: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         "Sums over the active positives (a t + c < 1) and negatives (a t + c > -1)."
         level = np.where(a == 0, 1e-300, a); up = a >= 0                                    # a flat line is active everywhere or nowhere
         with np.errstate(over="ignore"): edge, back = (1 - c) / level, (-1 - c) / level
@@ -201,11 +202,11 @@ def _derivatives(a, c, S, M, up, un, half):
     return J, w * S - b * M + 2 * (a * G[2] + c * G[1] + d[1]), b + 2 * (a * G[1] + c * G[0] + d[0]), S * S + M * M + 2 * G[2], 2 * G[1] - M, 1 + 2 * G[0]
 
 def svm_lines(
-    codes,  # [N, L]
-    y,  # [N] values of one factor
+    codes: np.ndarray,  # [N, L]
+    y: np.ndarray,  # [N] values of one factor
     C: float = .01,  # weight of a row's loss against the penalty
-    order=None,  # [L, N] the rows that sort each code, if they are known
-):  # values [K], w [L, K] and b [L, K]; with two values [L, 1], the line of the second
+    order: np.ndarray | None = None,  # [L, N] the rows that sort each code, if they are known
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # values [K], w [L, K] and b [L, K]; with two values [L, 1], the line of the second
     "Linear support vector machines with balanced class weights, one for every code and value (equation 5a.5), solved exactly."
     codes = np.asarray(codes, dtype=float); N, L = codes.shape
     values, y, n = np.unique(y, return_inverse=True, return_counts=True); K = len(n)
@@ -243,11 +244,11 @@ def _held_out(p, held_out, seed):
     return test
 
 def sap_matrix(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     continuous: bool = False,  # squared correlations with the factors' numbers, no machines
-    held_out=1/3,  # share of the rows to test on, or which ones, [N] bool
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows
     C: float = .01,  # of the machines
 ) -> np.ndarray:  # [L, F]
@@ -267,7 +268,16 @@ def sap_matrix(
             out[i, j] = (values[guess] == p.v[test, j]).mean()
     return out
 
-def sap(codes, factors=None, factor_sizes=None, continuous: bool = False, held_out=1/3, seed: int = 0, C: float = .01) -> float:
+# %% ../nbs/05a_metrics.ipynb #21e61cc6
+def sap(
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    continuous: bool = False,  # squared correlations with the factors' numbers, no machines
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
+    seed: int = 0,  # of the choice of rows
+    C: float = .01,  # of the machines
+) -> float:
     "The SAP score, 0 to 1 (Kumar et al. 2018): best minus second best column entry of `sap_matrix`, mean over factors."
     p = paired(codes, factors, factor_sizes); some = _varying(p)
     if p.z.shape[1] == 1: p = p._replace(z=np.hstack([p.z, np.zeros((len(p.z), 1))]))       # a single code is compared with a dead one
@@ -288,7 +298,7 @@ class DCI(NamedTuple):
     importance: np.ndarray  # [L, F]; 0 for factors that do not vary
 
 def concentration(
-    R,  # importances [rows, columns]
+    R: np.ndarray,  # importances [rows, columns]
 ) -> float:  # 0 to 1
     "How far each row is concentrated on one column, weighted by the row's sum (equation 5a.7)."
     R = np.asarray(R, dtype=float)
@@ -299,11 +309,11 @@ def concentration(
     return float(rho @ (1 + (q * np.log(q)).sum(1) / np.log(R.shape[1])))
 
 def dci(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
-    classifier=None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
-    held_out=1/3,  # share of the rows to test on, or which ones, [N] bool
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    classifier: "ClassifierMixin | None" = None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows and of the classifier
 ) -> DCI:
     "DCI from the importances of trees (Eastwood and Williams 2018)."
@@ -331,7 +341,7 @@ class _Draws:
             self.able[j] = np.flatnonzero(n[p.v[:, j]] > 1)                                 # rows with a fellow
             if not len(self.able[j]): raise MetricError(f"{what}: every value of {p.names[j]} stands in one row only; it needs rows that share a value")
 
-    def rows(self, n: int, batch: int, one_value: bool):
+    def rows(self, n: int, batch: int, one_value: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "n times: the number of a factor, and `batch` rows paired with others of the same value; or all of one value."
         which = self.rng.integers(len(self.some), size=n); a, b = np.empty((2, n, batch), dtype=np.int64)
         for k, j in enumerate(self.some):
@@ -346,9 +356,9 @@ def _chunks(n, size=1000):
     return [min(size, n - at) for at in range(0, n, size)]
 
 def factor_vae_score(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     batch: int = 64,  # rows that share a value
     draws: int = 10_000,  # votes to learn the rule from
     test_draws: int = 5_000,  # votes to judge it by
@@ -361,7 +371,7 @@ def factor_vae_score(
     if not active.any():
         warnings.warn(f"factor_vae_score is 0: no code has a standard deviation of {least}", MetricWarning, stacklevel=2); return 0.
     z = (p.z[:, active] - p.z[:, active].mean(0)) / np.sqrt(var[active])
-    def table(n):
+    def table(n: int) -> np.ndarray:
         "Votes [codes, factors]."
         out = np.zeros((z.shape[1], len(source.some)))
         for size in _chunks(n):
@@ -373,9 +383,9 @@ def factor_vae_score(
 
 # %% ../nbs/05a_metrics.ipynb #9c07a0ef
 def beta_vae_score(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     batch: int = 64,  # pairs of rows that share a value
     draws: int = 10_000,  # vectors to learn from
     test_draws: int = 5_000,  # vectors to judge by
@@ -383,7 +393,7 @@ def beta_vae_score(
 ) -> float:  # chance to 1
     "The BetaVAE score: which factor was held fixed, by logistic regression on mean |z - z'| (Higgins et al. 2017)."
     p = paired(codes, factors, factor_sizes); source = _Draws(p, "beta_vae_score", seed)
-    def vectors(n):
+    def vectors(n: int) -> tuple[np.ndarray, np.ndarray]:
         parts = [source.rows(size, batch, one_value=False) for size in _chunks(n)]
         return np.vstack([np.abs(p.z[a] - p.z[b]).mean(1) for _, a, b in parts]), np.concatenate([j for j, _, _ in parts])
     model = _logistic(*vectors(draws)); x, j = vectors(test_draws)
@@ -396,9 +406,9 @@ def _logistic(x, y):
 
 # %% ../nbs/05a_metrics.ipynb #d26196dd
 def modularity(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "Does each code know one factor at most (equation 5a.8; Ridgeway and Mozer 2018)? Dead codes count 0."
@@ -408,11 +418,11 @@ def modularity(
     return float((1 - (m2.sum(1) - top)[alive] / (top[alive] * (len(some) - 1))).sum() / len(top))
 
 def explicitness(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     normalized: bool = False,  # 0 to 1, with chance at 0, and not 0.5 to 1
-    held_out=1/3,  # share of the rows to test on, or which ones, [N] bool
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows
 ) -> float:
     "Mean area under the ROC curve of a logistic regression, one value against the rest (Ridgeway and Mozer 2018)."
@@ -467,18 +477,18 @@ def _chosen(metrics):
 
 # %% ../nbs/05a_metrics.ipynb #692e05b0
 def evaluate(
-    codes,  # [N, L] real numbers: any representation; posterior means of a VAE
-    factors=None,  # [N, F] integers from 0
-    factor_sizes=None,  # how many values each factor can have (None: what occurs)
-    metrics=CHEAP,  # names, one name, or "all"
-    names=None,  # of the factors, for messages
+    codes: np.ndarray | Pairs,  # [N, L] real numbers: any representation; posterior means of a VAE
+    factors: np.ndarray | None = None,  # [N, F] integers from 0
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have (None: what occurs)
+    metrics: str | Sequence[str] = CHEAP,  # names, one name, or "all"
+    names: Sequence[str] | None = None,  # of the factors, for messages
     seed: int = 0,  # of the held-out rows, the draws and the classifiers
     bins: int = 20,  # of the information metrics
-    held_out=1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
     continuous: bool = False,  # SAP by squared correlation
-    classifier=None,  # of dci (None: gradient boosting, slow)
+    classifier: "ClassifierMixin | None" = None,  # of dci (None: gradient boosting, slow)
     draws: int = 10_000,  # of the FactorVAE and BetaVAE scores; half as many to judge
-):  # a DataFrame with a row per number: metric, value, low, high, measures
+) -> "pd.DataFrame":  # a row per number: metric, value, low, high, measures
     "Score codes against the factors that made the images."
     import pandas as pd
     p, asked = paired(codes, factors, factor_sizes, names), _chosen(metrics)
@@ -497,8 +507,8 @@ def evaluate(
 
 # %% ../nbs/05a_metrics.ipynb #20a3e87d
 def read_codes(
-    path,  # a .npz file, or the folder of a finished run of chapter 05
-):  # codes [N, L], factors [N, F], factor sizes or None, names of the factors
+    path: str | Path,  # a .npz file, or the folder of a finished run of chapter 05
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple]:  # codes [N, L], factors [N, F], factor sizes or None, names of the factors
     "The arrays that `evaluate` wants, from a file; a `MetricError` that names the file if they are not there."
     path = Path(path); path = path / "figures.npz" if path.is_dir() else path
     try:
@@ -525,29 +535,29 @@ def _repeated(tables, name):
     return pd.DataFrame({"metric": tables[0].metric, "mean": x.mean(0), name: x.std(0, ddof=1)})
 
 def floor(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
-    metrics=CHEAP,  # as in `evaluate`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
     repeats: int = 5,  # shuffles
     seed: int = 0,  # of the shuffles
     **settings,  # further ones of `evaluate`
-):  # a DataFrame: metric, mean, sd
+) -> "pd.DataFrame":  # metric, mean, sd
     "Scores of the same codes with shuffled rows: what the metrics give when there is nothing to find."
     p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 1])
     if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
     return _repeated([evaluate(p._replace(z=rng.permutation(p.z)), metrics=metrics, seed=seed, **settings) for _ in range(repeats)], "sd")
 
 def standard_error(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
-    metrics=CHEAP,  # as in `evaluate`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
     repeats: int = 20,  # draws of N rows with replacement
     seed: int = 0,  # of the draws
-    held_out=1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
+    held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
     **settings,  # further ones of `evaluate`
-):  # a DataFrame: metric, se
+) -> "pd.DataFrame":  # metric, se
     "Bootstrap standard errors of the scores, over rows."
     p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 2]); test = _held_out(p, held_out, seed)
     if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
@@ -560,12 +570,12 @@ def standard_error(
 
 # %% ../nbs/05a_metrics.ipynb #82be3578
 def per_factor(
-    codes,  # [N, L], or `Pairs`
-    factors=None,  # [N, F]
-    factor_sizes=None,  # how many values each factor can have
-    names=None,  # of the factors
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    factors: np.ndarray | None = None,  # [N, F]
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    names: Sequence[str] | None = None,  # of the factors
     bins: int = 20,  # of every code
-):  # a DataFrame with a row per factor
+) -> "pd.DataFrame":  # a row per factor
     "What each factor has: its entropy, its two best codes and their information (nats), and its code in the assignment of I_m."
     import pandas as pd
     p = paired(codes, factors, factor_sizes, names); M, to = mutual_information(p, bins=bins), im(p, bins=bins).codes
