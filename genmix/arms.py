@@ -8,6 +8,7 @@ __all__ = ['FACTORS', 'VALUES', 'COUNT', 'SIDE', 'ROUND', 'factors', 'index', 'p
 
 # %% ../nbs/00j_arms.ipynb #bd63fbd5
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
@@ -28,7 +29,7 @@ COUNT = int(np.prod(list(FACTORS.values())))  # 1,036,800
 
 # %% ../nbs/00j_arms.ipynb #92b2d717
 def factors(
-    index,  # official numbers, [n] or one
+    index: int | Sequence[int] | np.ndarray,  # official numbers, [n] or one
 ) -> np.ndarray:  # [n, 7]
     "The seven factors of each image."
     i = np.atleast_1d(np.asarray(index))
@@ -39,7 +40,7 @@ def factors(
     return np.stack(np.unravel_index(i, tuple(FACTORS.values())), axis=-1)
 
 def index(
-    factors,  # [n, 7] or one row of seven
+    factors: Sequence | np.ndarray,  # [n, 7] or one row of seven
 ) -> np.ndarray:  # [n]
     "Equation 0j.1: the official number of each row of factors."
     f = np.atleast_2d(np.asarray(factors))
@@ -64,8 +65,8 @@ def parameters() -> dict:
 # %% ../nbs/00j_arms.ipynb #4d336758
 def pose(
     p: dict,  # parameters
-    h,  # horizontal factor, [n]
-    v,  # vertical factor, [n]
+    h: np.ndarray,  # horizontal factor, [n]
+    v: np.ndarray,  # vertical factor, [n]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # shoulder s, direction a, axis b, each [n, 3]
     "Equations 0j.2 and 0j.3: where the arm begins, where it points, what it turns about."
     h, v = np.broadcast_arrays(h, v)
@@ -78,7 +79,7 @@ def pose(
 # %% ../nbs/00j_arms.ipynb #adfc3e60
 def camera(
     p: dict,  # parameters
-    c,  # camera factor, [n]
+    c: np.ndarray,  # camera factor, [n]
 ) -> tuple[np.ndarray, ...]:  # place C, right r, down d, forward f, each [n, 3]
     "Where a camera is and how it is turned."
     x, y, z, tilt, yaw = np.moveaxis(p["camera"][c], -1, 0)
@@ -88,7 +89,7 @@ def camera(
 
 def project(
     p: dict,  # parameters
-    c,  # camera factor, [n]
+    c: np.ndarray,  # camera factor, [n]
     X: np.ndarray,  # points, [n, 3]
 ) -> np.ndarray:  # column u, row v and depth w, [n, 3]
     "Equation 0j.4: where a point appears."
@@ -112,8 +113,8 @@ def _pool(x, ss):
 # %% ../nbs/00j_arms.ipynb #0089a660
 def backdrop(
     p: dict,  # parameters
-    c,  # camera factor, [n]
-    g,  # background factor, [n]
+    c: np.ndarray,  # camera factor, [n]
+    g: np.ndarray,  # background factor, [n]
     ss: int = 4,  # rays per pixel and direction
 ) -> np.ndarray:  # [n, 3, 64, 64], 0 to 255
     "Floor and ring, without the robot."
@@ -342,7 +343,7 @@ def _paint_scene(p, canvas, f):
 
 # %% ../nbs/00j_arms.ipynb #f6e040ab
 def render(
-    index,  # official numbers, [n] or one
+    index: int | Sequence[int] | np.ndarray,  # official numbers, [n] or one
 ) -> np.ndarray:  # uint8 [n, 3, 64, 64]
     "Draw images by their official number; SYNTHETIC. The same number gives the same bytes in any company."
     f, p = factors(index), parameters()
@@ -355,7 +356,7 @@ def render(
 
 # %% ../nbs/00j_arms.ipynb #8ead19c4
 def raycast(
-    index,  # official number of one image
+    index: int,  # official number of one image
     ss: int = 6,  # rays per pixel and direction
 ) -> np.ndarray:  # [3, 64, 64], 0 to 255
     "The same image the slow way, with a depth test: the oracle for `render`, and the baseline of its benchmark."

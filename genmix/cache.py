@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -120,11 +121,11 @@ class _Part:
         while len(view): view = view[self.f.write(view):]
         self.rows, self.crc = self.rows + rows, zlib.crc32(data, self.crc)  # only when all is written
 
-    def append(self, block: np.ndarray):
+    def append(self, block: np.ndarray) -> None:
         self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8), len(block))
         if self.plan.end(self.rows) - self.safe >= SAVE: self.save()
 
-    def save(self):
+    def save(self) -> None:
         if self.rows == 0 or self.plan.end(self.rows) == self.safe: return
         os.fsync(self.f.fileno())
         _write_note(self.plan.note, self.plan.claim | dict(rows=self.rows, crc32=self.crc))
@@ -205,9 +206,9 @@ def _alone(plan: _Plan):
 def build(
     target: str | Path,  # the .npy file
     shape: tuple,  # of the whole array, rows first
-    dtype,  # of its numbers
-    blocks,  # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
-    made_of,  # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and its version
+    dtype: type | str | np.dtype,  # of its numbers
+    blocks: Callable[[int], Iterable[np.ndarray]],  # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
+    made_of: object,  # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and its version
     progress: bool = True,  # show a progress bar on stderr
     what: str = "images",  # what the rows are called
 ) -> np.memmap:  # read-only
@@ -261,10 +262,14 @@ class Images:
     def __repr__(self): return f"{type(self).__name__} uint8 {list(self.shape)}"
 
     @property
-    def shape(self): return (len(self), *self._shape)
+    def shape(self) -> tuple[int, ...]:
+        "[N, C, H, W], as an array's."
+        return (len(self), *self._shape)
 
     @property
-    def nbytes(self): return len(self) * int(np.prod(self._shape))  # of all, unpacked
+    def nbytes(self) -> int:
+        "Bytes of all images, unpacked."
+        return len(self) * int(np.prod(self._shape))
 
 # %% ../nbs/00e_cache.ipynb #3ceb2d10
 @patch
@@ -289,7 +294,7 @@ def __array__(self: Images, dtype=None, copy=None) -> np.ndarray:
 @patch
 def take(
     self: Images,
-    rows,  # anything that can stand in brackets
+    rows: slice | Sequence[int] | np.ndarray,  # anything that can stand in brackets
 ) -> Images:
     "A view of the chosen rows, in that order; reads none of them."
     view, rows = copy(self), _row_numbers(rows, len(self)).reshape(-1)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -104,7 +105,7 @@ def divide(
     y: np.ndarray,  # [N] classes
     groups: np.ndarray | None = None,  # [N] integers, equal for images that must stay together; None: each by itself
     shares: tuple = (0.8, 0.1, 0.1),  # of train, validation, test
-    seed: int = 0,
+    seed: int = 0,  # another seed, another division
 ) -> np.ndarray:  # [N] uint8, numbers in PARTS
     "Divide rows into train, validation and test, stratified by class."
     if groups is None: groups = np.arange(len(y))
@@ -123,7 +124,7 @@ def same_images(
 def stratified(
     y: np.ndarray,  # [N] classes
     n: int,  # how many rows
-    seed: int = 0,
+    seed: int = 0,  # another seed, other rows
 ) -> np.ndarray:  # [n] row numbers, in rising order
     "n rows in the proportions of the classes; a smaller n gives a part of a larger one's rows."
     return np.sort(np.lexsort((y, class_ranks(y, seed)))[:n])
@@ -589,7 +590,7 @@ def _cached(name: str, shape: tuple, blocks, made_of: dict, progress: bool, what
 def _drawn(name: str, category: str, path: Path, counts: tuple, drawings, progress: bool) -> np.ndarray:
     "Pictures of one category's strokes, drawn at the first call. drawings() reads the strokes."
     n = sum(counts)
-    def blocks(start, step=2048):
+    def blocks(start: int, step: int = 2048) -> Iterator[np.ndarray]:
         sketches = drawings()
         for i in range(start, n, step): yield strokes.rasterize(sketches[i : i + step])  # [b, 1, 28, 28]
     made_of = _made_of(path, drawn_by=[strokes.THICKNESS, strokes.PADDING], counts=list(counts))
@@ -602,7 +603,7 @@ def _category(name: str, category: str, path: Path, progress: bool) -> tuple[np.
         counts = []
         for key in ("train", "valid", "test"):
             with files.open_member(path, key) as (shape, _, _): counts.append(int(shape[0]) if len(shape) == 1 else 0)
-        def drawings(): return [s for k in ("train", "valid", "test") for s in files.read_sketches(path)[k]]
+        def drawings() -> list[np.ndarray]: return [s for k in ("train", "valid", "test") for s in files.read_sketches(path)[k]]
         x = _drawn(name, category, path, tuple(counts), drawings, progress)
         return x, np.repeat(np.array([0, 1, 2], np.uint8), counts), tuple(counts) == (70_000, 2_500, 2_500)
     official = _digest_once(path, "md5") == _checksum(_quickdraw_file(name, category), path)[1]
@@ -751,7 +752,7 @@ def _whole(name: str, split: str, root: str | Path | None, categories: tuple | N
 
 # %% ../nbs/00_data.ipynb #7d8b5908
 def load(
-    name="auto",  # a name in SETS (QuickDraw's categories after a colon), a folder or file of yours, an array, or "auto": vowels, else formants
+    name: str | Path | np.ndarray = "auto",  # a name in SETS (QuickDraw's categories after a colon), a folder or file of yours, an array, or "auto": vowels, else formants
     split: str | None = None,  # "train", "validation", "test", joined by +, or "all"; default: "train", but "all" for sets with factors, tables, and what is yours
     root: str | Path | None = None,  # see `data_root`
     n: int | None = None,  # so many images, in the proportions of the classes; of doodles, how many to draw
@@ -813,7 +814,7 @@ def fixed_binarization(
     "Each image tossed once. The tosses of a row depend on the seed and its number in the whole set, not on what else is chosen."
     C, H, W = d.x.shape[1:]
     if C != 1: raise DataError(f"{d.name} has {C} channels; only gray images can be made binary. Load it in gray, for instance cifar for cifar-color")
-    def blocks(start, step=1000):
+    def blocks(start: int, step: int = 1000) -> Iterator[np.ndarray]:
         for i in range(start, len(d), step):
             rows = d.rows[i : i + step]
             u = np.stack([np.random.Generator(np.random.Philox(key=[seed, r])).random((1, H, W), np.float32) for r in rows.tolist()])

@@ -39,21 +39,21 @@ class _Pens:
     def __init__(self, u):  # [B, K] in [0, 1)
         self.u, self.column, self.strokes = u, 0, []
 
-    def columns(self, k):
+    def columns(self, k: int) -> np.ndarray:
         "The next k columns [B, k]."
         self.column += k
         if self.column > self.u.shape[1]: raise IndexError(f"a doodle owns {self.u.shape[1]} numbers, but its style asks for {self.column}")
         return self.u[:, self.column - k:self.column]
 
-    def uniform(self, low, high):
+    def uniform(self, low: float, high: float) -> np.ndarray:
         "A number per drawing between low and high [B]."
         return low + (high - low) * self.columns(1)[:, 0]
 
-    def chance(self, p):
+    def chance(self, p: float) -> np.ndarray:
         "True with probability p, per drawing [B]."
         return self.columns(1)[:, 0] < p
 
-    def draw(self, x, y, when=True):
+    def draw(self, x: np.ndarray, y: np.ndarray, when: bool | np.ndarray = True) -> None:
         "Add a stroke through the points x, y, each [B, m]."
         xy = np.stack(np.broadcast_arrays(x, y, np.zeros((len(self.u), 1)))[:2], axis=-1)  # [B, m, 2]
         self.strokes.append((xy, np.broadcast_to(when, len(self.u))))
@@ -314,7 +314,7 @@ def _outline(p):
 def _pencil(p, angle):
     "A pencil along the direction `angle` [B]."
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
-    def turned(x, y): return c*x - s*y, s*x + c*y
+    def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]: return c*x - s*y, s*x + c*y
     w, neck, end = _col(p.uniform(.07, .22)), _col(p.uniform(.45, .8)), -1 + 0*c
     _path(p, *turned(np.hstack([1 + 0*c, neck, end, end, neck, 1 + 0*c]), w * [0, 1, 1, -1, -1, 0]))
     _path(p, *turned(np.hstack([neck, neck + _col(p.uniform(-.08, .08)), neck]), w * [1, 0, -1]), p.chance(.6))
@@ -330,7 +330,7 @@ def _pencil(p, angle):
 
 def _turned(low, high):
     "A style: pencils at angles between low and high degrees (clockwise on screen), pointing either way."
-    def style(p):
+    def style(p: _Pens) -> None:
         _pencil(p, np.radians(p.uniform(low, high)) + np.pi * p.chance(.5))
     return style
 

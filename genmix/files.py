@@ -20,9 +20,11 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -33,7 +35,7 @@ class DataError(ValueError):
 FIX = "Correct the file, or get it again: genmix data fetch."
 
 def bad(
-    path,  # the file
+    path: str | Path,  # the file
     what: str,  # what is wrong with it
     expected: str,  # what would have been right
     line: int | None = None,  # where
@@ -85,7 +87,7 @@ def _gunzip(path, raw: bytes, limit: int) -> bytes:
     return out
 
 def read_bytes(
-    path,  # the file, gzipped or not: its first bytes tell, not its name
+    path: str | Path,  # the file, gzipped or not: its first bytes tell, not its name
     limit: int = 2**30,  # most bytes, on disk and unpacked
 ) -> bytes:
     "The content of a file, unpacked if it is gzip data."
@@ -98,7 +100,7 @@ def read_bytes(
 
 # %% ../nbs/00d_files.ipynb #9a91c7f5
 def read_idx(
-    path,  # an idx file of unsigned bytes, gzipped or not
+    path: str | Path,  # an idx file of unsigned bytes, gzipped or not
     shape: tuple = (None, 28, 28),  # sizes it must have; None: any
 ) -> tuple[np.ndarray, str]:  # uint8 of that shape, and the md5 of the unpacked bytes
     "Read an idx file: the format of MNIST and Fashion-MNIST."
@@ -131,18 +133,18 @@ class _Machine:
         self.raw, self.path, self.at = raw, path, 0
         self.stack, self.marks, self.memo, self.containers, self.encoded = [], [], {}, 0, 0
 
-    def refuse(self, what):
+    def refuse(self, what: str) -> DataError:
         "The DataError for this place in the file."
         return bad(self.path, f"{what} (byte {self.at:,} of its pickle)", "a pickle of plain arrays, lists, dicts, texts and numbers")
 
-    def take(self, n):
+    def take(self, n: int) -> bytes:
         "The next n bytes."
         end = self.at + n
         if n < 0 or end > len(self.raw): raise self.refuse("the pickle ends in the middle of an instruction")
         b, self.at = self.raw[self.at : end], end
         return b
 
-    def items(self):
+    def items(self) -> list:
         "What was pushed since the last mark."
         mark = self.marks.pop()
         found = self.stack[mark:]
@@ -162,7 +164,7 @@ OPS = [_unknown] * 256  # byte -> function of the machine
 
 def _op(code: bytes):
     "File a function under its instruction."
-    def keep(f): OPS[code[0]] = f; return f
+    def keep(f: Callable) -> Callable: OPS[code[0]] = f; return f
     return keep
 
 for _code, _value in ((b"N", None), (b"\x88", True), (b"\x89", False), (b")", ())):  # NONE NEWTRUE NEWFALSE EMPTY_TUPLE
@@ -355,9 +357,9 @@ def _result(m):
 
 def unpickle(
     raw: bytes,  # a pickle of protocol 2 to 4
-    path="a pickle",  # for the messages
+    path: str | Path = "a pickle",  # for the messages
     steps: int = 5_000_000,  # most instructions; so many can fill some 350 MB
-):  # None, bool, int, float, str, bytes, list, tuple, dict, read-only arrays of numbers; a list for an array of objects
+) -> object:  # None, bool, int, float, str, bytes, list, tuple, dict, read-only arrays of numbers; a list for an array of objects
     "What a pickle describes, as far as that is plain data; nothing in it is ever run."
     m = _Machine(raw, path)
     try:
@@ -396,7 +398,7 @@ def _header(path, take) -> tuple[tuple, np.dtype, bool, int]:
 
 # %% ../nbs/00d_files.ipynb #22c57233
 def read_npy(
-    path,  # a .npy file of numbers
+    path: str | Path,  # a .npy file of numbers
     mmap: bool = True,  # leave it on the disk (read-only), or read it into memory
 ) -> np.ndarray:
     "Read a plain array; a pickled one is refused."
@@ -419,7 +421,7 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, R
 
 class _Sparing(io.FileIO):
     "A file that refuses to hand out more than 16 MB at a time."
-    def read(self, n=-1):
+    def read(self, n: int = -1) -> bytes:
         if n < 0: n = os.fstat(self.fileno()).st_size - self.tell()
         if n > 2**24: raise zipfile.BadZipFile("it asks for too much memory")
         return super().read(n)
@@ -482,11 +484,11 @@ class _Tape:
             part[:] = np.frombuffer(self.read(len(part)), np.uint8)
         return flat
 
-    def skip(self, n: int):
+    def skip(self, n: int) -> None:
         "Go n bytes ahead."
         while n > 0: n -= len(self.read(min(n, 2**20)))
 
-    def finish(self):
+    def finish(self) -> None:
         "There is nothing more, and the checksum is right."
         try: more = self.stream.read(1)
         except ZIP_ERRORS as e: raise _damaged(self.path, e) from None
@@ -495,9 +497,9 @@ class _Tape:
 # %% ../nbs/00d_files.ipynb #c025bcc0
 @contextmanager
 def open_member(
-    path,  # an npz archive
+    path: str | Path,  # an npz archive
     name: str,  # of an array in it
-):  # (shape, dtype, stream); the stream has read(n), fill(array), skip(n)
+) -> Iterator[tuple[tuple, np.dtype, _Tape]]:  # (shape, dtype, stream); the stream has read(n), fill(array), skip(n)
     "Read one array of an archive in pieces, without ever holding it."
     with _archive(path) as (z, entries):
         e = _entry(path, entries, name)
@@ -523,7 +525,7 @@ def _whole(tape: _Tape, objects: bool):
     return x.reshape(tape.shape[::-1]).T if tape.fortran else x.reshape(tape.shape)
 
 def read_npz(
-    path,  # an npz archive
+    path: str | Path,  # an npz archive
     keys: tuple | None = None,  # names of the arrays; None: all of them
     objects: tuple = (),  # which of them may be pickled
     limit: int = 2**29,  # most bytes together
@@ -550,7 +552,7 @@ def _tables(path, drawings) -> np.ndarray:
             shape = f"an array of shape {list(d.shape)}" if type(d) is np.ndarray else "no array"
             raise bad(path, f"drawing {i} is {shape}", "shape [n, 3], n > 0")
     flat = np.concatenate(list(drawings))
-    def which(wrong): return np.searchsorted(np.cumsum([len(d) for d in drawings]), np.flatnonzero(wrong)[0], side="right")
+    def which(wrong: np.ndarray) -> int: return np.searchsorted(np.cumsum([len(d) for d in drawings]), np.flatnonzero(wrong)[0], side="right")
     if flat.dtype.kind == "f" and (wrong := ~(np.isfinite(flat) & (flat == np.rint(flat))).all(1)).any():
         raise bad(path, f"drawing {which(wrong)} has numbers that are not whole", want)
     if (wrong := (flat[:, 2] != 0) & (flat[:, 2] != 1)).any():
@@ -560,7 +562,7 @@ def _tables(path, drawings) -> np.ndarray:
     return flat.astype(np.int16, order="C")
 
 def read_sketches(
-    path,  # an npz archive in sketch-rnn's layout
+    path: str | Path,  # an npz archive in sketch-rnn's layout
 ) -> dict:  # "train", "valid", "test" -> list of int16 [n, 3]: dx, dy, pen
     "Read drawings in the sketch-rnn format: QuickDraw, aaron_sheep, omniglot, short_kanji..."
     keys, found = ("train", "valid", "test"), {}
@@ -583,7 +585,7 @@ def _stroke(path, line: int, stroke) -> np.ndarray:
 
 def _record(path, line: int, text: bytes) -> tuple[list, str]:
     "The strokes and the word of one line."
-    def no(constant): raise ValueError(constant)
+    def no(constant: str) -> NoReturn: raise ValueError(constant)
     try: record = json.loads(text, parse_constant=no)
     except (ValueError, RecursionError): raise bad(path, "the line is not JSON (is the file cut short?)", "one drawing", line) from None
     if type(record) is not dict or type(record.get("drawing")) is not list or type(record.get("word")) is not str:
@@ -593,7 +595,7 @@ def _record(path, line: int, text: bytes) -> tuple[list, str]:
     return [_stroke(path, line, s) for s in record["drawing"]], record["word"]
 
 def read_ndjson(
-    path,  # a simplified QuickDraw file, one drawing a line
+    path: str | Path,  # a simplified QuickDraw file, one drawing a line
     limit: int | None = None,  # read only so many
 ) -> tuple[list, list]:  # drawings, each a list of strokes int16 [2, n]; their words
     "Read QuickDraw's simplified drawings."
@@ -608,7 +610,7 @@ def read_ndjson(
 
 # %% ../nbs/00d_files.ipynb #5b650e4d
 def read_bitmaps(
-    path,  # a file of QuickDraw's numpy_bitmap
+    path: str | Path,  # a file of QuickDraw's numpy_bitmap
 ) -> np.ndarray:  # uint8 [N, 28, 28], 255 is ink; on the disk, read-only
     "Read QuickDraw's bitmaps."
     x = read_npy(path)
@@ -630,7 +632,7 @@ def _tar_header(path, head: bytes) -> tuple[str, int, bytes]:
 def _tar(path, wanted: tuple, limit: int = 2**29):
     "The wanted files of a .tar.gz, one after the other, as (name, bytes)."
     with gzip.open(path) as f:
-        def take(n, all=True):
+        def take(n: int, all: bool = True) -> bytes:
             try: b = f.read(n)
             except (OSError, EOFError, zlib.error) as e:
                 raise bad(path, f"the gzip data are damaged ({_quote(str(e))})", "a whole file") from None
@@ -672,7 +674,7 @@ def _cifar_images(path, d: dict, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return x.reshape(-1, 3, 32, 32), np.array(y)
 
 def read_cifar(
-    path,  # cifar-10-python.tar.gz, or the folder that comes out of it
+    path: str | Path,  # cifar-10-python.tar.gz, or the folder that comes out of it
     rows: int = 10_000,  # images in each of its six batches
 ) -> dict:  # train: (x uint8 [50000, 3, 32, 32], y int64 [50000]), test: likewise, names: of the ten classes
     "Read CIFAR-10 without unpacking it."
@@ -757,8 +759,11 @@ class Grid:
 
     def __len__(self): return math.prod(self.sizes)
 
-    def blocks(self, start: int = 0, rows: int = 4096):
-        "Images from row `start` on, uint8 [b, H, W] or [b, H, W, 3] with b <= rows."
+    def blocks(self,
+        start: int = 0,  # the first row
+        rows: int = 4096,  # most images at a time
+    ) -> Iterator[np.ndarray]:  # uint8 [b, H, W] or [b, H, W, 3] with b <= rows, one block after another
+        "Images from row `start` on."
         if not 0 <= start <= len(self) or rows < 1: raise IndexError(f"start {start}, rows {rows}: expected 0..{len(self)} and at least 1")
         for x in (self._npz if self.format == "npz" else self._hdf5)(start, rows):
             if self.kind == "dsprites" and x.max() > 1: raise bad(self.path, f"a pixel is {x.max()}", "0 or 1")
@@ -788,7 +793,7 @@ def _arrays(path, g: dict) -> tuple:
         return "npz", shape, dtype, fortran, read_npz(path, (key,), limit=2**27)[key] if key else None
     if not head.startswith(b"\x89HDF\r\n\x1a\n"): raise bad(path, _what(head), "an npz archive or an HDF5 file")
     import h5py
-    def look():
+    def look() -> tuple[str, tuple, np.dtype, bool, np.ndarray | None]:
         with h5py.File(path, "r") as f:
             d, key = _h5_set(path, f, g["images"]), g["labels"].get("hdf5")
             labels = _h5_set(path, f, key) if key else None
@@ -797,7 +802,7 @@ def _arrays(path, g: dict) -> tuple:
     return _h5(path, look)
 
 def open_grid(
-    path,  # dsprites .npz or .hdf5, 3dshapes.h5, mpi3d_*.npz
+    path: str | Path,  # dsprites .npz or .hdf5, 3dshapes.h5, mpi3d_*.npz
     kind: str,  # "dsprites", "shapes3d" or "mpi3d"
     shape: tuple | None = None,  # sizes of the factors and of an image; None: the official ones
 ) -> Grid:
@@ -848,7 +853,7 @@ def _picture(path, size: tuple, channels: int) -> np.ndarray:
 
 # %% ../nbs/00d_files.ipynb #1fcc0e36
 def read_folder(
-    path,  # a folder of pictures, or of sub-folders of pictures, one for each class
+    path: str | Path,  # a folder of pictures, or of sub-folders of pictures, one for each class
     size: tuple = (28, 28),  # height and width that they shall have
     channels: int = 1,  # 1: gray, 3: RGB
     most: int = 100_000,  # largest number of pictures
@@ -868,7 +873,7 @@ def read_folder(
 
 # %% ../nbs/00d_files.ipynb #2ab41b5d
 def check_array(
-    x,  # [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3: uint8, bool, or float in [0, 1]
+    x: np.ndarray,  # [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3: uint8, bool, or float in [0, 1]
     path: str = "array",  # for the messages
 ) -> np.ndarray:  # uint8 [N, C, H, W]
     "A user's array in the book's form."

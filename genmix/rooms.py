@@ -10,6 +10,7 @@ __all__ = ['FACTORS', 'SHAPES', 'VALUES', 'SKY', 'FLOOR', 'WALL', 'OBJECT', 'HUE
 # %% ../nbs/00i_rooms.ipynb #c2217323
 import colorsys
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
@@ -36,7 +37,7 @@ def _whole(
     return a.astype(np.int64)
 
 def factors(
-    index,  # [n] rows of the official file, 0 to 479,999
+    index: int | Sequence[int] | np.ndarray,  # [n] rows of the official file, 0 to 479,999
 ) -> np.ndarray:  # [n, 6] which value of each factor
     "Equation 0i.1 backwards: the six factors of a picture."
     index, sizes = _whole(index, "index"), tuple(FACTORS.values())
@@ -47,7 +48,7 @@ def factors(
 
 # %% ../nbs/00i_rooms.ipynb #8dff4259
 def index(
-    factors,  # [n, 6] which value of each factor
+    factors: Sequence | np.ndarray,  # [n, 6] which value of each factor
 ) -> np.ndarray:  # [n] rows of the official file
     "Equation 0i.1: where a picture stands in the official file."
     f, sizes = _whole(factors, "factors"), np.array(list(FACTORS.values()))
@@ -306,7 +307,7 @@ def trace(
 
 # %% ../nbs/00i_rooms.ipynb #1c76dc59
 def raycast(
-    f,  # six factors
+    f: Sequence[int] | np.ndarray,  # six factors
     p: dict | None = None,  # parameters; None takes the fitted ones
     k: int = 4,  # k x k rays in each pixel
 ) -> np.ndarray:  # [3, 64, 64] colors from 0 to 1
@@ -353,7 +354,7 @@ def _table() -> tuple[np.ndarray, np.ndarray]:  # [480 * 21, 4096] int16, and wh
     return np.zeros((480 * 21, 64 * 64), np.int16), np.zeros(480, bool)
 
 def prepare(
-    geometry=None,  # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
+    geometry: Sequence[int] | np.ndarray | None = None,  # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
 ) -> int:  # how many were made now
     "Make the layers of some geometries, if they are not there yet."
     table, made = _table()
@@ -368,7 +369,7 @@ def prepare(
 _LEVEL = np.rint(HUES * (_LEVELS - 1)).astype(np.int64)  # [10, 3] which of the six values of b
 
 def render(
-    index,  # [n] rows of the official file, 0 to 479,999
+    index: int | Sequence[int] | np.ndarray,  # [n] rows of the official file, 0 to 479,999
 ) -> np.ndarray:  # [n, 3, 64, 64] uint8
     "The SYNTHETIC pictures with these indices."
     f = factors(np.atleast_1d(_whole(index, "index")))

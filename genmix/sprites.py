@@ -8,6 +8,7 @@ __all__ = ['FACTORS', 'SHAPES', 'VALUES', 'SIZES', 'N', 'factors', 'index', 'out
 
 # %% ../nbs/00h_sprites.ipynb #045e6eaf
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
@@ -45,13 +46,13 @@ def _valid(index) -> np.ndarray:
 
 # %% ../nbs/00h_sprites.ipynb #81b98755
 def factors(
-    index,  # official numbers [...]
+    index: int | Sequence[int] | np.ndarray,  # official numbers [...]
 ) -> np.ndarray:  # [..., 5] classes of shape, scale, orientation, posX, posY
     "Equation 0h.1 backwards: the factors of images."
     return np.stack(np.unravel_index(_valid(index), SIZES), axis=-1)
 
 def index(
-    factors,  # classes [..., 5]
+    factors: Sequence | np.ndarray,  # classes [..., 5]
 ) -> np.ndarray:  # official numbers [...]
     "Equation 0h.1: the numbers of images."
     f = _whole(factors, "factor classes")
@@ -83,7 +84,7 @@ def _turned(shape: int) -> np.ndarray:  # [6, 40, V, 2]
     return np.stack([u * c + v * s, v * c - u * s], axis=-1)
 
 def corners(
-    index,  # official numbers [n], all of the same shape
+    index: int | Sequence[int] | np.ndarray,  # official numbers [n], all of the same shape
 ) -> np.ndarray:  # int64 [n, V, 2] in 1/256 pixel, x to the right, y down
     "Equation 0h.3: where the corners lie."
     f = factors(index)
@@ -120,13 +121,13 @@ def _words(
     return out
 
 def render_packed(
-    index,  # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int] | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
 ) -> np.ndarray:  # uint8 [n, 512], as np.packbits packs 64 x 64 pixels
     "Draw images as bits."
     return _words(_valid(index).reshape(-1)).astype(">u8").view(np.uint8)
 
 def render(
-    index,  # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int] | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
 ) -> np.ndarray:  # uint8 [n, 1, 64, 64], 0 or 255
     "Draw images."
     return cache.Packed(render_packed(index), (64, 64))[:]
@@ -161,7 +162,7 @@ def _repeats() -> tuple[np.ndarray, np.ndarray]:
         with np.load(file, allow_pickle=False) as a: return a["repeat"].astype(np.int64), a["first"].astype(np.int64)
 
 def distinct(
-    index,  # official numbers [...]
+    index: int | Sequence[int] | np.ndarray,  # official numbers [...]
 ) -> np.ndarray:  # official numbers [...]
     "The smallest number with the same picture."
     f = factors(index)

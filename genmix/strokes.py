@@ -6,6 +6,8 @@
 __all__ = ['THICKNESS', 'PADDING', 'to_lines', 'from_lines', 'from_simplified', 'rasterize']
 
 # %% ../nbs/00f_strokes.ipynb #4106b39e
+from collections.abc import Sequence
+
 import numpy as np
 
 from .files import DataError
@@ -38,7 +40,7 @@ def _checked(
 
 # %% ../nbs/00f_strokes.ipynb #9d712f20
 def to_lines(
-    sketch,  # integer [n, 3]: dx, dy, 1 where the pen is lifted after the point
+    sketch: np.ndarray,  # integer [n, 3]: dx, dy, 1 where the pen is lifted after the point
 ) -> list:  # of polylines, each int64 [m, 2]
     "Where the pen went, stroke by stroke, in absolute positions (equation 0f.1)."
     rows, _ = _checked([sketch])
@@ -47,7 +49,7 @@ def to_lines(
 
 # %% ../nbs/00f_strokes.ipynb #ea0f5341
 def from_lines(
-    lines,  # polylines, each [m, 2], absolute positions
+    lines: Sequence[np.ndarray],  # polylines, each [m, 2], absolute positions
 ) -> np.ndarray:  # int16 [n, 3]
     "The inverse of `to_lines`; positions are rounded to whole numbers."
     lines = [_array(line, f"line {i}", dtype=float) for i, line in enumerate(lines)]
@@ -64,7 +66,7 @@ def from_lines(
 
 # %% ../nbs/00f_strokes.ipynb #debc19ab
 def from_simplified(
-    drawing,  # list of strokes, each [[x1, x2, ...], [y1, y2, ...]]: the field "drawing" of a line of QuickDraw's .ndjson
+    drawing: Sequence[Sequence[Sequence[float]]],  # list of strokes, each [[x1, x2, ...], [y1, y2, ...]]: the field "drawing" of a line of QuickDraw's .ndjson
 ) -> np.ndarray:  # int16 [n, 3]
     "A drawing of QuickDraw's simplified files as pen movements."
     for i, stroke in enumerate(drawing):
@@ -134,7 +136,7 @@ def _ink(
 
 # %% ../nbs/00f_strokes.ipynb #b885e47c
 def rasterize(
-    sketches,  # N drawings, each integer [n, 3]: dx, dy, pen lifted
+    sketches: Sequence[np.ndarray],  # N drawings, each integer [n, 3]: dx, dy, pen lifted
     size: int = 28,  # side of the pictures in pixels
     thickness: float = THICKNESS,  # of the pen, as a share of the side
     padding: float = PADDING,  # free border around the ink, as a share of the side

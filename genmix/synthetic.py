@@ -149,9 +149,9 @@ def _draw(
 # %% ../nbs/00a_synthetic.ipynb #7d969984
 def formants(
     seed: int = 0,  # another seed, other speakers
-    n_men: int = 33,  # as many of each kind as in the real table
-    n_women: int = 28,
-    n_children: int = 15,
+    n_men: int = 33,  # men; as many of each kind as in the real table
+    n_women: int = 28,  # women
+    n_children: int = 15,  # children
     repetitions: int = 2,  # how often each speaker says every vowel
 ) -> dict:  # formants [N, 4] in Hz; vowel, speaker, kind, repetition [N]
     "A SYNTHETIC table of vowels in the order of the real one: men, women, children."
