@@ -21,7 +21,7 @@ import tokenize
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 # %% ../nbs/00b_configs.ipynb #b6f71dfb
 class ConfigError(ValueError):
@@ -42,9 +42,9 @@ AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1
 # %% ../nbs/00b_configs.ipynb #c1102f31
 def checked(
     name: str,  # the setting's name
-    kind,  # its type: bool, int, float, str, a Literal, or `float | None`
-    value,  # what was given
-):  # the same value as a plain Python one
+    kind: Any,  # its type: bool, int, float, str, a Literal, or `float | None`
+    value: Any,  # what was given
+) -> Any:  # the same value as a plain Python one
     "`value`, if the setting `name` can take it; a `ConfigError` that says what it can take otherwise."
     options = get_args(kind)
     if get_origin(kind) is tuple:
