@@ -11,10 +11,12 @@ PUBLIC = {  # module -> its stable names; nbs/api.ipynb shows them, tests/test_a
     "data": ["load", "ImageData", "listing", "fetch", "binarize", "fixed_binarization"],
     "vowels": ["four_vowels", "FourVowels", "VowelData"],
     "files": ["DataError"],
-    "experiments": ["train", "load_model", "draw_samples", "sweep_runs", "reproduce"],
+    "experiments": ["train", "load_model", "draw_samples", "sweep_runs"],
+    "reproduce": ["reproduce"],
     "configs": [
         "MoE1991Config", "Table1Config", "FitConfig", "VAEConfig", "LatentOptConfig", "ClassifierConfig", "SMoEVAEConfig",
-        "BetaVAEConfig", "VLAEConfig", "PRESETS", "preset", "preset_names", "load_config", "ConfigError",
+        "BetaVAEConfig", "VLAEConfig", "PRESETS", "preset", "preset_names", "to_dict", "from_dict", "load_config",
+        "ConfigError",
     ],
     "moe1991": ["MixtureOfExpertsClassifier", "BackpropClassifier"],
     "vae": [
@@ -31,8 +33,8 @@ PUBLIC = {  # module -> its stable names; nbs/api.ipynb shows them, tests/test_a
     ],
     "training": ["fit", "Batch", "Noise", "TrainingError"],
     "runs": [
-        "run", "sweep", "Swept", "table", "summarize", "published", "Published", "published_names", "pretrained", "Weights",
-        "load_weights", "save_weights", "RunError",
+        "run", "sweep", "Swept", "table", "summarize", "published", "Published", "published_names", "pretrained", "pretrained_table",
+        "Weights", "load_weights", "save_weights", "RunError",
     ],
     "figures": ["FIGURES", "draw"],
     "plots": ["image_grid", "heatmap", "caption", "save", "save_gif"],
