@@ -12,10 +12,12 @@ __all__ = ['NETS', 'VAEError', 'noise_of', 'kl_normal', 'log_normal', 'reparamet
 
 # %% ../nbs/02_conv_vae.ipynb #98a39fc2
 import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -23,8 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configs import ConfigError, VAEConfig
+from .data import ImageData
 from .plots import MARKERS, PALETTE, caption, image_grid, subplots
-from .training import Noise, Rows, ramp
+from .training import Batch, Noise, Rows, ramp
 
 # %% ../nbs/02_conv_vae.ipynb #e580c317
 class VAEError(ValueError):
@@ -35,35 +38,35 @@ def _full(t):
     return t if t.dtype == torch.float64 else t.float()
 
 def noise_of(
-    rng,  # a seed, or a `Noise`
+    rng: int | Noise,  # a seed, or a `Noise`
     model: nn.Module,  # on whose device it will be needed
 ) -> Noise:
     "Where random numbers come from."
     return Noise(rng, device=next(model.parameters()).device) if isinstance(rng, Integral) else rng
 
 def kl_normal(
-    mu,  # means [B, L]
-    logvar,  # logarithms of the variances [B, L]
-):  # [B, L]
+    mu: torch.Tensor,  # means [B, L]
+    logvar: torch.Tensor,  # logarithms of the variances [B, L]
+) -> torch.Tensor:  # [B, L]
     "KL(N(mu, exp(logvar)) || N(0, 1)) of every latent variable, in nats."
     return .5 * (mu**2 + logvar.exp() - logvar - 1)
 
 def log_normal(
-    z,  # [..., L]
-    mu=None,  # means (None: 0)
-    logvar=None,  # logarithms of the variances (None: 0)
-):  # [...]
+    z: torch.Tensor,  # [..., L]
+    mu: torch.Tensor | None = None,  # means (None: 0)
+    logvar: torch.Tensor | None = None,  # logarithms of the variances (None: 0)
+) -> torch.Tensor:  # [...]
     "log N(z; mu, exp(logvar)), summed over the last dimension; the standard normal without them."
     if mu is None: return -.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
     return -.5 * ((z - mu)**2 / logvar.exp() + logvar + math.log(2 * math.pi)).sum(-1)
 
 # %% ../nbs/02_conv_vae.ipynb #5f4729d2
 def reparameterize(
-    mu,  # means [B, L]
-    logvar,  # logarithms of the variances [B, L]
-    rng,  # `Noise`
+    mu: torch.Tensor,  # means [B, L]
+    logvar: torch.Tensor,  # logarithms of the variances [B, L]
+    rng: Noise,  # where the noise comes from
     S: int | None = None,  # samples per image (None: one, and no dimension for it)
-):  # [B, L], or [S, B, L]
+) -> torch.Tensor:  # [B, L], or [S, B, L]
     "z = mu + sigma * noise."
     if S is None: return mu + (.5 * logvar).exp() * rng.normal(*mu.shape)
     return mu + (.5 * logvar).exp() * rng.normal(S, *mu.shape, dim=1)
@@ -78,15 +81,23 @@ class Bernoulli(nn.Module):
     ):
         super().__init__(); self.binarize = binarize
 
-    def prepare(self, x, rng):
+    def prepare(
+        self,
+        x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+        rng: Noise,  # of the tosses
+    ) -> torch.Tensor:  # [B, C, H, W]
         "Toss every pixel with its gray value as the probability of 1; black-and-white images stay as they are."
         return (rng.uniform(*x.shape) < x).to(x.dtype) if self.binarize else x
 
-    def log_prob(self, x, out):
+    def log_prob(
+        self,
+        x: torch.Tensor,  # prepared images [B, C, H, W]
+        out: torch.Tensor,  # log-odds [..., B, C, H, W]
+    ) -> torch.Tensor:  # [..., B]
         "log p(x|z) in nats, summed over pixels: [..., B]."
         return -F.binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none").flatten(-3).sum(-1)
 
-    def mean(self, out):
+    def mean(self, out: torch.Tensor) -> torch.Tensor:
         "The expected image, from 0 to 1."
         return out.sigmoid()
 
@@ -105,19 +116,27 @@ class Gaussian(nn.Module):
         if learn: self.log_sigma = nn.Parameter(s)
         else: self.register_buffer("log_sigma", s)
 
-    def prepare(self, x, rng): return 2 * x - 1
+    def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
+        "Pixels from 0 to 1 scaled to [-1, 1]."
+        return 2 * x - 1
 
-    def log_prob(self, x, out):
+    def log_prob(
+        self,
+        x: torch.Tensor,  # prepared images [B, C, H, W]
+        out: torch.Tensor,  # means [..., B, C, H, W]
+    ) -> torch.Tensor:  # [..., B]
         "log p(x|z) in nats, summed over pixels: [..., B]."
         sq = ((x - out)**2).flatten(-3)                                                     # [..., B, pixels]
         return -.5 * sq.sum(-1) * (-2 * self.log_sigma).exp() - sq.shape[-1] * (self.log_sigma + .5 * math.log(2 * math.pi))
 
-    def mean(self, out): return ((out + 1) / 2).clamp(0, 1)
+    def mean(self, out: torch.Tensor) -> torch.Tensor:
+        "The expected image, from 0 to 1."
+        return ((out + 1) / 2).clamp(0, 1)
 
 # %% ../nbs/02_conv_vae.ipynb #e7fe7176
 def log_sinhc(
-    h,  # any numbers
-):  # the same shape
+    h: torch.Tensor,  # any numbers
+) -> torch.Tensor:  # the same shape
     "log(sinh(h) / h), without overflow and without 0/0; its derivative is as good."
     small, h = h.abs() < .5, h.abs()
     s = torch.where(small, h, 0.)**2                                 # each branch sees only numbers that it can handle,
@@ -126,8 +145,8 @@ def log_sinhc(
     return torch.where(small, series, b + torch.log1p(-(-2 * b).exp()) - (2 * b).log())
 
 def langevin(
-    h,  # any numbers
-):  # from -1 to 1
+    h: torch.Tensor,  # any numbers
+) -> torch.Tensor:  # from -1 to 1
     "coth(h) - 1/h, the derivative of `log_sinhc`."
     small = h.abs() < .5
     s, b = torch.where(small, h, 0.), torch.where(small, 1., h)
@@ -137,15 +156,27 @@ def langevin(
 class ContinuousBernoulli(nn.Module):
     "The coin's formula for gray values, with the constant that makes it a density (equation 2.13)."
     bounded = True
-    def prepare(self, x, rng): return x
-    def log_prob(self, x, out): return (out * (x - .5) - log_sinhc(out / 2)).flatten(-3).sum(-1)
-    def mean(self, out): return .5 + .5 * langevin(out / 2)
+    def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
+        "Gray values are data as they are."
+        return x
+
+    def log_prob(
+        self,
+        x: torch.Tensor,  # prepared images [B, C, H, W]
+        out: torch.Tensor,  # log-odds of the coin [..., B, C, H, W]
+    ) -> torch.Tensor:  # [..., B]
+        "log p(x|z) in nats, summed over pixels."
+        return (out * (x - .5) - log_sinhc(out / 2)).flatten(-3).sum(-1)
+
+    def mean(self, out: torch.Tensor) -> torch.Tensor:
+        "The expected image, from 0 to 1."
+        return .5 + .5 * langevin(out / 2)
 
 # %% ../nbs/02_conv_vae.ipynb #44000980
 def halves(
     size: int,  # pixels
     layers: int | None = None,  # how often to halve (None: until at most 8 pixels are left, but at least once)
-) -> list:  # sizes, the first one first
+) -> list[int]:  # sizes, the first one first
     "The sizes of an image under convolutions of stride 2: 28 -> [28, 14, 7]."
     s = [size]
     while len(s) <= layers if layers is not None else s[-1] > 8 or len(s) == 1: s.append(-(-s[-1] // 2))
@@ -174,7 +205,10 @@ class ConvEncoder(nn.Module):
         C, h, v = _sizes(shape, layers); w = [C, width] + [2 * width] * (len(h) - 2)
         convs = [m for a, b in zip(w, w[1:]) for m in (nn.Conv2d(a, b, 3, 2, 1), nn.SiLU())]
         self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(w[-1] * h[-1] * v[-1], hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-    def forward(self, x): return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
+        return self.net(x).chunk(2, 1)
 
 class ConvDecoder(nn.Module):
     "Linear layers, then transposed 3x3 convolutions of stride 2."
@@ -195,7 +229,10 @@ class ConvDecoder(nn.Module):
             grow = (1 - h[i] % 2, 1 - v[i] % 2)
             ups += [nn.ConvTranspose2d(w[i + 1], w[i], 3, 2, 1, output_padding=grow), nn.SiLU()]
         self.net = nn.Sequential(*head, *ups[:-1])
-    def forward(self, z): return self.net(z)  # [B, C, H, W]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        "Codes [B, L] to what the likelihood needs, [B, C, H, W]."
+        return self.net(z)
 
 # %% ../nbs/02_conv_vae.ipynb #c93d2c5e
 class Residual(nn.Module):
@@ -209,7 +246,10 @@ class Residual(nn.Module):
         super().__init__()
         self.f = nn.Sequential(nn.SiLU(), nn.Conv2d(a, b, 3, stride, 1), nn.SiLU(), nn.Conv2d(b, b, 3, 1, 1))
         self.skip = nn.Conv2d(a, b, 1, stride) if a != b or stride > 1 else nn.Identity()
-    def forward(self, x): return self.skip(x) + .5 * self.f(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "[B, a, H, W] to [B, b, H, W], or half the height and width."
+        return self.skip(x) + .5 * self.f(x)
 
 class ResidualEncoder(nn.Module):
     "Residual blocks between halvings, then linear layers."
@@ -225,7 +265,10 @@ class ResidualEncoder(nn.Module):
         more = [Residual(2 * w, 2 * w, 2) for _ in h[3:]]
         self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2, 1), Residual(w, w), Residual(w, 2 * w, 2), Residual(2 * w, 2 * w), *more, nn.SiLU(),
                                  nn.Flatten(), nn.Linear(2 * w * h[-1] * v[-1], hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-    def forward(self, x): return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
+        return self.net(x).chunk(2, 1)
 
 # %% ../nbs/02_conv_vae.ipynb #a754fb21
 class ResidualDecoder(nn.Module):
@@ -239,12 +282,15 @@ class ResidualDecoder(nn.Module):
     ):
         super().__init__()
         C, h, v = _sizes(shape, None, least=2); w = width
-        def up(a, b, i): return nn.ConvTranspose2d(a, b, (4 - h[i] % 2, 4 - v[i] % 2), 2, 1)  # to the size h[i], v[i]
+        def up(a: int, b: int, i: int) -> nn.Module: return nn.ConvTranspose2d(a, b, (4 - h[i] % 2, 4 - v[i] % 2), 2, 1)  # to the size h[i], v[i]
         more = [m for i in reversed(range(2, len(h) - 1)) for m in (up(2 * w, 2 * w, i), Residual(2 * w, 2 * w), nn.SiLU())]
         self.net = nn.Sequential(nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, 2 * w * h[-1] * v[-1]),
                                  nn.Unflatten(1, (2 * w, h[-1], v[-1])),
                                  Residual(2 * w, 2 * w), nn.SiLU(), *more, up(2 * w, w, 1), Residual(w, w), nn.SiLU(), up(w, C, 0))
-    def forward(self, z): return self.net(z)  # [B, C, H, W]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        "Codes [B, L] to what the likelihood needs, [B, C, H, W]."
+        return self.net(z)
 
 # %% ../nbs/02_conv_vae.ipynb #4c3f9277
 def _instead(shape): return f"and these are {'x'.join(map(str, shape))}; net conv and residual fit any size"
@@ -263,7 +309,10 @@ class BottleneckEncoder(nn.Module):
         self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2), nn.ReLU(), nn.Conv2d(w, 2 * w, 3, 2), nn.ReLU(),
                                  nn.Conv2d(2 * w, 4 * w, 3, 2), nn.ReLU(),
                                  nn.Conv2d(4 * w, 4 * w, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, 2 * latent))
-    def forward(self, x): return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
+        return self.net(x).chunk(2, 1)
 
 class BottleneckDecoder(nn.Module):
     "Its mirror image, for 28x28 pixels only."
@@ -280,7 +329,10 @@ class BottleneckDecoder(nn.Module):
                                  nn.ConvTranspose2d(4 * w, 2 * w, 3, 2, output_padding=1), nn.ReLU(),
                                  nn.ConvTranspose2d(2 * w, w, 3, 2), nn.ReLU(),
                                  nn.ConvTranspose2d(w, C, 3, 2, output_padding=1))
-    def forward(self, z): return self.net(z)  # [B, C, 28, 28]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        "Codes [B, L] to what the likelihood needs, [B, C, 28, 28]."
+        return self.net(z)
 
 NETS = {"conv": (ConvEncoder, ConvDecoder), "residual": (ResidualEncoder, ResidualDecoder),
         "bottleneck": (BottleneckEncoder, BottleneckDecoder)}
@@ -290,9 +342,9 @@ class VAE(nn.Module):
     "An encoder, a decoder, a likelihood and a standard normal prior."
     def __init__(
         self,
-        encoder,  # images, prepared by the likelihood -> mu, logvar [B, L] each
-        decoder,  # codes [B, L] -> what the likelihood needs, [B, C, H, W]
-        likelihood,  # `Bernoulli`, `Gaussian` or `ContinuousBernoulli`
+        encoder: nn.Module | None,  # images, prepared by the likelihood -> mu, logvar [B, L] each (None: a subclass has another way to codes)
+        decoder: nn.Module,  # codes [B, L] -> what the likelihood needs, [B, C, H, W]
+        likelihood: nn.Module,  # `Bernoulli`, `Gaussian` or `ContinuousBernoulli`
         beta: float = 1.,  # weight of the KL term; 1 is the ELBO
         warmup: int = 0,  # training steps in which that weight first grows from 0
         free_bits: float = 0.,  # nats that each latent variable may carry without cost
@@ -301,12 +353,20 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
 
-    def outputs(self, z):
-        "What the decoder says of codes [..., L]: [..., C, H, W]."
+    def outputs(
+        self,
+        z: torch.Tensor,  # codes [..., L]
+    ) -> torch.Tensor:  # [..., C, H, W]
+        "What the decoder says of codes."
         out = self.decoder(z.reshape(math.prod(z.shape[:-1]), z.shape[-1]))
         return _full(out.reshape(*z.shape[:-1], *out.shape[1:]))
 
-    def loss(self, batch, step: int, rng) -> dict:
+    def loss(
+        self,
+        batch: Batch,  # images [B, C, H, W]
+        step: int,  # of training, from 0
+        rng: Noise,  # of tosses and samples
+    ) -> dict:  # name -> scalar, in nats
         "The negative ELBO: sum over pixels and latents, mean over the batch. `recon` and `kl` are its terms without weights."
         x = self.likelihood.prepare(batch.x, rng)
         mu, logvar = map(_full, self.encoder(x))                               # [B, L] each
@@ -341,58 +401,77 @@ def latent(self: VAE) -> int:
     return next(m for m in self.decoder.modules() if isinstance(m, nn.Linear)).in_features
 
 @patch
-def log_prior(self: VAE, z):
-    "log p(z) of codes [..., L], in nats: [...]."
+def log_prior(
+    self: VAE,
+    z: torch.Tensor,  # codes [..., L]
+) -> torch.Tensor:  # [...] nats
+    "log p(z), summed over latents."
     return log_normal(z)
 
 @patch
-def encode(self: VAE, x):
-    "mu, logvar of q(z|x): [B, L] each, from images from 0 to 1; gray pixels that must be coins are tossed with a fixed seed."
+def encode(
+    self: VAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+) -> tuple[torch.Tensor, torch.Tensor]:  # [B, L] each
+    "mu, logvar of q(z|x); gray pixels that must be coins are tossed with a fixed seed."
     if not torch.is_tensor(x) or not x.is_floating_point(): checked_images(self, x)  # raises: says what images must be
     return self.encoder(self.likelihood.prepare(x, Noise(0, device=x.device)))
 
+# %% ../nbs/02_conv_vae.ipynb #3cfefe47
 @patch
-def decode(self: VAE, z):
-    "The expected image, from 0 to 1, for codes [..., L]."
+def decode(
+    self: VAE,
+    z: torch.Tensor,  # codes [..., L]
+) -> torch.Tensor:  # [..., C, H, W], from 0 to 1
+    "The expected image."
     return self.likelihood.mean(self.outputs(z))
 
 @patch
-def reconstruct(self: VAE, x):
+def reconstruct(
+    self: VAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+) -> torch.Tensor:  # the same shape
     "What the decoder makes of the code's mean."
     return self.decode(self.encode(x)[0])
 
 @patch
 @torch.no_grad()
-def sample(self: VAE, n: int, rng=0):
-    "n expected images for codes from the prior: [n, C, H, W]; rng: a seed, or a `Noise`."
+def sample(
+    self: VAE,
+    n: int,  # how many
+    rng: int | Noise = 0,  # a seed, or a `Noise`
+) -> torch.Tensor:  # [n, C, H, W], from 0 to 1
+    "Expected images for codes from the prior."
     return self.decode(noise_of(rng, self).normal(n, self.latent))
 
 # %% ../nbs/02_conv_vae.ipynb #469574fc
-def gray(x) -> np.ndarray:
+def gray(
+    x: torch.Tensor,  # from 0 to 1, any shape
+) -> np.ndarray:  # uint8, the same shape
     "Images from 0 to 1 as uint8."
     return (x.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 def plot_reconstructions(
-    x,  # uint8 [2n, C, H, W]: n images, then what the model makes of them
+    x: np.ndarray,  # uint8 [2n, C, H, W]: n images, then what the model makes of them
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:
     "Images above their reconstructions."
     n = len(x) // 2; per = min(n, 10)
     rows = [r for i in range(0, n, per) for r in (x[i:i + per], x[n + i:n + i + per])]
     return caption(image_grid(np.concatenate(rows), per, row_labels=["images", "model"] if n == per else None), text)
 
 def plot_samples(
-    x,  # uint8 [n, C, H, W]
+    x: np.ndarray,  # uint8 [n, C, H, W]
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:
     "Images for codes drawn from the prior."
     return caption(image_grid(x, 10), text)
 
 # %% ../nbs/02_conv_vae.ipynb #df2bdee9
 def active_units(
-    mu,  # means of q(z|x) over many images [N, L]
+    mu: torch.Tensor,  # means of q(z|x) over many images [N, L]
     least: float = .01,  # variance over images from which a unit counts as active
-):  # [L] bool
+) -> torch.Tensor:  # [L] bool
     "Which latent variables say anything about the image (equation 2.14)."
     if mu.ndim != 2 or not len(mu): raise VAEError(f"active_units needs the means of many images, [N, L], got {list(mu.shape)}")
     return mu.var(0, correction=0) > least
@@ -407,15 +486,15 @@ class Aggregate(NamedTuple):
 
 @torch.no_grad()
 def aggregate(
-    mu,  # means of q(z|x) [N, L]
-    logvar,  # logarithms of the variances [N, L]
-    rng,  # `Noise`: one draw per image
+    mu: torch.Tensor,  # means of q(z|x) [N, L]
+    logvar: torch.Tensor,  # logarithms of the variances [N, L]
+    rng: Noise,  # one draw per image
 ) -> Aggregate:
     "How far the mixture of all posteriors is from the prior, and how much codes tell about the image (equation 2.18)."
     z = reparameterize(mu, logvar, rng).double(); mu, logvar = mu.double(), logvar.double()
     precision = (-logvar).exp()                                                             # [N, L]
     constant = (mu**2 * precision + logvar + math.log(2 * math.pi)).sum(1)                  # [N]
-    def log_q(z): return (-.5 * (z**2 @ precision.T - 2 * z @ (mu * precision).T + constant)).logsumexp(1) - math.log(len(mu))
+    def log_q(z: torch.Tensor) -> torch.Tensor: return (-.5 * (z**2 @ precision.T - 2 * z @ (mu * precision).T + constant)).logsumexp(1) - math.log(len(mu))
     q = torch.cat([log_q(part) for part in z.split(500)])                                   # [N]
     sd = (mu.var(0, correction=0) + logvar.exp().mean(0)).sqrt()
     kl, information = (q - log_normal(z)).mean().item(), (log_normal(z, mu, logvar) - q).mean().item()
@@ -423,11 +502,11 @@ def aggregate(
 
 # %% ../nbs/02_conv_vae.ipynb #7db25a76
 def plot_latents(
-    mu,  # means of q(z|x) [N, L]; of more than two latents those two that move most
-    y,  # classes [N]
-    classes,  # their names
+    mu: np.ndarray,  # means of q(z|x) [N, L]; of more than two latents those two that move most
+    y: np.ndarray,  # classes [N]
+    classes: Sequence,  # their names
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:
     "The means of all posteriors in the plane, by class, over circles that hold 39 and 86 % of the prior."
     mu, y = np.asarray(mu), np.asarray(y)
     two = np.sort(np.argsort(-mu.var(0), kind="stable")[:2])
@@ -458,7 +537,7 @@ def _estimate(M: int, s1, s2, s) -> LogProb:
     return LogProb(s1 - math.log(M), se, ess, s / M)
 
 def importance(
-    logw,  # log p(x, z) - log q(z|x) of M samples for each of B images [M, B]
+    logw: torch.Tensor,  # log p(x, z) - log q(z|x) of M samples for each of B images [M, B]
 ) -> LogProb:
     "log p(x) from log-weights (equations 2.19 and 2.20)."
     if logw.ndim != 2 or not len(logw): raise VAEError(f"log-weights must have shape [M, B] with M of at least 1, got {list(logw.shape)}")
@@ -467,7 +546,9 @@ def importance(
 
 # %% ../nbs/02_conv_vae.ipynb #6cc046e0
 @contextmanager
-def evaluating(model):
+def evaluating(
+    model: nn.Module,  # put into eval mode inside
+) -> Iterator[None]:
     "Without dropout and its like, and afterwards every part as it was."
     were = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -475,7 +556,10 @@ def evaluating(model):
     finally:
         for m, t in were: m.training = t
 
-def checked_images(model, x):
+def checked_images(
+    model: VAE,  # whose likelihood says which numbers are images
+    x: torch.Tensor,  # images [B, C, H, W]
+) -> torch.Tensor:  # `x` itself
     "`x`, if it is a batch of images that the model can take."
     if not torch.is_tensor(x) or x.ndim != 4 or not len(x):
         got = list(x.shape) if hasattr(x, "shape") else type(x).__name__
@@ -502,8 +586,15 @@ def _codes(model, x, q, per: int):
     return mu, logvar
 
 # %% ../nbs/02_conv_vae.ipynb #7ecd8f6b
-def log_weights(model, x, mu, logvar, noise, per: int):
-    "log p(x, z) - log q(z|x) for z = mu + sigma * noise [m, B, L], decoding at most `per` images at once: [m, B]."
+def log_weights(
+    model: VAE,  # whose weights do not change
+    x: torch.Tensor,  # prepared images [B, C, H, W]
+    mu: torch.Tensor,  # means of q(z|x) [B, L]
+    logvar: torch.Tensor,  # logarithms of the variances [B, L]
+    noise: torch.Tensor,  # standard normal [m, B, L]
+    per: int,  # images decoded at once, at most
+) -> torch.Tensor:  # [m, B] nats
+    "log p(x, z) - log q(z|x) for z = mu + sigma * noise."
     parts = []
     for x_, mu_, lv, e in zip(x.split(per), mu.split(per), logvar.split(per), noise.split(per, dim=1)):
         rows = []
@@ -517,14 +608,15 @@ def log_weights(model, x, mu, logvar, noise, per: int):
         parts.append(torch.cat(rows))
     return torch.cat(parts, 1)
 
+# %% ../nbs/02_conv_vae.ipynb #05193d42
 @patch
 @torch.no_grad()
 def log_prob(
     self: VAE,
-    x,  # images from 0 to 1 [B, C, H, W]
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
     M: int = 500,  # samples per image
-    rng=None,  # `Noise` of tosses and samples (None: seed 0)
-    q=None,  # mu, logvar to sample from, [B, L] each (None: the encoder's)
+    rng: Noise | None = None,  # of tosses and samples (None: seed 0)
+    q: tuple[torch.Tensor, torch.Tensor] | None = None,  # mu, logvar to sample from, [B, L] each (None: the encoder's)
     chunk: int = 2000,  # images of 28x28 pixels decoded at once: memory, not the result
 ) -> LogProb:
     "log p(x) by importance sampling with M samples from q(z|x)."
@@ -543,12 +635,12 @@ def log_prob(
 
 # %% ../nbs/02_conv_vae.ipynb #e6806757
 def plot_bounds(
-    M,  # numbers of samples [T]
-    bound,  # mean of the bound at each [T], nats
+    M: Sequence,  # numbers of samples [T]
+    bound: Sequence,  # mean of the bound at each [T], nats
     text: str,  # caption
     exact: float | None = None,  # log p(x), if it is known
-    se=None,  # standard errors of the bounds [T]
-):  # the figure
+    se: Sequence | None = None,  # standard errors of the bounds [T]
+) -> plt.Figure:
     "The importance-sampling bound as the number of samples grows."
     fig, ax = subplots(height=3.4)
     M, bound = np.asarray(M), np.asarray(bound)
@@ -563,7 +655,7 @@ def plot_bounds(
 # %% ../nbs/02_conv_vae.ipynb #49090f6f
 def model_of(
     config: VAEConfig,  # settings
-    d,  # `ImageData` to train on
+    d: ImageData,  # to train on
 ) -> VAE:  # untrained, weights drawn from the settings' seed
     "The model that the settings describe, for images of this shape."
     return vae_of(config, tuple(d.x.shape[1:]))
@@ -571,19 +663,23 @@ def model_of(
 # %% ../nbs/02_conv_vae.ipynb #cb94b804
 def _size(module) -> int: return sum(p.numel() for p in module.parameters())
 
-def chosen(N: int, n: int, seed: int) -> np.ndarray:
+def chosen(
+    N: int,  # images there are
+    n: int,  # images wanted
+    seed: int,  # which ones
+) -> np.ndarray:  # row numbers [min(n, N)]
     "Rows of n of N images, in order; all of them if n is at least N."
     return np.sort(np.random.default_rng(seed).permutation(N)[:n])
 
 @torch.no_grad()
 def survey(
     model: VAE,  # trained
-    d,  # `ImageData`
+    d: ImageData,  # images
     seed: int = 0,  # of tosses and samples
-    rows=None,  # row numbers (None: all)
+    rows: np.ndarray | None = None,  # row numbers (None: all)
     S: int = 10,  # samples of z per image for the reconstruction term
     M: int = 0,  # importance samples (0: no log p)
-    log_p_rows=(),  # of `rows`, those whose log p(x) is estimated
+    log_p_rows: Sequence = (),  # of `rows`, those whose log p(x) is estimated
 ) -> dict:  # NumPy arrays: mu, logvar, kl [N, L]; recon, mse [N]; value, se, ess [n] of `log_p_rows`
     "What a model says of many images, each tossed once if its pixels are coins."
     device = next(model.parameters()).device
@@ -603,11 +699,14 @@ def survey(
     return {name: np.concatenate([p[name] for p in parts if name in p]) for name in dict.fromkeys(k for p in parts for k in p)}
 
 # %% ../nbs/02_conv_vae.ipynb #78fe1502
-def log_p_test(v: dict, picked: np.ndarray) -> dict:
+def log_p_test(
+    v: dict,  # of `survey`, all images
+    picked: np.ndarray,  # those with log p(x)
+) -> dict:  # metrics, in nats
     "Mean log p(x) of all images and its standard errors, from those of some of them (equation 2.21)."
     elbo = -v["recon"] - v["kl"].sum(1); N, n = len(elbo), len(picked)
     gap = v["value"] - elbo[picked]
-    def sem(t): return float(t.std(ddof=1) / len(t)**.5) if len(t) > 1 else math.nan
+    def sem(t: np.ndarray) -> float: return float(t.std(ddof=1) / len(t)**.5) if len(t) > 1 else math.nan
     whole = n == N
     return dict(log_p_test=float(v["value"].mean() if whole else elbo.mean() + gap.mean()),
                 log_p_se_test=sem(v["value"]) if whole else math.hypot(sem(elbo), sem(gap)),      # over images
@@ -617,18 +716,18 @@ def log_p_test(v: dict, picked: np.ndarray) -> dict:
 
 def measure(
     model: VAE,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # `ImageData` it never saw
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # images it never saw
     config: VAEConfig,  # settings
     budget: int = 2_000_000,  # images decoded for log p(x), at most (but 20 test images always)
-) -> tuple:  # metrics, arrays for the figures
+) -> tuple[dict, dict]:  # metrics, arrays for the figures
     "Everything that this chapter asks of a trained model."
     picked = chosen(len(test), max(20, budget // config.samples), config.seed)
     v = survey(model, test, config.seed, M=config.samples, log_p_rows=picked)
     t = survey(model, train, config.seed, rows=chosen(len(train), 2000, config.seed))
     active = active_units(torch.from_numpy(v["mu"])); some = chosen(len(test), 2000, config.seed)
     agg = aggregate(*(torch.from_numpy(v[k][some]) for k in ("mu", "logvar")), Noise(config.seed, 22))
-    def elbo(s): return float(-(s["recon"] + s["kl"].sum(1)).mean())
+    def elbo(s: dict) -> float: return float(-(s["recon"] + s["kl"].sum(1)).mean())
     metrics = dict(elbo_test=elbo(v), recon_test=float(v["recon"].mean()), kl_test=float(v["kl"].sum(1).mean()),
                    mse_test=float(v["mse"].mean()), elbo_train=elbo(t), images_test=len(test), images_train=len(t["mu"]),
                    **log_p_test(v, picked), log_p_samples=config.samples,
@@ -656,11 +755,11 @@ def _arrays(model, train, test, config, v, some):
                     kl=v["kl"].mean(0), variance=v["mu"].var(0), caption=np.array(about))
 
 def plot_kl(
-    kl,  # mean KL of every latent [L], nats
-    variance,  # variance of its mean over images [L]
+    kl: np.ndarray,  # mean KL of every latent [L], nats
+    variance: np.ndarray,  # variance of its mean over images [L]
     text: str,  # caption
     least: float = .01,  # variance from which a latent counts as active
-):  # the figure
+) -> plt.Figure:
     "What every latent variable carries, the fullest first."
     order = np.argsort(-np.asarray(kl), kind="stable"); kl, active = np.asarray(kl)[order], np.asarray(variance)[order] > least
     fig, ax = subplots(height=3)
