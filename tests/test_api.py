@@ -16,6 +16,7 @@ import warnings
 from configparser import ConfigParser
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import genmix
@@ -73,13 +74,14 @@ def unexplained(name, node, said):
     args = api.parameters(node)[method:]
     where = [arg.lineno for arg in args]
     problems += [f"{arg.arg}: annotation" for arg in args if arg.annotation is None]
-    problems += [f"{arg.arg}: comment" for arg in args if not said.get(arg.end_lineno, "") or where.count(arg.lineno) > 1]
+    if constructor or not method:  # methods share few words, x, z, rng; their docstrings say what they take
+        problems += [f"{arg.arg}: comment" for arg in args if arg.end_lineno not in said or where.count(arg.lineno) > 1]
     return problems + ["return: annotation"] * (node.returns is None and not constructor)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_public_names_are_explained(name):
-    "A docstring; for every parameter an annotation and a comment; what is returned."
+    "A docstring; for every parameter an annotation, and at functions, constructors and fields a comment; what is returned."
     said, problems = comments(name.partition(".")[0]), []
     for symbol, node in SYMBOLS.items():
         if (symbol == name or symbol.startswith(name + ".")) and node.lineno:
@@ -130,6 +132,15 @@ def test_the_version_is_that_of_settings():
     cfg = ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
     assert genmix.__version__ == cfg["DEFAULT"]["version"] and re.fullmatch(r"\d+\.\d+\.\d+", genmix.__version__)
+
+
+def test_the_lowest_and_the_highest_python_are_tested():
+    cfg = ConfigParser(delimiters=["="], interpolation=None)
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    versions = cfg["DEFAULT"]["pythons"].split()
+    tested = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert {versions[0], versions[-1]} <= set(tested) <= set(versions) and versions[0] == cfg["DEFAULT"]["min_python"]
+    assert not [r for r in cfg["DEFAULT"]["requirements"].split() if re.search("[<=]=|<|~", r.replace(">=", ""))], "no upper bounds for users"
 
 
 # ---------------------------------------------------------------- what was written once can be read
