@@ -45,8 +45,8 @@ class ImageData:
     part: np.ndarray | None = None  # [N] uint8: where each row belongs, as a number in PARTS
     rows: np.ndarray | None = None  # [N] int64: row numbers in the whole set
     factors: np.ndarray | None = None  # [N, F] integers
-    factor_names: tuple[str, ...] = ()
-    factor_sizes: tuple[int, ...] = ()
+    factor_names: tuple[str, ...] = ()  # F names, such as shape, scale, posX
+    factor_sizes: tuple[int, ...] = ()  # how many values each factor has
 
     def __len__(self): return len(self.y)
 

@@ -218,10 +218,10 @@ class FourVowels:
     "Four vowels, two formants in kHz, speakers on one side or the other."
     X_train: np.ndarray  # [N, 2] float64: f1, f2 in kHz
     y_train: np.ndarray  # [N] int in 0..3
-    X_test: np.ndarray
-    y_test: np.ndarray
-    speakers_train: tuple[int, ...]
-    speakers_test: tuple[int, ...]
+    X_test: np.ndarray  # [M, 2] likewise, of the test speakers
+    y_test: np.ndarray  # [M] int in 0..3
+    speakers_train: tuple[int, ...]  # numbers of those who train
+    speakers_test: tuple[int, ...]  # and of those who test
     left_out: tuple[int, ...]  # speakers on neither side
     split: str  # "stratified" or "shifted"
     origin: str  # of the table: "official", "user", "synthetic"
