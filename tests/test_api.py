@@ -99,6 +99,21 @@ def test_missing_explanations_are_found():
     assert unexplained("m.f", ast.parse("def f(x: int) -> int:  # number\n    'The number.'").body[0], {1: "# number"}) == []
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_quoted_annotations_name_what_the_module_has(module):
+    "nbdev evaluates annotations to make the site's pages; a name that the module does not import stops it."
+    there, wrong = importlib.import_module(f"genmix.{module}"), []
+    own = [o for o in vars(there).values() if getattr(o, "__module__", None) == there.__name__ and (inspect.isclass(o) or inspect.isfunction(o))]
+    for o in own + [f for cls in own if inspect.isclass(cls) for f in vars(cls).values() if inspect.isfunction(f)]:
+        try:
+            inspect.signature(o, eval_str=True)
+        except NameError as e:
+            wrong.append(f"{o.__qualname__}: {e}")
+        except (ValueError, TypeError):  # has no signature
+            pass
+    assert not wrong, "\n".join(wrong)
+
+
 # ---------------------------------------------------------------- it is as it was
 def test_the_interface_is_the_stored_one(python):
     done = python("tools/api.py", "--check")
