@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 # %% ../nbs/00c_plots.ipynb #bf825810
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
@@ -216,9 +217,10 @@ def crowded(
     fig: plt.Figure,  # that `diagram` drew
 ) -> list:  # what does not fit, in words; empty if all does
     "Labels that are larger than their part, and parts that overlap."
-    fig.canvas.draw()
-    ax = fig.axes[0]
-    named = {a.get_gid(): a.get_window_extent() for a in (*ax.patches, *ax.texts) if a.get_gid()}
+    canvas, ax = fig.canvas, fig.axes[0]
+    pen = FigureCanvasAgg(fig).get_renderer()
+    fig.set_canvas(canvas)
+    named = {a.get_gid(): a.get_window_extent(pen) for a in (*ax.patches, *ax.texts) if a.get_gid()}
     frame, found = fig.bbox, []
     for gid, t in named.items():
         kind, _, name = gid.partition(" ")
