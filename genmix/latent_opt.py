@@ -14,9 +14,12 @@ __all__ = ['METHODS', 'ANGLES', 'per_class', 'images', 'gray', 'constant', 'desc
 import io
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -26,13 +29,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configs import ClassifierConfig, ConfigError, LatentOptConfig, preset
+from .data import ImageData
 from .plots import PALETTE, caption, heatmap, image_grid, subplots
-from .training import Noise, Rows, adam, fit, ramp
-from .vae import VAE, Bernoulli, Gaussian, kl_normal, reparameterize, vae_of
+from .training import Batch, Noise, Rows, adam, fit, ramp
+from .vae import VAE, Bernoulli, Gaussian, LogProb, kl_normal, reparameterize, vae_of
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #9fc51f39
 def per_class(
-    d,  # `ImageData`
+    d: ImageData,  # with classes
     k: int,  # images of each class
     seed: int = 0,  # which ones
 ) -> np.ndarray:  # row numbers, k of the first class, then k of the second, ...
@@ -41,31 +45,36 @@ def per_class(
     return np.concatenate([rng.permutation(np.flatnonzero(y == c))[:k] for c in np.unique(y)])
 
 def images(
-    d,  # `ImageData`
-    rows=None,  # row numbers (None: all)
-    device="cpu",  # where to
-):  # [B, C, H, W] float32, from 0 to 1
+    d: ImageData,  # uint8
+    rows: np.ndarray | torch.Tensor | None = None,  # row numbers (None: all)
+    device: str | torch.device = "cpu",  # where to
+) -> torch.Tensor:  # [B, C, H, W] float32, from 0 to 1
     "Images as the models want them."
     return torch.from_numpy(np.ascontiguousarray(d.x[np.asarray(rows)] if rows is not None else d.x[:])).to(device).float() / 255
 
-def gray(x) -> np.ndarray:
+def gray(
+    x: torch.Tensor,  # from 0 to 1, any shape
+) -> np.ndarray:  # uint8, the same shape
     "Images from 0 to 1 as uint8."
     return (x.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
-def constant(model, shape) -> float:
-    "What the earlier convention leaves out of -log p(x|z), in nats: a normal likelihood's log of its factor, with the sign of a cost."
+def constant(
+    model: VAE,  # whose likelihood matters
+    shape: Sequence[int],  # of an image: (C, H, W)
+) -> float:  # nats
+    "What the earlier convention leaves out of -log p(x|z): a normal likelihood's log of its factor, with the sign of a cost."
     s = model.likelihood.log_sigma.item() if isinstance(model.likelihood, Gaussian) else None
     return 0. if s is None else int(np.prod(shape)) * (s + .5 * math.log(2 * math.pi))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #d62b664e
 def descend(
-    cost,  # function: codes [B, D] -> [B], what each row wants small
-    q,  # where to start, [B, D]
+    cost: Callable[[torch.Tensor], torch.Tensor],  # codes [B, D] -> [B], what each row wants small
+    q: torch.Tensor,  # where to start, [B, D]
     steps: int,  # how many
     lr: float,  # step size
     cosine: bool = True,  # let the step size fall to 0 along half a cosine, so that noise averages out
     graph: bool = False,  # keep the graph, to differentiate through the descent
-):  # the codes at the end [B, D], and the gradient at the start [B, D]
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # the codes at the end [B, D], and the gradient at the start [B, D] (None: no steps)
     "Adam from `q`, every row by itself: Adam is elementwise, so one table of B rows is B separate descents."
     m, v, first = torch.zeros_like(q), torch.zeros_like(q), None
     for t in range(steps):
@@ -84,14 +93,17 @@ class RowAdam(torch.optim.Optimizer):
     "Adam for tables with sparse gradients: every row counts its own steps, and only rows with a gradient are touched."
     def __init__(
         self,
-        params,  # parameters [N, D] whose gradients are sparse
+        params: Iterable[nn.Parameter],  # tables [N, D] whose gradients are sparse
         lr: float = 1e-2,  # step size
         betas: tuple = (.9, .999),  # how much of the running means is kept in a step
         eps: float = 1e-8,  # added to the root of the mean square
     ): super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(
+        self,
+        closure: Callable | None = None,  # of torch's interface; not used
+    ) -> None:
         "One step for the rows that have a gradient."
         for group in self.param_groups:
             for p in group["params"]:
@@ -130,20 +142,35 @@ class LatentVAE(VAE):
             self.table = nn.Embedding.from_pretrained(start, freeze=False, sparse=True)
             self.table.weight.sparse = True
 
-    def nats(self, x, q, rng):
-        "-log p(x|z) for one z from `q` [B], and the price of the code [B, L]; x as the likelihood prepared it."
+    def nats(
+        self,
+        x: torch.Tensor,  # images as the likelihood prepared them [B, C, H, W]
+        q: torch.Tensor,  # codes [B, D]: points, or mu and logvar
+        rng: Noise,  # for a z from `q`
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [B], [B, L]
+        "-log p(x|z) for one z from `q`, and the price of the code."
         if self.point: z, price = q, .5 * q**2
         else: mu, logvar = q.chunk(2, -1); z, price = reparameterize(mu, logvar, rng), kl_normal(mu, logvar)
         return -self.likelihood.log_prob(x, self.outputs(z)), price
 
-    def cost(self, x, rng, weight: float = 1.):
-        "The objective of every image as a function of its code: [B, D] -> [B]."
-        def f(q): recon, price = self.nats(x, q, rng); return recon + weight * price.sum(-1)
+    def cost(
+        self,
+        x: torch.Tensor,  # images as the likelihood prepared them [B, C, H, W]
+        rng: Noise,  # for a z at every call
+        weight: float = 1.,  # of the price
+    ) -> Callable[[torch.Tensor], torch.Tensor]:  # [B, D] -> [B]
+        "The objective of every image as a function of its code."
+        def f(q: torch.Tensor) -> torch.Tensor: recon, price = self.nats(x, q, rng); return recon + weight * price.sum(-1)
         return f
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #c348cd59
 @patch
-def loss(self: LatentVAE, batch, step: int, rng) -> dict:
+def loss(
+    self: LatentVAE,
+    batch: Batch,  # images, and their rows in the table
+    step: int,  # of training, from 0
+    rng: Noise,  # of tosses and samples
+) -> dict:  # name -> scalar, in nats
     "The negative ELBO at the codes of the batch: sum over pixels and latents, mean over the batch."
     x, i, weight = batch.x, batch.i, self.beta * (ramp(step, self.warmup) if self.training else 1.)
     if not self.training and not self.encoded:                              # new images: a quick look at every eighth
@@ -156,7 +183,10 @@ def loss(self: LatentVAE, batch, step: int, rng) -> dict:
     return dict(loss=recon.mean() + weight * paid + extra, recon=recon.mean(), kl=kls.sum())
 
 @patch
-def optimizers(self: LatentVAE, config) -> list:
+def optimizers(
+    self: LatentVAE,
+    config: LatentOptConfig,  # its step sizes
+) -> list[torch.optim.Optimizer]:
     "Adam for the networks, and Adam by rows for the table."
     nets = adam([p for name, p in self.named_parameters() if not name.startswith("table.")], config.lr)
     return [nets] if self.encoded else [nets, RowAdam([self.table.weight], config.lr_latent)]
@@ -165,14 +195,39 @@ def optimizers(self: LatentVAE, config) -> list:
 class Amortized(LatentVAE):
     "An encoder says what q(z|x) is."
     encoded = True
-    def guess(self, x): return torch.cat(self.encoder(x), 1).float()  # [B, 2L]
-    def code(self, x, i, rng, weight): return self.guess(x), 0.
-    def new_code(self, x, rng, steps=None, lr=None): return self.guess(x)
+
+    def guess(self, x: torch.Tensor) -> torch.Tensor:
+        "mu and logvar of prepared images x [B, C, H, W], side by side: [B, 2L]."
+        return torch.cat(self.encoder(x), 1).float()
+
+    def code(
+        self,
+        x: torch.Tensor,  # prepared images [B, C, H, W]
+        i: torch.Tensor,  # their rows in the training set [B]
+        rng: Noise,  # of samples
+        weight: float,  # of the code's price
+    ) -> tuple[torch.Tensor, float | torch.Tensor]:  # [B, D], and a term to add to the loss
+        "Codes in training."
+        return self.guess(x), 0.
+
+    def new_code(
+        self,
+        x: torch.Tensor,  # prepared images [B, C, H, W]
+        rng: Noise,  # of samples
+        steps: int | None = None,  # to find a code, where steps are needed (None: as many as the settings say)
+        lr: float | None = None,  # and their size
+    ) -> torch.Tensor:  # [B, D]
+        "Codes of images that were not trained on."
+        return self.guess(x)
 
 class SVI(LatentVAE):
     "Every training image has its own free mu and logvar."
-    def code(self, x, i, rng, weight): return self.table(i), 0.
-    def new_code(self, x, rng, steps=None, lr=None):
+    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise, weight: float) -> tuple[torch.Tensor, float]:
+        "Codes in training: looked up."
+        return self.table(i), 0.
+
+    def new_code(self, x: torch.Tensor, rng: Noise, steps: int | None = None, lr: float | None = None) -> torch.Tensor:
+        "Codes of new images: by steps from the prior."
         start = torch.zeros(len(x), self.table.embedding_dim, device=x.device)  # the prior
         return descend(self.cost(x, rng), start, steps or self.new_steps, lr or self.new_lr)[0]
 
@@ -184,13 +239,17 @@ class MAP(SVI):
 class SemiAmortized(Amortized):
     "An encoder says where to start, a few steps refine it, and the decoder learns from what they find."
     lr_refine = .03
-    def code(self, x, i, rng, weight):
+
+    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise, weight: float) -> tuple[torch.Tensor, float | torch.Tensor]:
+        "Codes in training, and a term that teaches the encoder."
         q0 = self.guess(x)
         q, g = descend(self.cost(x, rng, weight), q0.detach(), self.refine, self.lr_refine, cosine=False)
         if g is None: return q0, 0.                                       # no steps: amortized
         to_encoder = (g * q0).sum(1).mean()                               # its gradient is the cost's at the guess
         return q, to_encoder - to_encoder.detach()
-    def new_code(self, x, rng, steps=None, lr=None):
+
+    def new_code(self, x: torch.Tensor, rng: Noise, steps: int | None = None, lr: float | None = None) -> torch.Tensor:
+        "Codes of new images: as many steps as in training."
         return descend(self.cost(x, rng), self.guess(x), self.refine, self.lr_refine, cosine=False)[0]
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #41f9f2de
@@ -198,7 +257,7 @@ METHODS = {"amortized": Amortized, "svi": SVI, "map": MAP, "semi": SemiAmortized
 
 def model_of(
     config: LatentOptConfig,  # settings
-    d,  # `ImageData` to train on
+    d: ImageData,  # to train on
 ) -> LatentVAE:  # untrained, weights and codes drawn from the settings' seed
     "The model that the settings describe."
     if len(d) < 2: raise ConfigError("latent-opt needs at least two training images: it fits a density to their codes")
@@ -209,7 +268,7 @@ def plot_histories(
     histories: dict,  # name -> history table of a run
     text: str,  # caption
     column: str = "loss",  # of the tables
-):  # the figure
+) -> plt.Figure:
     "The training loss of several runs, by epoch."
     fig, ax = subplots(height=3.6)
     ends = sorted((h[column].iloc[-1], k, name) for k, (name, h) in enumerate(histories.items()))
@@ -233,19 +292,31 @@ def _fixed(self: LatentVAE, x):
 
 @patch
 @torch.no_grad()
-def encode(self: LatentVAE, x, rng=None):
-    "mu, logvar [B, L] each of new images x (from 0 to 1), by this model's own way; logvar is -inf for a point."
+def encode(
+    self: LatentVAE,
+    x: torch.Tensor,  # new images from 0 to 1 [B, C, H, W]
+    rng: Noise | None = None,  # of tosses and samples (None: seed 0)
+) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L] each; logvar is -inf for a point
+    "q(z|x) of new images, by this model's own way."
     rng = rng or Noise(0, device=x.device)
     return _pair(self, self.new_code(self.likelihood.prepare(self._fixed(x), rng), rng))
 
 @patch
 @torch.no_grad()
-def codes(self: LatentVAE, x, i=None):
-    "The same for training images, of which `i` [B] are the row numbers: a table is looked up."
+def codes(
+    self: LatentVAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+    i: torch.Tensor | None = None,  # their rows in the training set [B] (None: new images)
+) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L] each
+    "The same for training images: a table is looked up."
     return self.encode(x) if self.encoded or i is None else _pair(self, self.table(i))
 
 @patch
-def reconstruct(self: LatentVAE, x, i=None):
+def reconstruct(
+    self: LatentVAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+    i: torch.Tensor | None = None,  # their rows in the training set [B] (None: new images)
+) -> torch.Tensor:  # the same shape as x
     "What the decoder makes of the code's mean."
     return self.decode(self.codes(x, i)[0])
 
@@ -253,17 +324,17 @@ def reconstruct(self: LatentVAE, x, i=None):
 @torch.no_grad()
 def infer(
     model: LatentVAE,  # trained; its decoder stays as it is
-    x,  # images from 0 to 1, [B, C, H, W]
+    x: torch.Tensor,  # images from 0 to 1, [B, C, H, W]
     steps: int = 300,  # of Adam
     lr: float = .1,  # its step size at the start
     rng: Noise | None = None,  # noise of the steps
-    start=None,  # mu, logvar to start from (None: 0, 0, the prior)
-):  # mu, logvar: [B, L] each
+    start: tuple[torch.Tensor, torch.Tensor] | None = None,  # mu, logvar to start from (None: 0, 0, the prior)
+) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar: [B, L] each
     "The best normal q(z|x) of every image under this decoder, by steps on its own mu and logvar."
     rng = rng or Noise(0, 7, device=x.device)
     x = model.likelihood.prepare(model._fixed(x), rng)
     q = torch.zeros(len(x), 2 * model.latent, device=x.device) if start is None else torch.cat(start, 1).clamp(min=-20)
-    def cost(q):
+    def cost(q: torch.Tensor) -> torch.Tensor:
         mu, logvar = q.chunk(2, 1)
         return kl_normal(mu, logvar).sum(1) - model.likelihood.log_prob(x, model.outputs(reparameterize(mu, logvar, rng)))
     return descend(cost, q, steps, lr)[0].chunk(2, 1)
@@ -271,11 +342,11 @@ def infer(
 @torch.no_grad()
 def elbo(
     model: LatentVAE,  # trained
-    x,  # images from 0 to 1, [B, C, H, W]
-    q,  # mu, logvar: [B, L] each
+    x: torch.Tensor,  # images from 0 to 1, [B, C, H, W]
+    q: tuple[torch.Tensor, torch.Tensor],  # mu, logvar: [B, L] each
     S: int = 50,  # samples
     rng: Noise | None = None,  # their noise
-):  # [B] nats
+) -> torch.Tensor:  # [B] nats
     "E log p(x|z) - KL(q, prior) with S samples for the first term and the formula for the second."
     rng = rng or Noise(0, 8, device=x.device)
     x = model.likelihood.prepare(model._fixed(x), rng)
@@ -287,7 +358,14 @@ def _np(t): return t.double().cpu().numpy()
 
 @patch
 @torch.no_grad()
-def log_prob(self: LatentVAE, x, M: int = 500, rng=None, q=None, chunk: int = 5_000):
+def log_prob(
+    self: LatentVAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+    M: int = 500,  # samples per image
+    rng: Noise | None = None,  # of samples (None: seed 0)
+    q: tuple[torch.Tensor, torch.Tensor] | None = None,  # mu, logvar to sample from, [B, L] each
+    chunk: int = 5_000,  # images decoded at once
+) -> LogProb:
     "log p(x) by importance sampling from `q`: this model's own if None, and for a point the best normal around it."
     x = self._fixed(x)
     if q is None: q = infer(self, x, self.new_steps) if self.point else self.encode(x)
@@ -295,8 +373,8 @@ def log_prob(self: LatentVAE, x, M: int = 500, rng=None, q=None, chunk: int = 5_
 
 def gaps(
     model: LatentVAE,  # trained
-    x,  # images from 0 to 1, [B, C, H, W]
-    i=None,  # their row numbers [B], if they are training images
+    x: torch.Tensor,  # images from 0 to 1, [B, C, H, W]
+    i: torch.Tensor | None = None,  # their row numbers [B], if they are training images
     steps: int = 300,  # of Adam to the best q
     M: int = 1000,  # importance samples
     rng: Noise | None = None,  # noise of the importance samples
@@ -309,23 +387,31 @@ def gaps(
     return t.assign(amortization=t.best - t.elbo, approximation=t.log_p - t.best, ess=_np(lp.ess), se=_np(lp.se))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #28b9be66
-def plot_log_p(s: dict):
+def plot_log_p(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:
     "One image per class and split, with its log p(x)."
     n = len(s["log_p_images"]) // 2
     fig = image_grid(s["log_p_images"], n, [f"{v:.0f}" for v in s["log_p_values"]], ["train", "test"])
     return caption(fig, "log p(x) in nats above each image. " + str(s["caption"]))
 
-def plot_principal(s: dict):
+def plot_principal(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:
     "Images along the leading principal directions of the codes."
     n = 9; k = len(s["principal"]) // n
     fig = image_grid(s["principal"], n, [f"{t:+.1f} SD" for t in np.linspace(-2.5, 2.5, n)] + [""] * (k - 1) * n, [f"{j + 1}." for j in range(k)])
     return caption(fig, "Along the leading principal directions of the codes. " + str(s["caption"]))
 
-def plot_interpolation(s: dict):
+def plot_interpolation(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:
     "Images on straight lines between codes of training images."
     return caption(image_grid(s["interpolation"], 9), "On straight lines between the codes of two training images. " + str(s["caption"]))
 
-def plot_rotation(s: dict):
+def plot_rotation(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:
     "The ELBO of turned images, by the model's own q and by the best one."
     fig, ax = subplots(height=3.4)
     x, own, best = (np.asarray(s[k]) for k in ("angle", "angle_elbo", "angle_best"))
@@ -339,7 +425,7 @@ def plot_rotation(s: dict):
 # %% ../nbs/03_amortized_vs_latent.ipynb #95131259
 def gap_configs(
     name: str = "paper",  # preset
-) -> list:  # of `LatentOptConfig`: training-set size, then decoder width; all with the same number of steps
+) -> list[LatentOptConfig]:  # training-set size, then decoder width; all with the same number of steps
     "The settings of a study of the two gaps."
     c = preset(name, "latent-opt")
     n = {"paper": 20_000, "quick": 1400}.get(name, 200)
@@ -358,9 +444,9 @@ def gap_table(
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #f3efd444
 def rotated(
-    x,  # images [B, C, H, W]
+    x: torch.Tensor,  # images [B, C, H, W]
     degrees: float,  # counterclockwise
-):  # the same shape
+) -> torch.Tensor:  # the same shape
     "Turned images; what comes in from outside has the value of the darkest pixel."
     a = math.radians(degrees)
     R = torch.tensor([[math.cos(a), -math.sin(a), 0.], [math.sin(a), math.cos(a), 0.]], device=x.device)
@@ -371,8 +457,8 @@ ANGLES = (0, 30, 60, 90)
 
 def rotation_table(
     model: LatentVAE,  # trained
-    x,  # new images from 0 to 1
-    angles=ANGLES,  # degrees
+    x: torch.Tensor,  # new images from 0 to 1 [B, C, H, W]
+    angles: Sequence[float] = ANGLES,  # degrees
     steps: int = 300,  # to the best q
 ) -> pd.DataFrame:  # a row per angle: own ELBO, best ELBO, gap, and standard error of the gap
     "How the ELBO and the amortization gap grow as images turn away from what was trained on."
@@ -384,7 +470,7 @@ def rotation_table(
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #2b6c8a3e
 def fit_density(
-    z,  # codes of training images [N, L]
+    z: np.ndarray | torch.Tensor,  # codes of training images [N, L]
     K: int = 1,  # number of normal components; 1 is the mean and the full covariance
     seed: int = 0,  # of the components' start, and of the samples
 ) -> GaussianMixture:  # its `sample(n)` gives new codes
@@ -396,15 +482,15 @@ def sample_from(
     model: LatentVAE,  # trained
     density: GaussianMixture,  # of its codes
     n: int,  # how many images
-):  # [n, C, H, W], from 0 to 1
+) -> torch.Tensor:  # [n, C, H, W], from 0 to 1
     "Images decoded from codes that the density draws."
     z = density.sample(n)[0]                                            # sorted by component: shuffle
     z = torch.from_numpy(np.random.default_rng(0).permutation(z)).float().to(next(model.parameters()).device)
     with torch.no_grad(): return model.decode(z)
 
 def frechet(
-    a,  # images [N, C, H, W], any numbers
-    b,  # other images
+    a: np.ndarray | torch.Tensor,  # images [N, C, H, W], any numbers
+    b: np.ndarray | torch.Tensor,  # other images
     k: int = 32,  # principal directions of `b` in which to compare
 ) -> float:  # 0 if means and covariances agree
     "Squared distance between two normal distributions, fitted to the leading principal components of the pixels."
@@ -437,9 +523,9 @@ def _sampled(model, train, rows, config):
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #0a4d7529
 def principal(
-    z,  # codes of training images [N, L]
+    z: np.ndarray | torch.Tensor,  # codes of training images [N, L]
     k: int = 5,  # how many
-):  # mean [L], directions [k, L], standard deviations along them [k]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean [L], directions [k, L], standard deviations along them [k]
     "The leading principal directions of the codes."
     z = torch.as_tensor(z); mean = z.mean(0)
     _, s, V = torch.linalg.svd(z - mean, full_matrices=False)
@@ -447,11 +533,11 @@ def principal(
 
 def walk(
     model: LatentVAE,  # trained
-    z,  # codes of training images [N, L]
+    z: torch.Tensor,  # codes of training images [N, L]
     k: int = 5,  # directions
     reach: float = 2.5,  # standard deviations to each side
     n: int = 9,  # images per direction
-):  # [k, n, C, H, W]
+) -> torch.Tensor:  # [k, n, C, H, W]
     "Images along the leading principal directions of the codes."
     mean, V, s = principal(z, k)
     t = torch.linspace(-reach, reach, n, device=mean.device)
@@ -459,10 +545,10 @@ def walk(
 
 def between(
     model: LatentVAE,  # trained
-    a,  # codes [B, L]
-    b,  # codes [B, L]
+    a: torch.Tensor,  # codes [B, L]
+    b: torch.Tensor,  # codes [B, L]
     n: int = 9,  # images per pair
-):  # [B, n, C, H, W]
+) -> torch.Tensor:  # [B, n, C, H, W]
     "Images on the straight line between two codes."
     t = torch.linspace(0, 1, n, device=a.device)[:, None]
     with torch.no_grad(): return model.decode(a[:, None] * (1 - t) + b[:, None] * t)
@@ -470,10 +556,10 @@ def between(
 # %% ../nbs/03_amortized_vs_latent.ipynb #3fd1af9f
 def explore(
     model: LatentVAE,  # trained
-    d,  # the `ImageData` it was trained on
+    d: ImageData,  # images it was trained on
     k: int = 5,  # sliders
     rows: int = 500,  # training images whose codes say what the directions are
-):  # an ipywidgets box: show it by ending a cell with it
+) -> "ipywidgets.HBox":  # show it by ending a cell with it
     "Sliders along the leading principal directions of the codes, and from one image to another."
     import ipywidgets as w
     from PIL import Image
@@ -485,7 +571,7 @@ def explore(
     ends = [w.IntSlider(v, min=0, max=len(i) - 1, description=t) for v, t in ((0, "image a"), (1, "image b"))]
     mix = w.FloatSlider(0., min=0., max=1., step=.02, description="a to b")
     base_ = w.ToggleButtons(options=["mean", "images"], description="start at")
-    def draw(_=None):
+    def draw(_: Any = None) -> None:
         a, b = (z[e.value] for e in ends)
         start = mean if base_.value == "mean" else a * (1 - mix.value) + b * mix.value
         code = start + sum(t.value * u * v for t, u, v in zip(along, s, V))
@@ -499,8 +585,8 @@ def explore(
 @torch.no_grad()
 def totals(
     model: LatentVAE,  # trained
-    d,  # `ImageData`
-    rows,  # row numbers
+    d: ImageData,  # images
+    rows: np.ndarray,  # row numbers
     trained: bool,  # are these images the model was trained on?
     batch: int = 500,  # images at a time
 ) -> dict:  # means over the images: objective, recon, kl, mse, earlier_total
@@ -519,13 +605,13 @@ def totals(
 # %% ../nbs/03_amortized_vs_latent.ipynb #57f32f32
 def stopwatch(
     model: LatentVAE,  # trained; a copy of it is timed
-    d,  # `ImageData` to train on
-    x,  # new images
+    d: ImageData,  # to train on
+    x: torch.Tensor,  # new images [B, C, H, W]
     config: LatentOptConfig,  # settings
 ) -> dict:  # seconds per image and visit in training, and per new image
     "What an image costs, in training (one visit) and in inference."
-    def seconds(f): began = time.perf_counter(); f(); return time.perf_counter() - began
-    def train(steps): return lambda: fit(deepcopy(model), d, replace(config, steps=steps), progress=False)
+    def seconds(f: Callable) -> float: began = time.perf_counter(); f(); return time.perf_counter() - began
+    def train(steps: int) -> Callable: return lambda: fit(deepcopy(model), d, replace(config, steps=steps), progress=False)
     short, long = (min(seconds(train(steps)) for _ in range(3)) for steps in (1, 9))    # the least disturbed of three
     visits = 8 * min(config.batch, len(d))
     return dict(seconds_per_visit=(long - short) / visits, seconds_per_new_image=seconds(lambda: model.encode(x)) / len(x))
@@ -533,7 +619,7 @@ def stopwatch(
 # %% ../nbs/03_amortized_vs_latent.ipynb #722cf0fa
 def snapshot(
     model: LatentVAE,  # while it is being trained
-    train,  # `ImageData` it is trained on
+    train: ImageData,  # images it is trained on
     config: LatentOptConfig,  # settings
 ) -> dict:  # name -> uint8 images [N, C, H, W]
     "Training images above their reconstructions, and samples from the prior, the same ones at every epoch."
@@ -556,10 +642,10 @@ def _log_p(model, train, test, config, k=5):
 # %% ../nbs/03_amortized_vs_latent.ipynb #691ac2fc
 def measure(
     model: LatentVAE,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # `ImageData` it never saw
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # images it never saw
     config: LatentOptConfig,  # settings
-) -> tuple:  # metrics, arrays for the figures
+) -> tuple[dict, dict]:  # metrics, arrays for the figures
     "Everything that this chapter asks of a trained model."
     model.eval(); rng, metrics = np.random.default_rng(config.seed), dict(method=config.method)
     quick = {"train": config.method != "semi", "test": config.method == "amortized"}      # needs no steps: take all images
@@ -602,7 +688,9 @@ def _arrays(model, train, test, config, table, mu, rows, turned):
                          f"seed {config.seed}, {config.epochs} epochs"))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #7e03a8c0
-def plot_gaps(s: dict):
+def plot_gaps(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:
     "Amortization and approximation gap of every image, training and test."
     fig, axes = subplots(1, 2, height=3.2, sharey=True)
     parts = {"amortization gap": s["gap_best"] - s["gap_elbo"], "approximation gap": s["gap_log_p"] - s["gap_best"]}
@@ -620,7 +708,7 @@ def run_figures(
     config: LatentOptConfig,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
-    def grid(name, text): return lambda: caption(image_grid(arrays[name]), f"{text}. {arrays['caption']}")
+    def grid(name: str, text: str) -> Callable: return lambda: caption(image_grid(arrays[name]), f"{text}. {arrays['caption']}")
     titles = dict(reconstructions_train="Training images above their reconstructions",
                   reconstructions_test="Test images above their reconstructions",
                   samples_prior="Codes from the prior", samples_normal="Codes from a normal density fitted to those of the training images",
@@ -644,22 +732,30 @@ class Classifier(nn.Module):
             nn.Conv2d(C, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(2 * w, 2 * w, 3, padding=1), nn.ReLU(), nn.Flatten(),
             nn.Linear(2 * w * (H // 4) * (W // 4), 512), nn.ReLU(), nn.Dropout(.5), nn.Linear(512, classes))
-    def forward(self, x): return self.net(2 * x - 1)  # logits [B, classes]
-    def loss(self, batch, step: int, rng) -> dict:
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "Images from 0 to 1 [B, C, H, W] to logits [B, classes]."
+        return self.net(2 * x - 1)
+
+    def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
         "Cross-entropy in nats, and the share of right answers: mean over the batch."
         logits = self(batch.x).float()
         return dict(loss=F.cross_entropy(logits, batch.y), accuracy=(logits.argmax(1) == batch.y).float().mean())
 
 @patch
 @torch.no_grad()
-def predict(self: Classifier, x, batch: int = 1000):
-    "The most probable class of each image: [B]."
+def predict(
+    self: Classifier,
+    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+    batch: int = 1000,  # images at a time
+) -> torch.Tensor:  # [B] classes
+    "The most probable class of each image."
     self.eval()
     return torch.cat([self(part).argmax(1) for part in x.split(batch)])
 
 def classifier_of(
     config: ClassifierConfig,  # settings
-    d,  # `ImageData` to train on
+    d: ImageData,  # to train on
 ) -> Classifier:  # with weights drawn from the settings' seed
     "The classifier that the settings describe."
     with torch.random.fork_rng():
@@ -669,10 +765,10 @@ def classifier_of(
 # %% ../nbs/03_amortized_vs_latent.ipynb #3175fc1a
 def measure_classifier(
     model: Classifier,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # `ImageData` it never saw
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # images it never saw
     config: ClassifierConfig,  # settings
-) -> tuple:  # metrics, arrays for the figures
+) -> tuple[dict, dict]:  # metrics, arrays for the figures
     "Accuracy, confusions, and the images that it got wrong."
     dev, metrics = next(model.parameters()).device, {}
     for split, d in (("train", train), ("test", test)):
@@ -692,10 +788,10 @@ def classifier_figures(
     config: ClassifierConfig,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Confusions, and images that the classifier got wrong."
-    def confusion():
+    def confusion() -> plt.Figure:
         ax = heatmap(s["confusion"], s["classes"], s["classes"], fmt="d"); ax.set(ylabel="true class", xlabel="answer")
         return caption(ax.figure, str(s["caption"]))
-    def wrong():
+    def wrong() -> plt.Figure:
         titles = [f"{s['classes'][y]} as {s['classes'][a]}" for y, a in zip(s["wrong_y"], s["wrong_said"])]
         return caption(image_grid(s["wrong"], 10, titles), "Test images that it got wrong. " + str(s["caption"]))
     return {"confusion": confusion} | ({"wrong": wrong} if len(s["wrong"]) else {})
