@@ -10,9 +10,9 @@ third way: one per core, at the same time. Interleaved rounds, median of the rat
 import argparse
 import multiprocessing
 import os
-import statistics
+import time
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import compared, go_on, seconds  # first: it sets the number of threads
 
 import torch
 from genmix import beta_vae, training
@@ -52,27 +52,24 @@ def worker(pipe, configs):
         pipe.send("done")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    a = parser.parse_args()
-    device, cores = training.pick_device(a.device), os.cpu_count() or 1
+def measured(pairs=5, budget=0.0, quick=False, models=4, steps=4, device="cpu"):
+    "What is compared -> its ratios (how many times the baseline's rate), with `slow` and `fast` in seconds per model and step."
+    models, steps = (2, 1) if quick else (models, steps)
+    where, cores = training.pick_device(device), os.cpu_count() or 1
     torch.set_num_threads(cores)
     data = load("sprites", "train", n=6400, seed=0)
-    configs = [BetaVAEConfig(n=6400, steps=100_000, lr=5e-4, beta=4.0, seed=s, device=a.device) for s in range(a.models)]
-    def models(): return [beta_vae.model_of(c, data).to(device) for c in configs]
-    ways = {name: prepared(models(), configs, data, name == "stacked", device) for name in ("in turn", "stacked")}
+    configs = [BetaVAEConfig(n=6400, steps=100_000, lr=5e-4, beta=4.0, seed=s, device=device) for s in range(models)]
+    def networks(): return [beta_vae.model_of(c, data).to(where) for c in configs]
+    ways = {name: prepared(networks(), configs, data, name == "stacked", where) for name in ("in turn", "stacked")}
     for train in ways.values():
         train(2)
     pipes = []
-    for k in range(cores if device.type == "cpu" else 0):
+    for k in range(min(cores, models) if where.type == "cpu" else 0):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         multiprocessing.get_context("spawn").Process(target=worker, args=(theirs, configs[k::cores]), daemon=True).start()
-        assert ours.recv() == "ready"
         pipes.append(ours)
+    for p in pipes:
+        assert p.recv() == "ready"
 
     def together(steps):
         for p in pipes:
@@ -82,17 +79,31 @@ def main():
 
     if pipes:
         ways["processes"] = together
-    rates = {name: [] for name in ways}
-    for k in range(a.rounds):
+    taken, start = {name: [] for name in ways}, time.perf_counter()
+    while go_on(k := len(taken["in turn"]), pairs, start, budget):
         for name in list(ways)[:: 1 - 2 * (k % 2)]:
-            rates[name].append(a.models * a.steps / seconds(lambda name=name: ways[name](a.steps)))
+            taken[name].append(seconds(lambda: ways[name](steps)) / models / steps)
     for p in pipes:
         p.send(0)
-    print(f"{a.models} models, batches of 64 sprites, {device}, {cores} threads (processes: {cores} with one thread each); "
+    for name in list(ways)[1:]:
+        yield f"{name} against in turn", compared(taken["in turn"], taken[name])
+    if pipes:
+        yield "processes against stacked", compared(taken["stacked"], taken["processes"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    a = parser.parse_args()
+    cores = os.cpu_count() or 1
+    print(f"{a.models} models, batches of 64 sprites, {training.pick_device(a.device)}, {cores} threads (processes: {cores} with one thread each); "
           f"{a.rounds} interleaved rounds of {a.steps} steps")
-    for name, r in rates.items():
-        ratio = statistics.median(x / y for x, y in zip(r, rates["in turn"]))
-        print(f"{name:10} {statistics.median(r):7.1f} models x steps per second, {ratio:.2f} times the baseline")
+    for name, r in measured(a.rounds, models=a.models, steps=a.steps, device=a.device):
+        print(f"{name:26} {1 / r['fast']:7.1f} against {1 / r['slow']:7.1f} models x steps per second, {r['median']:.2f} times "
+              f"({r['least']:.2f}-{r['largest']:.2f})")
 
 
 if __name__ == "__main__":

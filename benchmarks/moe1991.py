@@ -1,19 +1,21 @@
 """Chapter 01: 25 runs trained together against the same runs one after another.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.moe1991 [--pairs 7] [--epochs 60] [--runs 25] [--fresh]
+    OMP_NUM_THREADS=1 python -m benchmarks.moe1991 [--pairs 7] [--epochs 60] [--runs 25]
 
 The baseline is the loop one would write first: one run at a time, arrays [cases, experts, classes]
 (mixtures) or [cases, units] (backprop), sums over the last axis. Both sides compute the same updates in
 float64 from the same starting weights, which is checked before anything is timed. A and B alternate; the
-ratio of each pair is taken, and the median of the ratios is printed.
+ratio of each pair is taken, and the median of the ratios is printed. The last comparison lets the package
+allocate new arrays in every epoch, to see what reusing memory saves; each side has a process of its own,
+because how an allocator treats freed memory depends on what the process did before (in a process that has
+loaded PyTorch, nothing is saved).
 """
 
 import argparse
 import os
 import platform
-import statistics
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import compared, in_turns, measure  # first: it sets the number of threads
 
 import numpy as np
 
@@ -65,33 +67,45 @@ def one_after_another(model, X, D, lr, seeds, epochs):
     return [np.stack(a) for a in zip(*out, strict=True)]
 
 
+def alone(epochs, runs, fresh=False):
+    "Four experts in a process of their own, where nothing else has shaped the memory."
+    if fresh:
+        Mixture.memory = lambda self, R, C, N: (None, None)
+    task, model = four_vowels(load("formants")), systems()["4 experts"]
+    return lambda: np.sum(train(model, task.X_train, task.y_train, 1.0, range(runs), epochs=epochs, target_mse=0.0).params[0])
+
+
+def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
+    "What is compared -> its ratios, one after the other."
+    epochs, runs = (20, 3) if quick else (epochs, runs)
+    task = four_vowels(load("formants"))
+    X, D = np.column_stack([task.X_train, np.ones(len(task.X_train))]), np.eye(4)[task.y_train]
+    seeds, lr, share, items = range(runs), 1.0, budget / 5, (runs * epochs,) * 2
+    for name, model in systems().items():
+        def together(model=model):
+            return train(model, task.X_train, task.y_train, lr, seeds, epochs=epochs, target_mse=0.0)
+
+        def loop(model=model):
+            return one_after_another(model, X, D, lr, seeds, epochs)
+
+        for mine, theirs in zip(together().params, loop(), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
+        yield name, in_turns(loop, together, pairs, share, items=items)
+    m = measure({"fresh": (alone, {"fresh": True}), "reused": (alone, {})}, (epochs, runs), pairs, 1, budget=share)
+    yield "4 experts, fresh arrays", compared(*([t / items[0] for t in m[k]["wall"]] for k in ("fresh", "reused")))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--runs", type=int, default=25)
-    parser.add_argument("--fresh", action="store_true", help="let the package allocate new arrays in every epoch, to see what reusing memory saves")
     a = parser.parse_args()
-    if a.fresh:
-        Mixture.memory = lambda self, R, C, N: (None, None)
-    task = four_vowels(load("formants"))
-    X, D = np.column_stack([task.X_train, np.ones(len(task.X_train))]), np.eye(4)[task.y_train]
-    seeds, lr = range(a.runs), 1.0
-    print(f"{a.runs} runs x {a.epochs} epochs, {len(X)} cases, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
+    print(f"{a.runs} runs x {a.epochs} epochs, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
           f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} interleaved pairs, medians")
-    print(f"{'system':14} {'one by one':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch")
-    for name, model in systems().items():
-        def together(model=model):
-            return train(model, task.X_train, task.y_train, lr, seeds, epochs=a.epochs, target_mse=0.0)
-        for mine, loop in zip(together().params, one_after_another(model, X, D, lr, seeds, a.epochs), strict=True):
-            np.testing.assert_allclose(mine, loop, rtol=1e-8, atol=1e-10)
-        slow, fast = [], []
-        for _ in range(a.pairs):
-            slow.append(seconds(lambda m=model: one_after_another(m, X, D, lr, seeds, a.epochs)))
-            fast.append(seconds(together))
-        ratios, unit = [s / f for s, f in zip(slow, fast, strict=True)], 1e6 / a.runs / a.epochs
-        print(f"{name:14} {statistics.median(slow)*unit:9.1f} µs {statistics.median(fast)*unit:9.1f} µs {statistics.median(ratios):6.1f}x "
-              f"({min(ratios):.1f}-{max(ratios):.1f})")
+    print(f"{'system':24} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch")
+    for name, r in measured(a.pairs, epochs=a.epochs, runs=a.runs):
+        print(f"{name:24} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import json
 import os
 import pickle
 import platform
-import statistics
 import struct
 import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import in_turns  # first: it sets the number of threads
 
 import numpy as np
 
@@ -197,52 +196,75 @@ def write_grids(folder, rng):
     return shape, shape3
 
 
-def write_all(folder, drawings):
-    "Files in official layouts -> rows of the table: name, items, unit, our reader, the baseline's name, the baseline."
-    rng = np.random.default_rng(0)
-    idx, npz, sk, nd = folder / "images.gz", folder / "arrays.npz", folder / "drawings.npz", folder / "lines.ndjson"
+def same(a, b):
+    "Do a reader and its baseline return equal arrays?"
+    np.testing.assert_array_equal(np.concatenate(a), np.concatenate(b))
+    assert [len(x) for x in a] == [len(x) for x in b]
+
+
+def sketches(folder, drawings):
+    path, name = folder / "drawings.npz", f"sketch-rnn ({drawings:,})"
+    write_sketches(path, (drawings - 2 * (drawings // 30), drawings // 30, drawings // 30))
+    mine, theirs = files.read_sketches(path), load_sketches(path)
+    for k in theirs:
+        same(mine[k], theirs[k])
+    yield name, drawings, lambda: files.read_sketches(path), "np.load(allow_pickle)", lambda: load_sketches(path)
+    yield name, drawings, lambda: files.read_sketches(path), "subclass of pickle._Unpickler", lambda: load_shorter(path)
+
+
+def arrays(folder, drawings):
+    rng, idx, npz = np.random.default_rng(0), folder / "images.gz", folder / "arrays.npz"
     write_idx(idx, strokes(rng, 60_000))
     np.savez_compressed(npz, a=strokes(rng, 20_000))
-    write_sketches(sk, (drawings - 2 * (drawings // 30), drawings // 30, drawings // 30))
-    write_cifar(folder / "cifar.tar.gz")
+    np.testing.assert_array_equal(files.read_idx(idx)[0], load_idx(idx))
+    yield "idx (MNIST's 60,000)", 60_000, lambda: files.read_idx(idx), "gzip + np.frombuffer", lambda: load_idx(idx)
+    yield "npz, compressed", 20_000, lambda: files.read_npz(npz), "np.load", lambda: load_npz(npz)
+
+
+def lines(folder, drawings):
+    rng, path = np.random.default_rng(1), folder / "lines.ndjson"
     line = {"word": "square", "recognized": True, "drawing": [rng.integers(0, 256, (2, 12)).tolist() for _ in range(4)]}
-    nd.write_text((json.dumps(line) + "\n") * 20_000)
-    shape, shape3 = write_grids(folder, rng)
+    path.write_text((json.dumps(line) + "\n") * 20_000)
+    yield "ndjson (20,000)", 20_000, lambda: files.read_ndjson(path), "json + np.array", lambda: load_ndjson(path)
+
+
+def cifar(folder, drawings):
+    path = folder / "cifar.tar.gz"
+    write_cifar(path)
+    c = files.read_cifar(path)
+    np.testing.assert_array_equal(np.concatenate([c["train"][0], c["test"][0]]), load_cifar(path))
+    yield "CIFAR-10 (60,000)", 60_000, lambda: files.read_cifar(path), "tarfile + pickle", lambda: load_cifar(path)
+
+
+def grids(folder, drawings):
+    shape, shape3 = write_grids(folder, np.random.default_rng(2))
+    a, b, n, n3 = folder / "dsprites.npz", folder / "rooms.h5", int(np.prod(shape[:5])), int(np.prod(shape3[:6]))
+    yield f"dSprites npz ({n:,})", n, lambda: grid(a, "dsprites", shape), "np.load, all in memory", lambda: load_grid(a)
+    yield f"Shapes3D h5 ({n3:,})", n3, lambda: grid(b, "shapes3d", shape3), "h5py, all in memory", lambda: load_h5(b)
+
+
+def pictures(folder, drawings):
     from PIL import Image
 
+    rng = np.random.default_rng(3)
     for i in range(1000):
         (folder / "mine" / str(i % 10)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "mine" / str(i % 10) / f"{i}.png")
-    n, n3 = int(np.prod(shape[:5])), int(np.prod(shape3[:6]))
-    return [
-        ("idx (MNIST's 60,000)", 60_000, lambda: files.read_idx(idx), "gzip + np.frombuffer", lambda: load_idx(idx)),
-        ("npz, compressed", 20_000, lambda: files.read_npz(npz), "np.load", lambda: load_npz(npz)),
-        (f"sketch-rnn ({drawings:,})", drawings, lambda: files.read_sketches(sk), "np.load(allow_pickle)", lambda: load_sketches(sk)),
-        (f"sketch-rnn ({drawings:,})", drawings, lambda: files.read_sketches(sk), "subclass of pickle._Unpickler", lambda: load_shorter(sk)),
-        ("ndjson (20,000)", 20_000, lambda: files.read_ndjson(nd), "json + np.array", lambda: load_ndjson(nd)),
-        ("CIFAR-10 (60,000)", 60_000, lambda: files.read_cifar(folder / "cifar.tar.gz"), "tarfile + pickle", lambda: load_cifar(folder / "cifar.tar.gz")),
-        (
-            f"dSprites npz ({n:,})",
-            n,
-            lambda: grid(folder / "dsprites.npz", "dsprites", shape),
-            "np.load, all in memory",
-            lambda: load_grid(folder / "dsprites.npz"),
-        ),
-        (f"Shapes3D h5 ({n3:,})", n3, lambda: grid(folder / "rooms.h5", "shapes3d", shape3), "h5py, all in memory", lambda: load_h5(folder / "rooms.h5")),
-        ("folder of png (1,000)", 1000, lambda: files.read_folder(folder / "mine"), "pillow", lambda: load_folder(folder / "mine")),
-    ]
+    assert len(files.read_folder(folder / "mine")[0]) == 1000
+    yield "folder of png (1,000)", 1000, lambda: files.read_folder(folder / "mine"), "pillow", lambda: load_folder(folder / "mine")
 
 
-def agree(folder):
-    "Ours and the baselines return the same."
-    np.testing.assert_array_equal(files.read_idx(folder / "images.gz")[0], load_idx(folder / "images.gz"))
-    mine, theirs = files.read_sketches(folder / "drawings.npz"), load_sketches(folder / "drawings.npz")
-    for k, drawings in theirs.items():
-        np.testing.assert_array_equal(np.concatenate(mine[k]), np.concatenate(drawings))
-        assert [len(d) for d in mine[k]] == [len(d) for d in drawings]
-    c = files.read_cifar(folder / "cifar.tar.gz")
-    np.testing.assert_array_equal(np.concatenate([c["train"][0], c["test"][0]]), load_cifar(folder / "cifar.tar.gz"))
-    np.testing.assert_array_equal(files.read_folder(folder / "mine")[0].shape[0], 1000)
+FORMATS = {"idx": arrays, "sketch-rnn": sketches, "ndjson": lines, "CIFAR-10": cifar, "grids": grids, "folder": pictures}
+
+
+def measured(pairs=5, budget=0.0, quick=False, drawings=75_000, formats=("sketch-rnn", "idx", "grids")):
+    "What is compared -> its ratios, one after the other: seconds of ours over those of the baseline, a cost and not a gain."
+    drawings, formats = (3000, formats[:1]) if quick else (drawings, formats)
+    for f in formats:
+        with tempfile.TemporaryDirectory() as tmp:
+            for name, n, ours, label, theirs in FORMATS[f](Path(tmp), drawings):
+                r = in_turns(ours, theirs, pairs, budget / 2 / len(formats))
+                yield f"{name.partition(' (')[0]}, {label}", {**r, "format": name, "items": n, "baseline": label}
 
 
 def main():
@@ -256,27 +278,11 @@ def main():
     print(f"{machine}; {a.pairs} interleaved pairs, medians")
     print(f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}")
     rows = []
-    with tempfile.TemporaryDirectory() as tmp:
-        table = write_all(Path(tmp), a.drawings)
-        agree(Path(tmp))
-        for name, n, ours, label, theirs in table:
-            pairs = [(seconds(ours), seconds(theirs)) for _ in range(a.pairs)]
-            mine, base = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-            ratios = [x / y for x, y in pairs]
-            print(
-                f"{name:24} {n / mine:10,.0f} {mine:8.3f}   {label:30} {base:8.3f} {statistics.median(ratios):8.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-                flush=True,
-            )
-            rows.append(
-                {
-                    "format": name,
-                    "items": n,
-                    "seconds": round(mine, 3),
-                    "baseline": label,
-                    "baseline_seconds": round(base, 3),
-                    "ratio": round(statistics.median(ratios), 2),
-                }
-            )
+    for _, r in measured(a.pairs, drawings=a.drawings, formats=tuple(FORMATS)):
+        print(f"{r['format']:24} {r['items'] / r['slow']:10,.0f} {r['slow']:8.3f}   {r['baseline']:30} {r['fast']:8.3f} {r['median']:8.2f} "
+              f"({r['least']:.2f}-{r['largest']:.2f})", flush=True)
+        rows.append({"format": r["format"], "items": r["items"], "seconds": round(r["slow"], 3), "baseline": r["baseline"],
+                     "baseline_seconds": round(r["fast"], 3), "ratio": round(r["median"], 2)})
     if a.json:
         provenance = {
             "data": "files written by the program itself in the official layouts (synthetic)",

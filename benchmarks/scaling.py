@@ -11,7 +11,6 @@ ways in every round, in an order that alternates; the ratio to the first way is 
 import argparse
 import contextlib
 import io
-import json
 import os
 import platform
 import statistics
@@ -23,16 +22,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import ratios, seconds  # first: it sets the number of threads
+from benchmarks.common import ratios  # first: it sets the number of threads
 
-import numpy as np
 import torch
 
 from genmix import configs, experiments, runs
 
 
 def settings(steps):
-    return replace(configs.preset("quick", "vae"), width=8, steps=steps, samples=2, images=20, plots=False)
+    return replace(configs.preset("quick", "vae"), width=8, steps=steps, samples=2, plots=False)
 
 
 def swept(backend, members, workers):
@@ -53,7 +51,7 @@ def swept(backend, members, workers):
 def trained(processes, threads, config):
     "Seconds per step of one run, as its history says: without start and measuring."
     with tempfile.TemporaryDirectory() as out:
-        words = [f"--{k}={getattr(config, k)}" for k in ("width", "steps", "samples", "images", "batch")] + ["--no-plots", "--out", out]
+        words = [f"--{k}={getattr(config, k)}" for k in ("width", "steps", "samples", "batch")] + ["--no-plots", "--out", out]
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else [sys.executable]
         subprocess.run([*start, "-m", "genmix", "train", "vae", *words], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         folder = next(Path(out).glob("vae/*/result.json")).parent
@@ -87,7 +85,8 @@ def main():
     print(f"{a.runs} runs of {a.steps} steps on {cores} cores, {platform.machine()}, torch {torch.__version__}; {a.rounds} rounds", flush=True)
     ways = {b: partial(swept, b, members, cores) for b in ("none", *available(("loky", "dask", "ray")))}
     long = replace(c, steps=3 * a.steps, width=16)
-    fits = {"1 thread": partial(trained, 1, 1, long), f"{cores} threads": partial(trained, 1, cores, long), f"{cores} processes (torchrun)": partial(trained, cores, 1, long)}
+    fits = {"1 thread": (1, 1), f"{cores} threads": (1, cores), f"{cores} processes (torchrun)": (cores, 1)}
+    fits = {name: partial(trained, processes, threads, long) for name, (processes, threads) in fits.items()}
     found = {}
     for what, candidates in (("sweep", ways), ("training", fits)):
         times = {name: [] for name in candidates}
@@ -99,8 +98,8 @@ def main():
         for name, r in found[what].items():
             print(f"{what:9} {name:26} {r['seconds']:9.3f} s  {r['median']:5.2f} times {base} ({r['least']:.2f}-{r['largest']:.2f})", flush=True)
     if a.json:
-        made = runs.provenance("data: digits train, bundled (scikit-learn's load_digits)", time.time() - began, c, cores=cores, runs=a.runs, steps=a.steps, rounds=a.rounds,
-                               load=round(os.getloadavg()[0], 1))
+        about = dict(cores=cores, runs=a.runs, steps=a.steps, rounds=a.rounds, load=round(os.getloadavg()[0], 1))
+        made = runs.provenance("data: digits train, bundled (scikit-learn's load_digits)", time.time() - began, c, **about)
         runs.save_json(a.json, found | {"provenance": made | {"command": "python -m benchmarks.scaling"}})
 
 

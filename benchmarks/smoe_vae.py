@@ -14,15 +14,13 @@ codes by one expert each.
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import at_work, compared, official  # first: it sets the number of threads
 
 import numpy as np
 import torch
@@ -102,7 +100,16 @@ def published(c, d, test):
             opt.step()
             loss.item()
 
-    return steps, lambda: m.eval().evaluate(DataLoader(OneByOne(test), c.batch)), lambda: m.eval().decode(codes(c, len(test)))
+    return obey(steps, lambda: m.eval().evaluate(DataLoader(OneByOne(test), c.batch)), lambda: m.eval().decode(codes(c, len(test))))
+
+
+def obey(steps, evaluate, decode):
+    "What a process of this benchmark does when it is asked: that many steps, or one of the two others."
+    def run(order=2):
+        {"evaluate": evaluate, "decode": decode}[order]() if isinstance(order, str) else steps(order)
+        return 0.0
+
+    return run
 
 
 def ours(c, d, test):
@@ -120,72 +127,65 @@ def ours(c, d, test):
     def decode():
         return [m.eval().decode(z) for z in codes(c, len(test)).split(500)]
 
-    return steps, lambda: float(smoe_vae.view(m, test, seed=0)["hard"].mean()), decode
+    return obey(steps, lambda: float(smoe_vae.view(m, test, seed=0)["hard"].mean()), decode)
 
 
 def codes(c, n):
     return torch.randn(n, c.latent, generator=torch.Generator().manual_seed(0))
 
 
-def serve(pipe, threads, build, c, d, test):
-    torch.set_num_threads(threads)
-    steps, *others = build(c, d, test)
-    calls = dict(zip(("evaluate", "decode"), others))
-    pipe.send("ready")
-    while order := pipe.recv():
-        found = []
-        wall = seconds(lambda: found.append(steps(order) if isinstance(order, int) else calls[order]()))
-        pipe.send((wall, found[0]))
-
-
-def race(K, d, test, threads, epochs, slices, skip, layout):
-    "Train both sides through the epochs; time slices; evaluate."
+def race(K, d, test, threads, epochs, slices, skip, layout, rounds=5):
+    "Train both sides through the epochs; time slices; evaluate. -> seconds per step [rounds] for every side and epoch, and of the two others [rounds]."
     c = SMoEVAEConfig(data=d.name, num_experts=K, encoder="medium", device="cpu", skip=skip, channels_last=layout)
-    per_epoch = -(-len(d) // c.batch)
-    context, pipes, times = multiprocessing.get_context("spawn"), {}, {"published": {}, "genmix": {}}
-    with ExitStack() as stack:
-        for name, build in (("published", published), ("genmix", ours)):
-            pipes[name], theirs = context.Pipe()
-            p = context.Process(target=serve, args=(theirs, threads, build, c, d, test))
-            p.start()
-            theirs.close()
-            stack.callback(p.join)
-            stack.callback(pipes[name].close)
-            pipes[name].recv()
-
-        def ask(name, order):
-            pipes[name].send(order)
-            return pipes[name].recv()
-
-        at = 0
-        for name in pipes:
-            ask(name, 2)  # warm
+    sides, per_epoch, at = ("published", "genmix"), -(-len(d) // c.batch), 0
+    times, ends = {n: {} for n in sides}, {n: {"evaluate": [], "decode": []} for n in sides}
+    with at_work(dict(zip(sides, ((published, {}), (ours, {})))), (c, d, test), threads, warm=1) as ask:
         for epoch in epochs:
             if epoch > at:
                 ask("genmix", (epoch - at) * per_epoch)
             at = epoch
-            rounds = {name: [] for name in pipes}
-            for k in range(5):
-                for name in list(pipes)[:: -1 if k % 2 else 1]:
-                    rounds[name].append(ask(name, slices)[0] / slices)
-            for name in pipes:
-                times[name][epoch] = float(np.median(rounds[name]))
-            print(f"K={K} epoch {epoch:2}: " + ", ".join(f"{n} {1000 * t[epoch]:.0f} ms/step" for n, t in times.items())
-                  + f", ratio {times['published'][epoch] / times['genmix'][epoch]:.2f}", flush=True)
-        ends = {"published": [], "genmix": []}
-        for k in range(5):
-            for name in list(pipes)[:: -1 if k % 2 else 1]:
-                ends[name].append((ask(name, "evaluate")[0], ask(name, "decode")[0]))
-        for name in pipes:
-            pipes[name].send(0)
-    x = np.array([0, *epochs, 20.0])
-    total = {n: float(np.trapezoid([t[epochs[0]], *t.values(), t[epochs[-1]]], x) * per_epoch) for n, t in times.items()}
-    def ratio(j):
-        return round(float(np.median([a[j] / b[j] for a, b in zip(ends["published"], ends["genmix"])])), 2)
+            for k in range(rounds):
+                for name in sides[:: -1 if k % 2 else 1]:
+                    times[name].setdefault(epoch, []).append(ask(name, slices)[0] / slices)
+        for k in range(rounds):
+            for name in sides[:: -1 if k % 2 else 1]:
+                for order, found in ends[name].items():
+                    found.append(ask(name, order)[0])
+    return times, ends, per_epoch
 
-    return {"K": K, "ms_per_step": {n: {e: round(1000 * v, 1) for e, v in t.items()} for n, t in times.items()},
+
+def whole(t, per_epoch):
+    "Seconds of 20 epochs by the trapezoidal rule; t: epoch -> seconds per step."
+    epochs = list(t)
+    return float(np.trapezoid([t[epochs[0]], *t.values(), t[epochs[-1]]], [0, *epochs, 20.0]) * per_epoch)
+
+
+def compare(K, times, ends, per_epoch):
+    "What is compared -> its ratios."
+    first, last = min(times["genmix"]), max(times["genmix"])
+    total = {n: [whole(dict(zip(t, row)), per_epoch) for row in zip(*t.values())] for n, t in times.items()}
+    pairs = {"training" if last >= 16 else f"training, from {last} epochs": total,
+             f"step at epoch {first}": {n: t[first] for n, t in times.items()}, f"step at epoch {last}": {n: t[last] for n, t in times.items()},
+             "evaluation": {n: e["evaluate"] for n, e in ends.items()}, "decoding": {n: e["decode"] for n, e in ends.items()}}
+    return {f"K = {K}, {what}": compared(p["published"], p["genmix"]) for what, p in pairs.items()}
+
+
+def row(K, times, ends, per_epoch):
+    "One row of the published table."
+    middle = {n: {e: float(np.median(v)) for e, v in t.items()} for n, t in times.items()}
+    total, found = {n: whole(t, per_epoch) for n, t in middle.items()}, compare(K, times, ends, per_epoch)
+    return {"K": K, "ms_per_step": {n: {e: round(1000 * v, 1) for e, v in t.items()} for n, t in middle.items()},
             "seconds_of_20_epochs": {n: round(v, 1) for n, v in total.items()}, "training": round(total["published"] / total["genmix"], 2),
-            "evaluation": ratio(0), "decoding": ratio(1)}
+            "evaluation": round(found[f"K = {K}, evaluation"]["median"], 2), "decoding": round(found[f"K = {K}, decoding"]["median"], 2)}
+
+
+def measured(pairs=5, budget=240.0, quick=False):
+    """What is compared -> its ratios: the same on fewer epochs, which are as many as the budget is good for (the experts that the gate rules out, and
+    with them the time of a step, become fewer as training goes on)."""
+    d, test = official("mnist", "train", 256 if quick else 6_400), official("mnist", "test", 64 if quick else 500)
+    epochs, slices = ((1,), 1) if quick else ((1, 4, 16), 2) if budget >= 150 else ((1, 2), 1)
+    for K in (5,) if quick else (5, 50):
+        yield from compare(K, *race(K, d, test, int(os.environ["OMP_NUM_THREADS"]), epochs, slices, 0.01, True, pairs)).items()
 
 
 def main():
@@ -207,7 +207,7 @@ def main():
     print(f"{d.describe()}\n{machine}", flush=True)
     start, rows = time.time(), []
     for K in a.experts:
-        rows.append(race(K, d, test, threads, a.epochs, a.slice, a.skip, a.channels_last))
+        rows.append(row(K, *race(K, d, test, threads, a.epochs, a.slice, a.skip, a.channels_last)))
         print(json.dumps(rows[-1]), flush=True)
     if a.json:
         about = {"data": d.describe(), "genmix": __version__, "machine": machine, "skip": a.skip, "seconds": round(time.time() - start)}

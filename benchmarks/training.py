@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import measure, ratios  # first: it sets the number of threads
+from benchmarks.common import compared, in_turns, measure, official, ratios  # first: it sets the number of threads
 
 import numpy as np
 import torch
@@ -103,10 +103,14 @@ def figures(c, d):
     return {"net": c.net, "width": c.width, "batch": c.batch, "weights": sum(p.numel() for p in vae_of(c, d.x.shape[1:]).parameters())}
 
 
+def better(m):
+    "The faster of the two baselines."
+    return min(BASELINES, key=lambda k: statistics.median(m[k]["wall"]))
+
+
 def against_loaders(c, d, rounds, threads):
     m = measure({**BASELINES, "fit": (fitted, {}), "fit, bf16": (fitted, {"precision": "bf16"})}, (c, d), rounds, threads)
-    speed = {k: round(len(d) / statistics.median(v["wall"])) for k, v in m.items()}
-    baseline = max(BASELINES, key=speed.get)
+    speed, baseline = {k: round(len(d) / statistics.median(v["wall"])) for k, v in m.items()}, better(m)
     return {**figures(c, d), "images_per_s": speed, "baseline": baseline, "ratio": ratios(m[baseline]["wall"], m["fit"]["wall"]),
             "ratio_bf16": ratios(m[baseline]["wall"], m["fit, bf16"]["wall"]),
             "ratio_loader": ratios(m["loader"]["wall"], m["fit"]["wall"]), "ratio_2_workers": ratios(m["loader, 2 workers"]["wall"], m["fit"]["wall"]),
@@ -126,6 +130,25 @@ def against_fit(c, d, rounds, threads, folder, compiled):
     return [{**figures(c, d), "what": k, "images_per_s": round(len(d) / statistics.median(v["wall"])),
              "speed_against_fit": ratios(m["fit"]["wall"], v["wall"]), "speed_against_fit_cpu": ratios(m["fit"]["cpu"], v["cpu"]),
              "faults_per_step": round(statistics.median(v["faults"]) / steps, 1)} for k, v in m.items()]
+
+
+def measured(pairs=5, budget=0.0, quick=False, images=1280):
+    "What is compared -> its ratios, one after the other: the slice of this benchmark that the chapter's sentences are about, on MNIST."
+    def seeds(seed):
+        return lambda: [seed(k) for k in range(500)]
+
+    cpu, threads = torch.device("cpu"), int(os.environ["OMP_NUM_THREADS"])
+    yield "seeding one generator", in_turns(seeds(torch.manual_seed), seeds(lambda k: training._reseed(k, cpu)), pairs, budget / 50, items=(500, 500))
+    d = official("mnist", "train", 256 if quick else images)
+    for net, width, batch in (("conv", 32, 128), ("bottleneck", 32, 64), ("residual", 16, 128))[: 1 if quick else 3]:
+        c = VAEConfig(data="mnist", net=net, width=width, batch=batch, epochs=1, device="cpu")
+        ours = {"fit, bf16": (fitted, {"precision": "bf16"})} if net == "residual" else {"fit": (fitted, {})}
+        given_back = {"memory given back": (fitted, {"keep": False})} if net == "conv" else {}
+        m = measure({**BASELINES, **ours, **given_back}, (c, d), pairs, threads, budget=budget / 4)
+        for k in ours:
+            yield f"{net}, batch {batch}, {k}", {**compared(m[better(m)]["wall"], m[k]["wall"]), "baseline": better(m)}
+        for k in given_back:
+            yield f"{net}, batch {batch}, {k}", compared(m[k]["wall"], m["fit"]["wall"])
 
 
 def main():

@@ -16,7 +16,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import measure, ratios  # first: it sets the number of threads
+from benchmarks.common import compared, measure  # first: it sets the number of threads
 
 import numpy as np
 import torch
@@ -40,12 +40,14 @@ def fitted(c, d, **settings):
     return lambda: training.fit(model, d, c, progress=False).loss.iloc[-1]
 
 
-def drawn(c, d, plainly=False):
+def drawn(c, d, digits=100, plainly=False):
+    "Digits [digits, 1, 28, 28], returned as their mean; the same digits either way."
+    torch.manual_seed(0)
     model = vlae.model_of(replace(NAMED["mnist"], seed=0), d).eval()
-    m, u = model.outputs(torch.randn(100, model.latent)).detach(), torch.rand(100, 28, 28)
+    m, u = model.outputs(torch.randn(digits, model.latent)).detach(), torch.rand(digits, 28, 28)
 
     def plain():
-        x = torch.zeros(100, 1, 28, 28)
+        x = torch.zeros(digits, 1, 28, 28)
         with torch.no_grad():
             for r in range(28):
                 for c in range(28):
@@ -53,6 +55,25 @@ def drawn(c, d, plainly=False):
         return x.mean().item()
 
     return plain if plainly else lambda: model.likelihood.net.sample(m, u).mean().item()
+
+
+LOADERS = {"loader": (with_loader, {}), "loader, 2 workers": (with_loader, {"workers": 2})}
+
+
+def measured(pairs=5, budget=0.0, quick=False, digits=16):
+    "What is compared -> its ratios: drawing only. Training is compared with the loaders on its own, and by the benchmark of chapter 02a."
+    threads, few, small = int(os.environ["OMP_NUM_THREADS"]), 2 if quick else digits, load("digits", "train", n=10)
+    assert abs(drawn(None, small, 1)() - drawn(None, small, 1, plainly=True)()) < 1e-6, "both ways should draw the same digit"
+    ways = {k: (drawn, {"digits": few, "plainly": k == "plain"}) for k in ("plain", "waves")}
+    m = measure(ways, (None, small), pairs, threads, warm=1, budget=budget)
+    yield "drawing, waves against a pass per pixel", compared(m["plain"]["wall"], m["waves"]["wall"])
+
+
+def measured_training(c, d, rounds, threads):
+    m = measure({**LOADERS, "fit": (fitted, {}), "fit, bf16": (fitted, {"precision": "bf16"})}, (c, d), rounds, threads)
+    for way in ("fit", "fit, bf16"):
+        for k in LOADERS:
+            yield f"{way}{',' * (way != 'fit')} against {k}", compared(m[k]["wall"], m[way]["wall"])
 
 
 def main():
@@ -68,15 +89,10 @@ def main():
     d = replace(d, x=np.ascontiguousarray(d.x[:]), y=np.asarray(d.y))
     c = replace(NAMED["earlier-two-level"], epochs=1, warmup=0)
     print(f"{d.describe()}\n{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}; load {os.getloadavg()[0]:.1f}")
-    loaders = {"loader": (with_loader, {}), "loader, 2 workers": (with_loader, {"workers": 2})}
-    m = measure({**loaders, "fit": (fitted, {}), "fit, bf16": (fitted, {"precision": "bf16"})}, (c, d), a.rounds, threads)
-    found = {f"fit against {k}": ratios(m[k]["wall"], m["fit"]["wall"]) for k in loaders}
-    found |= {f"fit, bf16, against {k}": ratios(m[k]["wall"], m["fit, bf16"]["wall"]) for k in loaders}
-    m = measure({"plain": (drawn, {"plainly": True}), "waves": (drawn, {})}, (c, d.subset(np.arange(10))), a.draws, threads, warm=1)
-    found["100 digits, waves against a pass per pixel"] = ratios(m["plain"]["wall"], m["waves"]["wall"])
+    found = dict(measured_training(c, d, a.rounds, threads)) | dict(measured(a.draws, digits=100))
     for what, r in found.items():
         print(f"{what:45} {r['median']:8.2f} ({r['least']:.2f}-{r['largest']:.2f})")
-    print(f"100 digits take {np.median(m['waves']['wall']):.2f} s in waves, {np.median(m['plain']['wall']):.1f} s by a pass per pixel")
+    print(f"100 digits take {r['fast']:.2f} s in waves, {r['slow']:.1f} s by a pass per pixel")
     if a.json:
         a.json.write_text(json.dumps({"threads": threads, "rounds": a.rounds, "ratios": found}, indent=1))
 

@@ -11,9 +11,8 @@ alternate, the ratio of each pair is taken, and the median of the ratios is prin
 import argparse
 import os
 import platform
-import statistics
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import in_turns, seconds  # first: it sets the number of threads
 
 import numpy as np
 
@@ -25,33 +24,40 @@ def forget():
     rooms._room.cache_clear()
 
 
+def measured(pairs=7, budget=0.0, quick=False, batch=2048, slow=8):
+    "What is compared -> its ratios, one after the other; seconds are per picture."
+    rng, p = np.random.default_rng(0), rooms.parameters()
+    index = rng.integers(0, 480_000, slow)
+    for x, f in zip(rooms.render(index), rooms.factors(index), strict=True):
+        assert abs(255 * rooms.raycast(f, p) - x).max() < 0.55
+    rooms.prepare()
+    batch = 256 if quick else batch
+    for name, n in (("warm, large batches", batch), ("warm, batches of 64", 64), ("cold, large batches", batch)):
+        repeat = max(1, 1024 // n)
+
+        def draw(name=name, n=n):
+            if name.startswith("cold"):
+                forget()
+            return rooms.factors(rng.integers(0, 480_000, slow)), rng.integers(0, 480_000, n)
+
+        yield name, in_turns(lambda few, many: [rooms.raycast(f, p) for f in few],
+                             lambda few, many, repeat=repeat: [rooms.render(many) for _ in range(repeat)],
+                             pairs, budget / 3, draw, (slow, n * repeat))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2048, help="pictures per call of ours")
     parser.add_argument("--slow", type=int, default=8, help="pictures per measurement of the baseline")
     a = parser.parse_args()
-    rng, p = np.random.default_rng(0), rooms.parameters()
-    index = rng.integers(0, 480_000, a.slow)
-    for x, f in zip(rooms.render(index), rooms.factors(index), strict=True):
-        assert abs(255 * rooms.raycast(f, p) - x).max() < 0.55
-    forget()
     everything = seconds(rooms.prepare)
     print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
           f"{a.pairs} interleaved pairs, medians")
     print(f"all 480 geometries made in {everything:.1f} s, {rooms._table()[0].nbytes / 1e6:.0f} MB")
-    for name, batch in ((f"warm, {a.batch}", a.batch), ("warm, 64", 64), (f"cold, {a.batch}", a.batch)):
-        slow, fast = [], []
-        for _ in range(a.pairs):
-            few, many = rooms.factors(rng.integers(0, 480_000, a.slow)), rng.integers(0, 480_000, batch)
-            slow.append(a.slow / seconds(lambda few=few: [rooms.raycast(f, p) for f in few]))
-            if name.startswith("cold"):
-                forget()
-            repeat = max(1, 1024 // batch)
-            fast.append(repeat * batch / seconds(lambda many=many, repeat=repeat: [rooms.render(many) for _ in range(repeat)]))
-        ratios = [f / s for s, f in zip(slow, fast, strict=True)]
-        print(f"{name + ' pictures':22} raycast {statistics.median(slow):6.1f}/s   render {statistics.median(fast):9,.0f}/s   "
-              f"{statistics.median(ratios):7.1f}x ({min(ratios):.1f}-{max(ratios):.1f})")
+    for name, r in measured(a.pairs, batch=a.batch, slow=a.slow):
+        print(f"{name:22} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:9,.0f}/s   "
+              f"{r['median']:7.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ operating system's memory, as after the first epoch.
 import argparse
 import os
 import platform
-import statistics
 import tempfile
-import time
+from unittest.mock import patch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from benchmarks.common import in_turns  # first: it sets the number of threads
 
 import numpy as np
 from matplotlib.path import Path
@@ -55,22 +54,34 @@ def contains_points(index):
     return x
 
 
-def seconds(f, batches):
-    start = time.perf_counter()
-    for rows in batches:
-        f(rows)
-    return time.perf_counter() - start
+def against(ours, theirs, batch, rng, pairs, budget, count, fewer=1):
+    "Random batches for both sides; `fewer`: the slow side gets this part of them."
+    few = count // fewer
+
+    def draw():
+        return ([rng.integers(0, N, batch) for _ in range(count)],)
+
+    return in_turns(lambda batches: [theirs(rows) for rows in batches[:few]], lambda batches: [ours(rows) for rows in batches],
+                    pairs, budget, draw, (few * batch, count * batch))
 
 
-def compare(name, ours, theirs, draw, pairs, count, fewer=1):
-    "Images per second of both sides, in pairs; `fewer`: the slow side gets this part of the batches."
-    a, b = [], []
-    for _ in range(pairs):
-        batches = [draw() for _ in range(count)]
-        b.append(sum(map(len, batches[: count // fewer])) / seconds(theirs, batches[: count // fewer]))
-        a.append(sum(map(len, batches)) / seconds(ours, batches))
-    ratios = [x / y for x, y in zip(a, b, strict=True)]
-    print(f"{name:58} {statistics.median(b):10,.0f} {statistics.median(a):10,.0f} {statistics.median(ratios):8.2f}x ({min(ratios):.2f}-{max(ratios):.2f})")
+def measured(pairs=7, budget=0.0, quick=False, batch=256, cache=True):
+    "What is compared -> its ratios, one after the other; seconds are per image."
+    rng, some = np.random.default_rng(0), np.arange(0, N, N // 500)
+    assert (contains_points(some) == sprites.render(some)).all((1, 2, 3)).mean() > .95
+    yield "render / Pillow polygon, one by one", against(sprites.render, pillow, batch, rng, pairs, budget / 4, 24, 8)
+    yield "render / matplotlib contains_points, one by one", against(sprites.render, contains_points, batch, rng, pairs, budget / 4, 24, 24)
+    if quick or not cache:
+        return
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"GENMIX_CACHE": folder}):
+        x = sprites.build_cache(progress=False)
+        bytes_in_memory = sprites.render(np.arange(0, N, 15)[:50_000])
+        rows = rng.integers(0, N, batch)
+        assert np.array_equal(sprites.render(rows), x[rows])
+        yield "packed file / array of bytes in memory (50,000 images)", against(
+            x.__getitem__, lambda rows: bytes_in_memory[rows % len(bytes_in_memory)], batch, rng, pairs, budget / 4, 60)
+        yield "packed file / render", against(x.__getitem__, sprites.render, batch, rng, pairs, budget / 4, 60)
+        del x  # Windows cannot remove a mapped file
 
 
 def main():
@@ -79,34 +90,14 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--no-cache", action="store_true", help="do not build the file of 377 MB")
     a = parser.parse_args()
-    rng = np.random.default_rng(0)
     print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; batches of {a.batch}; "
           f"{a.pairs} interleaved pairs, medians, images per second")
-    some = rng.integers(0, N, 500)
+    some = np.random.default_rng(0).integers(0, N, 500)
     for name, f in (("Pillow", pillow), ("matplotlib", contains_points)):
         print(f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 random images exactly as we do")
     print(f"{'':58} {'baseline':>10} {'genmix':>10} {'ratio':>9} (min-max)")
-
-    def anywhere():
-        return rng.integers(0, N, a.batch)
-
-    compare("render / Pillow polygon, one by one", sprites.render, pillow, anywhere, a.pairs, 24, 8)
-    compare("render / matplotlib contains_points, one by one", sprites.render, contains_points, anywhere, a.pairs, 24, 24)
-    if a.no_cache:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["GENMIX_CACHE"] = folder
-        start = time.perf_counter()
-        x = sprites.build_cache(progress=False)
-        print(f"build_cache: all {len(x):,} images in {time.perf_counter() - start:.1f} s, one process")
-        bytes_in_memory = sprites.render(np.arange(0, N, 15)[:50_000])
-
-        rows = anywhere()
-        assert np.array_equal(sprites.render(rows), x[rows])
-        compare("packed file / array of bytes in memory (50,000 images)", x.__getitem__, lambda rows: bytes_in_memory[rows % len(bytes_in_memory)],
-                anywhere, a.pairs, 60)
-        compare("packed file / render", x.__getitem__, sprites.render, anywhere, a.pairs, 60)
-        del x  # Windows cannot remove a mapped file
+    for name, r in measured(a.pairs, batch=a.batch, cache=not a.no_cache):
+        print(f"{name:58} {1 / r['slow']:10,.0f} {1 / r['fast']:10,.0f} {r['median']:8.2f}x ({r['least']:.2f}-{r['largest']:.2f})", flush=True)
 
 
 if __name__ == "__main__":

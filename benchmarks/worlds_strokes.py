@@ -14,7 +14,7 @@ import platform
 import statistics
 from pathlib import Path
 
-from benchmarks.common import seconds  # first: it sets the number of threads
+from benchmarks.common import in_turns, seconds  # first: it sets the number of threads
 
 import numpy as np
 import PIL
@@ -46,6 +46,22 @@ def pillow(sketches, size=28, times=4):
     return out
 
 
+def measured(pairs=5, budget=0.0, quick=False, drawings=2000):
+    "What is compared -> its ratios, one after the other; seconds are per drawing."
+    drawings = 200 if quick else drawings
+    sketches, _, _ = doodles(drawings)
+    for detail, times in ((1, 2), (2, 4), (4, 4)):
+        def ours(detail=detail):
+            return rasterize(sketches, detail=detail)
+
+        def theirs(times=times):
+            return pillow(sketches, times=times)
+
+        same = np.corrcoef(ours().ravel(), theirs().ravel())[0, 1]
+        assert same > .95, f"they draw different pictures: correlation {same:.3f}"
+        yield f"detail {detail}, Pillow at {times}x", {**in_turns(theirs, ours, pairs, budget / 3, items=(drawings, drawings)), "correlation": float(same)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
@@ -56,18 +72,10 @@ def main():
     print(f"{a.drawings} doodles, {np.mean([len(s) for s in sketches]):.0f} points each, 28 x 28; "
           f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, "
           f"numpy {np.__version__}, Pillow {PIL.__version__}; {a.pairs} interleaved pairs, medians")
-    print(f"{'detail':7} {'rasterize':>12} {'Pillow':>16} {'ratio':>7} {'(min-max)':>13}   drawings per second")
-    for detail, times in ((1, 2), (2, 4), (4, 4)):
-        ours, theirs = rasterize(sketches, detail=detail), pillow(sketches, times=times)
-        r = np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]
-        assert r > .95, f"they draw different pictures: correlation {r:.3f}"
-        slow, fast = [], []
-        for _ in range(a.pairs):
-            slow.append(seconds(lambda t=times: pillow(sketches, times=t)))
-            fast.append(seconds(lambda d=detail: rasterize(sketches, detail=d)))
-        ratios = [s / f for s, f in zip(slow, fast, strict=True)]
-        print(f"{detail:<7} {a.drawings / statistics.median(fast):12,.0f} {a.drawings / statistics.median(slow):9,.0f} at {times}x "
-              f"{statistics.median(ratios):6.1f}x ({min(ratios):.1f}-{max(ratios):.1f}), correlation of the pictures {r:.3f}")
+    print(f"{'':24} {'rasterize':>10} {'Pillow':>10} {'ratio':>7} {'(min-max)':>13}   drawings per second")
+    for name, r in measured(a.pairs, drawings=a.drawings):
+        print(f"{name:24} {1 / r['fast']:10,.0f} {1 / r['slow']:10,.0f} {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f}), "
+              f"correlation of the pictures {r['correlation']:.3f}", flush=True)
     made = [seconds(lambda: doodles(a.drawings, seed=1)) for _ in range(a.pairs)]
     drawn = [seconds(lambda: images(a.drawings, seed=1)) for _ in range(a.pairs)]
     print(f"doodles: {a.drawings / statistics.median(made):,.0f} per second as pen movements, "
