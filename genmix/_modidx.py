@@ -725,6 +725,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'genmix.plots.ink': ('plots.html#ink', 'genmix/plots.py'),
                               'genmix.plots.linear': ('plots.html#linear', 'genmix/plots.py'),
                               'genmix.plots.luminance': ('plots.html#luminance', 'genmix/plots.py'),
+                              'genmix.plots.readable': ('plots.html#readable', 'genmix/plots.py'),
                               'genmix.plots.save': ('plots.html#save', 'genmix/plots.py'),
                               'genmix.plots.save_gif': ('plots.html#save_gif', 'genmix/plots.py'),
                               'genmix.plots.subplots': ('plots.html#subplots', 'genmix/plots.py')},
