@@ -5,18 +5,22 @@
 # %% auto #0
 __all__ = ['MEASURED', 'NUMBERS', 'LinearWorld', 'linear_world', 'LinearVAE', 'linear_terms', 'linear_loss', 'best_decoder',
            'best_encoder', 'linear_start', 'fixed_point', 'gain', 'gains', 'plot_gains', 'water_filling', 'plot_water',
-           'linear_scores', 'theory_table', 'Encoder', 'Decoder', 'total_correlation', 'BetaVAE', 'model_of', 'view',
-           'measure', 'about', 'traverse', 'pictures', 'names_of', 'plot_originals', 'plot_traversal',
-           'plot_information', 'traversal_film', 'run_films', 'run_figures', 'explore', 'Stack', 'collect', 'summary',
-           'change', 'plot_boxes', 'plot_heat', 'pareto', 'tchebycheff', 'plot_pareto', 'plot_tchebycheff',
-           'main_study', 'study_text', 'at_equal_kl', 'rate_kind', 'plot_rate']
+           'linear_scores', 'theory_table', 'Encoder', 'Decoder', 'total_correlation', 'last_beta', 'BetaVAE',
+           'model_of', 'view', 'measure', 'about', 'traverse', 'pictures', 'names_of', 'plot_originals',
+           'plot_traversal', 'plot_information', 'traversal_film', 'run_films', 'run_figures', 'explore', 'Stack',
+           'collect', 'summary', 'one_beta', 'change', 'plot_boxes', 'plot_heat', 'pareto', 'tchebycheff',
+           'plot_pareto', 'plot_tchebycheff', 'main_study', 'study_text', 'at_equal_kl', 'rate_kind', 'plot_rate']
 
 # %% ../nbs/05_beta_vae.ipynb #58c2e2c8
+import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -27,7 +31,8 @@ from torch.nn import functional as F
 
 from . import metrics
 from .configs import BetaVAEConfig, ConfigError, load_config
-from .plots import MARKERS, PALETTE, caption, heatmap, image_grid, subplots
+from .data import ImageData
+from .plots import MARKERS, PALETTE, caption, contrast, heatmap, image_grid, subplots
 from .runs import read_result
 from .training import Batch, Noise, Rows, seed_of
 from .vae import VAE, Bernoulli, kl_normal, reparameterize
@@ -63,7 +68,7 @@ def _trace(M): return np.trace(M, axis1=-2, axis2=-1)
 def _logdet(M): return np.linalg.slogdet(M)[1]
 
 def linear_terms(
-    v: LinearVAE,
+    v: LinearVAE,  # one model, or many
     Sigma_Y: np.ndarray,  # [n, n]
 ) -> dict:  # recon, kl, l2: nats, nats, squared pixels
     "The terms of equation 5.3, without weights."
@@ -74,7 +79,12 @@ def linear_terms(
     kl = .5 * (_trace(v.B @ Sigma_Y @ _t(v.B)) + _trace(v.Sigma_W) - m - _logdet(v.Sigma_W))
     return dict(recon=recon, kl=kl, l2=_trace(R))
 
-def linear_loss(v: LinearVAE, Sigma_Y, beta: float, lambda_: float = 0.):
+def linear_loss(
+    v: LinearVAE,  # one model, or many
+    Sigma_Y: np.ndarray,  # [n, n]
+    beta: float,  # weight of the KL term
+    lambda_: float = 0.,  # weight of the squared error
+) -> np.ndarray:  # nats, a number per model
     "Equation 5.3."
     t = linear_terms(v, Sigma_Y)
     return t["recon"] + beta * t["kl"] + lambda_ * t["l2"]
@@ -84,7 +94,7 @@ def best_decoder(
     B: np.ndarray,  # [m, n]
     Sigma_W: np.ndarray,  # [m, m]
     Sigma_Y: np.ndarray,  # [n, n]
-):  # A [n, m], Sigma_Z [n, n]
+) -> tuple[np.ndarray, np.ndarray]:  # A [n, m], Sigma_Z [n, n]
     "Equation 5.4, in the form that inverts m x m numbers only."
     K = Sigma_Y @ _t(B)                                                                        # [n, m] covariance of Y and X
     A = _t(np.linalg.solve(B @ K + Sigma_W, _t(K)))
@@ -93,9 +103,9 @@ def best_decoder(
 def best_encoder(
     A: np.ndarray,  # [n, m]
     Sigma_Z: np.ndarray,  # [n, n]
-    beta: float,
-    lambda_: float = 0.,
-):  # B [m, n], Sigma_W [m, m]
+    beta: float,  # weight of the KL term
+    lambda_: float = 0.,  # weight of the squared error
+) -> tuple[np.ndarray, np.ndarray]:  # B [m, n], Sigma_W [m, m]
     "Equation 5.5."
     SA = (np.linalg.solve(Sigma_Z, A) + 2 * lambda_ * A) / beta                                # [n, m]
     Sigma_W = np.linalg.inv(np.eye(A.shape[-1]) + _t(A) @ SA)
@@ -106,8 +116,8 @@ def linear_start(
     m: int,  # latent variables
     n: int,  # pixels
     starts: int = 1,  # how many
-    seed: int = 0,
-):  # B [starts, m, n], Sigma_W [starts, m, m]
+    seed: int = 0,  # of the draw
+) -> tuple[np.ndarray, np.ndarray]:  # B [starts, m, n], Sigma_W [starts, m, m]
     "Encoders to start from: B uniform from 0 to 1, Sigma_W a random positive definite matrix."
     from sklearn.datasets import make_spd_matrix
     rng = np.random.RandomState(seed)
@@ -115,11 +125,11 @@ def linear_start(
 
 def fixed_point(
     Sigma_Y: np.ndarray,  # [n, n]
-    start,  # B [..., m, n], Sigma_W [..., m, m] of `linear_start`
-    beta: float,
-    lambda_: float = 0.,
+    start: tuple[np.ndarray, np.ndarray],  # B [..., m, n], Sigma_W [..., m, m] of `linear_start`
+    beta: float,  # weight of the KL term
+    lambda_: float = 0.,  # weight of the squared error
     rounds: int = 300,  # of decoder and encoder, at most
-    every=None,  # called as every(LinearVAE) in every round, between its two halves: the encoder so far and its best decoder
+    every: Callable | None = None,  # called as every(LinearVAE) in every round, between its two halves: the encoder so far and its best decoder
 ) -> LinearVAE:
     "Best decoder, best encoder, best decoder, ... until nothing changes."
     B, Sigma_W = start
@@ -132,18 +142,18 @@ def fixed_point(
 
 # %% ../nbs/05_beta_vae.ipynb #0c09b484
 def gain(
-    v: LinearVAE,
-):  # the norm of M = Sigma_W^-1 B
+    v: LinearVAE,  # one model, or many
+) -> np.ndarray:  # the norm of M = Sigma_W^-1 B
     "How strongly the encoder listens to the pixels."
     return np.linalg.norm(np.linalg.solve(v.Sigma_W, v.B), axis=(-2, -1))
 
 # %% ../nbs/05_beta_vae.ipynb #5e39ca0a
 def gains(
-    world: LinearWorld,
-    beta: float,
-    lambda_: float,
-    start,  # of `linear_start`, one
-    rounds: int = 12,
+    world: LinearWorld,  # what the images are made from
+    beta: float,  # weight of the KL term
+    lambda_: float,  # weight of the squared error
+    start: tuple[np.ndarray, np.ndarray],  # of `linear_start`, one
+    rounds: int = 12,  # of decoder and encoder
 ) -> np.ndarray:  # [rounds]
     "The encoder's gain after every round."
     found = []
@@ -153,7 +163,7 @@ def gains(
 # %% ../nbs/05_beta_vae.ipynb #c4dc685a
 def plot_gains(
     seed: int = 0,  # of the world and of the start
-):  # the figure
+) -> plt.Figure:  # the figure
     "The encoder's gain in the linear world, round by round."
     world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
     fig, ax = subplots(height=3.4)
@@ -167,7 +177,7 @@ def plot_gains(
 # %% ../nbs/05_beta_vae.ipynb #275be02e
 def water_filling(
     Sigma_Y: np.ndarray,  # [n, n]
-    beta: float,
+    beta: float,  # weight of the KL term, above 1
     lambda_: float,  # 0: nothing is kept
     m: int = 10,  # latent variables
 ) -> dict:  # level D; recon, information: nats; kept: directions
@@ -180,9 +190,9 @@ def water_filling(
 
 # %% ../nbs/05_beta_vae.ipynb #693d5edc
 def plot_water(
-    settings=((4, 2), (32, 2)),  # (beta, lambda), a panel each
+    settings: Sequence[tuple[float, float]] = ((4, 2), (32, 2)),  # (beta, lambda), a panel each
     seed: int = 0,  # of the world and of the start
-):  # the figure
+) -> plt.Figure:  # the figure
     "Variance of the images in their own directions, and what the code leaves of it."
     world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
     sigma, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))                           # [n], [n, n]
@@ -197,7 +207,7 @@ def plot_water(
 
 # %% ../nbs/05_beta_vae.ipynb #06538712
 def linear_scores(
-    world: LinearWorld,
+    world: LinearWorld,  # what the images are made from
     v: LinearVAE,  # one model, or many: leading dimension [S]
 ) -> dict:  # recon (nats), sap, im (nats): arrays [S]
     "Reconstruction loss, SAP and I_m of linear models, in closed form (equation 5.9)."
@@ -207,18 +217,18 @@ def linear_scores(
     r2 = covariance**2 / variance[..., None] / np.diag(world.Sigma_V)
     top = np.sort(r2, axis=-2)[..., ::-1, :]
     information = -.5 * np.log1p(-r2)                                                          # [S, m, s]
-    def matched(I): i, j = linear_sum_assignment(-I); return I[i, j].sum()
+    def matched(I: np.ndarray) -> float: i, j = linear_sum_assignment(-I); return I[i, j].sum()
     im = np.array([matched(I) for I in information.reshape(-1, *information.shape[-2:])]).reshape(information.shape[:-2])
     return dict(recon=linear_terms(v, world.Sigma_Y)["recon"], sap=(top[..., 0, :] - top[..., 1, :]).mean(-1), im=im)
 
 # %% ../nbs/05_beta_vae.ipynb #849f9f8c
 def theory_table(
-    world: LinearWorld,
+    world: LinearWorld,  # what the images are made from
     settings: list,  # of (beta, lambda)
     m: int = 10,  # latent variables
     starts: int = 50,  # encoders to start from
     seed: int = 0,  # of these
-):  # DataFrame: beta, lambda; mean and standard error over starts of recon, sap, im
+) -> pd.DataFrame:  # beta, lambda; mean and standard error over starts of recon, sap, im
     "Fixed points from many starts."
     start, rows = linear_start(m, len(world.Sigma_Y), starts, seed), []
     for beta, lambda_ in settings:
@@ -245,7 +255,7 @@ class Encoder(nn.Module):
         w = _check_shape(shape)
         convs = [m for a, b in zip(w, w[1:]) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
         self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(64 * 4 * 4, 256), nn.ReLU(), nn.Linear(256, 2 * latent))
-    def forward(self, x): return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
 
 class Decoder(nn.Module):
     "Its mirror image: linear layers, then four transposed convolutions, to the log-odds of every pixel."
@@ -258,18 +268,25 @@ class Decoder(nn.Module):
         w = _check_shape(shape)[::-1]
         ups = [m for a, b in zip(w, w[1:]) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         self.net = nn.Sequential(nn.Linear(latent, 256), nn.ReLU(), nn.Linear(256, 64 * 4 * 4), nn.ReLU(), nn.Unflatten(1, (64, 4, 4)), *ups)
-    def forward(self, z): return self.net(z)  # [B, C, 64, 64]
+    def forward(self, z: torch.Tensor) -> torch.Tensor: return self.net(z)  # [B, C, 64, 64]
 
 # %% ../nbs/05_beta_vae.ipynb #6592f979
 def total_correlation(
-    z,  # a code of each image of a batch [B, L]
-    mu,  # means of their q(z|x) [B, L]
-    logvar,  # logarithms of the variances [B, L]
-):  # a number, nats
+    z: torch.Tensor,  # a code of each image of a batch [B, L]
+    mu: torch.Tensor,  # means of their q(z|x) [B, L]
+    logvar: torch.Tensor,  # logarithms of the variances [B, L]
+) -> torch.Tensor:  # a number, nats
     "KL(q(z) || prod_i q(z_i)), estimated from a batch (equation 5.12)."
     log_q = -.5 * ((z[:, None] - mu)**2 * (-logvar).exp() + logvar + math.log(2 * math.pi))    # [B, B, L]: log q(z_i of image a | image b)
     joint, each = log_q.sum(2).logsumexp(1), log_q.logsumexp(1).sum(1)                         # [B]
     return (joint - each).mean() + (z.shape[1] - 1) * math.log(len(z))
+
+# %% ../nbs/05_beta_vae.ipynb #818de91c
+def last_beta(
+    c: BetaVAEConfig,  # settings
+) -> float:
+    "The beta that training ends with: `second_beta`, or else `beta`."
+    return c.beta if c.second_beta is None else c.second_beta
 
 # %% ../nbs/05_beta_vae.ipynb #cf9a3e91
 class BetaVAE(VAE):
@@ -279,10 +296,10 @@ class BetaVAE(VAE):
         config: BetaVAEConfig,  # settings
         shape: tuple,  # of an image: (C, 64, 64)
     ):
-        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent), Bernoulli(binarize=False), config.beta if config.second_beta is None else config.second_beta)
+        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent), Bernoulli(binarize=False), last_beta(config))
         self.penalty, self.lambda_ = config.penalty, config.lambda_
 
-    def loss(self, batch, step: int, rng) -> dict:
+    def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
         "Equation 5.11, or its variant with the total correlation: sums over pixels and latents, means over the batch. All but `loss` without weights."
         x = batch.x                                                             # [B, C, 64, 64]
         mu, logvar = (t.float() if t.dtype != torch.float64 else t for t in self.encoder(x))
@@ -297,7 +314,7 @@ class BetaVAE(VAE):
 # %% ../nbs/05_beta_vae.ipynb #26d2cb64
 def model_of(
     config: BetaVAEConfig,  # settings
-    d,  # `ImageData` to train on
+    d: ImageData,  # images to train on
 ) -> BetaVAE:  # with weights drawn from the settings' seed
     "The model that the settings describe."
     with torch.random.fork_rng():
@@ -308,7 +325,7 @@ def model_of(
 @torch.no_grad()
 def view(
     model: BetaVAE,  # trained, or not
-    d,  # `ImageData`
+    d: ImageData,  # images
     seed: int = 0,  # of the sampled codes
     batch: int = 500,  # images at once
 ) -> dict:  # mu, logvar [N, L]; kl [N, L]; recon, l2 [N]: NumPy arrays
@@ -328,10 +345,10 @@ MEASURED = ("mig", "sap", "im", "modularity")  # what every run measures; chapte
 
 def measure(
     model: BetaVAE,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # `ImageData` to be measured on
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # images to be measured on
     config: BetaVAEConfig,  # settings
-):  # metrics, and arrays for figures
+) -> tuple[dict, dict]:  # metrics, and arrays for figures
     "Losses and, of images whose factors are known, how well each latent variable follows one of them."
     v = view(model, test, config.seed)
     found = dict(recon_test=float(v["recon"].mean()), kl_test=float(v["kl"].sum(1).mean()), l2_test=float(v["l2"].mean()),
@@ -345,7 +362,10 @@ def measure(
     if config.plots: arrays |= pictures(model, test, v["kl"].mean(0), config)
     return found, arrays
 
-def about(train, config) -> str:
+def about(
+    train: ImageData,  # images to train on
+    config: BetaVAEConfig,  # settings
+) -> str:
     "A caption: model, data, seed, steps."
     first = config.steps or config.epochs * -(-len(train) // config.batch)
     steps = f"{first:,} + {config.lambda_steps:,} steps" if config.lambda_steps else f"{first:,} steps"
@@ -358,7 +378,7 @@ def about(train, config) -> str:
 @torch.no_grad()
 def traverse(
     model: BetaVAE,  # trained
-    mu,  # codes [n, L]
+    mu: np.ndarray | torch.Tensor,  # codes [n, L]
     low: float = -2.,  # first value of the variable that moves
     high: float = 2.,  # last value
     frames: int = 11,  # steps from one to the other
@@ -375,8 +395,8 @@ def traverse(
 @torch.no_grad()
 def pictures(
     model: BetaVAE,  # trained
-    test,  # `ImageData`
-    kl,  # mean KL of every latent [L]
+    test: ImageData,  # images
+    kl: np.ndarray,  # mean KL of every latent [L]
     config: BetaVAEConfig,  # settings
 ) -> dict:  # arrays
     "64 test images and what the model makes of them; five of them traversed, the latents that carry most first."
@@ -397,7 +417,9 @@ def names_of(
     best = [str(s["factor_names"][j]) for j in s["information"].argmax(1)]
     return [f"z{i + 1} {b}" if k >= least else f"z{i + 1} (silent)" for i, (b, k) in enumerate(zip(best, s["kl"]))]
 
-def plot_originals(s: dict):
+def plot_originals(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "64 test images, and what the model makes of them, side by side."
     fill = np.full((-len(s["shown"]) % 8, *s["shown"].shape[1:]), 255, np.uint8)
     x, y = (np.concatenate([s[k], fill]).reshape(-1, 8, *fill.shape[1:]) for k in ("shown", "drawn"))      # [8, 8, C, H, W]
@@ -405,13 +427,18 @@ def plot_originals(s: dict):
     sheet = np.concatenate([x, gap, y], 1)                                                     # [8, 17, C, H, W]
     return caption(image_grid(sheet.reshape(-1, *x.shape[2:]), 17, width=8), f"Left: test images. Right: reconstructions. {s['caption']}")
 
-def plot_traversal(s: dict, image: int = 0):
+def plot_traversal(
+    s: dict,  # arrays of `measure`
+    image: int = 0,  # which of the traversed codes
+) -> plt.Figure:  # the figure
     "One code, every latent variable moved from -2 to 2."
     t, names = s["traversals"][image], names_of(s)
     return caption(image_grid(t.reshape(-1, *t.shape[2:]), t.shape[1], row_labels=[names[i] for i in s["order"]], width=6.4),
                    f"One latent variable moves from -2 to 2, labeled with the factor it knows most about. {s['caption']}")
 
-def plot_information(s: dict):
+def plot_information(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "What every latent variable knows about every factor; the best one-to-one assignment is framed."
     M, order = s["information"], s["order"] if "order" in s else np.argsort(-s["kl"], kind="stable")
     fig, ax = subplots(width=1.8 + .8 * M.shape[1], height=.42 * len(M) + 1.3)
@@ -424,14 +451,14 @@ def plot_information(s: dict):
 # %% ../nbs/05_beta_vae.ipynb #68bf9835
 def traversal_film(
     s: dict,  # arrays of `measure`
-    path,  # where to: a .gif
-):  # the path
+    path: str | Path,  # where to: a .gif
+) -> Path:  # the path
     "An animation: five images (rows), every latent variable (columns) moving from -2 to 2 and back."
     from genmix.plots import save_gif
     t = s["traversals"]                                                                        # [5, L, frames, C, H, W]
     way = [*range(t.shape[2]), *range(t.shape[2] - 2, 0, -1)]
     names = [w.replace(" ", "\n") for w in np.array(names_of(s))[s["order"]]]
-    def draw(k):
+    def draw(k: int) -> plt.Figure:
         x = t[:, :, way[k]]
         return image_grid(x.reshape(-1, *x.shape[2:]), t.shape[1], titles=[*names, *[""] * (t.shape[1] * (len(t) - 1))], width=8)
     return save_gif(draw, len(way), path)
@@ -455,9 +482,9 @@ def run_figures(
 # %% ../nbs/05_beta_vae.ipynb #15c33c75
 def explore(
     model: BetaVAE,  # trained
-    mu,  # a code to start from [L]
-    names=None,  # of the latents, such as `names_of` gives
-):  # an ipywidgets box: show it by ending a cell with it
+    mu: np.ndarray,  # a code to start from [L]
+    names: Sequence[str] | None = None,  # of the latents, such as `names_of` gives
+) -> Any:  # an ipywidgets box: show it by ending a cell with it
     "A slider for every latent variable, and what the model draws."
     import io
     import ipywidgets as w
@@ -465,7 +492,7 @@ def explore(
     picture, start = w.Image(format="png", width=256), [float(v) for v in np.ravel(mu)]
     sliders = [w.FloatSlider(v, min=-3, max=3, step=.1, description=str(name)) for v, name in zip(start, names or [f"z{i + 1}" for i in range(len(start))])]
     @torch.no_grad()
-    def draw(_=None):
+    def draw(_: dict | None = None) -> None:
         x = model.eval().decode(torch.tensor([[s.value for s in sliders]], device=next(model.parameters()).device))[0]
         sheet, out = (x * 255).round().byte().cpu().numpy(), io.BytesIO()
         Image.fromarray(np.moveaxis(sheet, 0, -1).squeeze(-1) if len(sheet) == 1 else np.moveaxis(sheet, 0, -1)).resize((256, 256), Image.NEAREST).save(out, "PNG")
@@ -478,7 +505,7 @@ def explore(
 class _Loss(nn.Module):
     "A model's loss as a function of weights, images, noise, beta and lambda: what `vmap` can run over."
     def __init__(self, model): super().__init__(); self.model = model
-    def forward(self, x, noise, beta, lambda_):
+    def forward(self, x: torch.Tensor, noise: torch.Tensor, beta: torch.Tensor, lambda_: torch.Tensor) -> dict:
         self.model.beta, self.model.lambda_ = beta, lambda_
         return self.model.loss(Batch(x, None, None), 0, SimpleNamespace(normal=lambda *shape: noise))
 
@@ -488,7 +515,7 @@ class Stack(nn.Module):
         self,
         models: list,  # `BetaVAE`s with the same networks and penalty
         configs: list,  # their settings: seed, beta, lambda, batch
-        data,  # `ImageData` that all are trained on, or a list with each one's own (as many images, of the same shape)
+        data: ImageData | list[ImageData],  # images that all are trained on, or a list with each one's own (as many images, of the same shape)
     ):
         super().__init__()
         self.data = data if isinstance(data, list) else [data] * len(models)
@@ -502,7 +529,7 @@ class Stack(nn.Module):
         self.build = (_Loss(deepcopy(models[0])).to("meta"),)                   # the structure without weights; in a tuple, to be no part of the stack
         self.register_buffer("beta", torch.tensor([m.beta for m in models])); self.register_buffer("lambda_", torch.tensor([m.lambda_ for m in models]))
 
-    def own(self, step: int, device):
+    def own(self, step: int, device: torch.device) -> Iterator[torch.Tensor]:
         "What every member would see in this step if it were alone: images [M, B, C, H, W] and noise [M, B, L]."
         if self.rows is None: self.rows, self.orders = {id(d): Rows(d, device) for d in self.data}, {}
         c, N = self.configs[0], len(self.data[0])
@@ -516,18 +543,18 @@ class Stack(nn.Module):
 
 # %% ../nbs/05_beta_vae.ipynb #214fb8a2
 @patch
-def loss(self: Stack, batch, step: int, rng) -> dict:
+def loss(self: Stack, batch: Batch, step: int, rng: Noise) -> dict:
     "The sum of all losses; the other terms are means over members."
     dtype = self.params[0].dtype
     x, noise = (t.to(dtype) for t in self.own(step, batch.x.device))
     names = [f"model.{k}" for k in self.names]
-    def one(values, *args): return torch.func.functional_call(self.build[0], dict(zip(names, values)), args)
+    def one(values: tuple, *args) -> dict: return torch.func.functional_call(self.build[0], dict(zip(names, values)), args)
     terms = torch.vmap(one)(tuple(self.params), x, noise, self.beta.to(dtype), self.lambda_.to(dtype))
     return dict(loss=terms.pop("loss").sum(), **{k: v.mean() for k, v in terms.items()})
 
 @patch
 @torch.no_grad()
-def into(self: Stack, models: list):
+def into(self: Stack, models: list) -> list:
     "Hand every member its weights."
     for m, model in enumerate(models): model.load_state_dict({k: p[m] for k, p in zip(self.names, self.params)})
     return models
@@ -536,20 +563,20 @@ def into(self: Stack, models: list):
 NUMBERS = dict(recon_test="NLL (nats)", kl_test="KL (nats)", l2_test="squared error", sap="SAP", mig="MIG", im="I_m (nats)")
 
 def collect(
-    folders,  # of finished runs of beta-vae
-):  # DataFrame, a row per run
+    folders: Iterable[str | Path],  # of finished runs of beta-vae
+) -> pd.DataFrame:  # a row per run
     "Settings and numbers of runs."
     rows = []
     for folder in folders:
         c, r = load_config(folder), read_result(folder)
         kept = {k: getattr(c, k) for k in ("data", "beta", "lambda_", "penalty", "precision", "latent", "n", "seed", "steps", "lambda_steps")}
-        kept["second_beta"] = c.beta if c.second_beta is None else c.second_beta
+        kept["second_beta"] = last_beta(c)
         rows.append(kept | {k: v for k, v in r["metrics"].items() if not isinstance(v, (list, str))})
     return pd.DataFrame(rows).rename(columns={"lambda_": "lambda"})
 
 def summary(
-    df,  # DataFrame of `collect`
-):  # DataFrame: data, penalty, beta, second_beta (if any differs from beta), lambda, runs, then "mean ± std" of every number
+    df: pd.DataFrame,  # of `collect`
+) -> pd.DataFrame:  # data, penalty, beta, second_beta (if any differs from beta), lambda, runs, then "mean ± std" of every number
     "Every setting in a row."
     by, rows = ["data", "penalty", "beta", "second_beta", "lambda"], []
     if (df.second_beta == df.beta).all(): by.remove("second_beta")
@@ -558,11 +585,19 @@ def summary(
         rows.append(dict(zip(by, key)) | dict(runs=len(g)) | said)
     return pd.DataFrame(rows)
 
+# %% ../nbs/05_beta_vae.ipynb #75759403
+def one_beta(
+    df: pd.DataFrame,  # of `collect`
+    tc: bool = False,  # with the β-TCVAEs
+) -> pd.DataFrame:  # its rows
+    "The runs with the same beta in both phases; without β-TCVAEs, unless `tc`."
+    return df[(df.second_beta == df.beta) & ((df.penalty == "kl") | tc)]
+
 def change(
-    df,  # DataFrame of `collect`
-):  # DataFrame: data, lambda, beta, runs, and percent of every number
+    df: pd.DataFrame,  # of `collect`
+) -> pd.DataFrame:  # data, lambda, beta, runs, and percent of every number
     "The mean of every setting, in percent above that of beta = 1 and lambda = 0."
-    df, rows = df[(df.penalty == "kl") & (df.second_beta == df.beta)], []
+    df, rows = one_beta(df), []
     for data, d in df.groupby("data", sort=False):
         base = d[(d.beta == 1) & (d["lambda"] == 0)]
         if not len(base): raise ConfigError(f"{data} has no run with beta = 1 and lambda = 0 to compare with")
@@ -572,12 +607,12 @@ def change(
 
 # %% ../nbs/05_beta_vae.ipynb #8a2c7461
 def plot_boxes(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-    values=("recon_test", "sap", "mig", "im"),  # rows of panels
-):  # the figure
+    values: Sequence[str] = ("recon_test", "sap", "mig", "im"),  # rows of panels
+) -> plt.Figure:  # the figure
     "Numbers against beta, a column of panels per data set: a box per setting (with one run: a line), left lambda = 0, right the others."
-    df = df[(df.penalty == "kl") & (df.second_beta == df.beta)]; sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
+    df = one_beta(df); sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=1.9 * len(values) + .5, squeeze=False, sharex="col")
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
@@ -597,13 +632,13 @@ def plot_boxes(
 
 # %% ../nbs/05_beta_vae.ipynb #f7c8e056
 def plot_heat(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
     percent: bool = False,  # the change against beta = 1 and lambda = 0 instead of the mean
-    values=("recon_test", "sap", "mig", "im"),  # rows of panels
-):  # the figure
+    values: Sequence[str] = ("recon_test", "sap", "mig", "im"),  # rows of panels
+) -> plt.Figure:  # the figure
     "Means over seeds, lambda down, beta to the right, a column of panels per data set."
-    df = df[(df.penalty == "kl") & (df.second_beta == df.beta)]
+    df = one_beta(df)
     t = change(df) if percent else df.groupby(["data", "lambda", "beta"], as_index=False, sort=False)[list(values)].mean()
     sets = list(df["data"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * t["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
@@ -613,16 +648,18 @@ def plot_heat(
             a = M.to_numpy()
             heatmap(np.abs(a) if percent else a, [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns], ax, fmt=".0f" if percent else ".3g")
             if percent:
-                for text_, v in zip(ax.texts, a.ravel()): text_.set_text(f"{v:+.0f} %")
                 im, most = ax.images[0], max(np.abs(a).max(), 1e-9)
                 im.set_data(a); im.set_cmap("PuOr"); im.set_clim(-most, most)          # two colors: more, and less
+                for text_, v, at in zip(ax.texts, a.ravel(), itertools.product(M.index, M.columns)):
+                    text_.set_text("ref" if at == (0, 1) else f"{v:+.{1 if abs(v) < .95 else 0}f} %")
+                    text_.set_color(max("black", "white", key=lambda k: contrast(k, im.cmap(im.norm(v))[:3])))
             ax.set(xlabel="β" if r_ == len(values) - 1 else "", ylabel="λ" if c_ == 0 else "", title=f"{data}: {NUMBERS[value]}")
     return caption(fig, text)
 
 # %% ../nbs/05_beta_vae.ipynb #6e19b591
 def pareto(
-    cost,  # [N], the less the better
-    gain,  # [N], the more the better
+    cost: np.ndarray,  # [N], the less the better
+    gain: np.ndarray,  # [N], the more the better
 ) -> np.ndarray:  # [N] bool
     "Which settings no other one beats in both."
     c, g = np.asarray(cost, float), np.asarray(gain, float)
@@ -630,26 +667,26 @@ def pareto(
     return ~beaten.any(1)
 
 def tchebycheff(
-    cost,  # [N], the less the better
-    gain,  # [N], the more the better
+    cost: np.ndarray,  # [N], the less the better
+    gain: np.ndarray,  # [N], the more the better
     weight: float = .5,  # of the cost; the gain has the rest
 ) -> np.ndarray:  # [N], 0 where both are at their best
     "The larger of both weighted distances to the best values, each in units of its range."
-    def away(v): return (v - v.min()) / max(np.ptp(v), 1e-12)
+    def away(v: np.ndarray) -> np.ndarray: return (v - v.min()) / max(np.ptp(v), 1e-12)
     return np.maximum(weight * away(np.asarray(cost, float)), (1 - weight) * away(-np.asarray(gain, float)))
 
 # %% ../nbs/05_beta_vae.ipynb #05cbe517
 def plot_pareto(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-    values=("sap", "mig", "im"),  # rows of panels
-):  # the figure
+    values: Sequence[str] = ("sap", "mig", "im"),  # rows of panels
+) -> plt.Figure:  # the figure
     "Reconstruction against disentanglement: a point per setting, in gray its runs; the line joins settings that no other one beats."
     sets = list(df["data"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.2 * len(values) + .4, squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            d = df[(df["data"] == data) & (df.second_beta == df.beta)]
+            d = one_beta(df[df["data"] == data], tc=True)
             ax.plot(d.recon_test, d[value], "o", ms=3, color="#cccccc")
             m = d.groupby(["penalty", "beta", "lambda"], as_index=False)[["recon_test", value]].mean()
             front = m[pareto(m.recon_test, m[value])].sort_values("recon_test")
@@ -662,12 +699,12 @@ def plot_pareto(
     return caption(fig, text)
 
 def plot_tchebycheff(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-    values=("sap", "mig", "im"),  # rows of panels
-):  # the figure
+    values: Sequence[str] = ("sap", "mig", "im"),  # rows of panels
+) -> plt.Figure:  # the figure
     "The trade-off of every setting: 0 would be best in both, and lighter is better."
-    df, sets = df[(df.penalty == "kl") & (df.second_beta == df.beta)], list(df["data"].unique())
+    df, sets = one_beta(df), list(df["data"].unique())
     fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * df["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
@@ -679,13 +716,13 @@ def plot_tchebycheff(
 
 # %% ../nbs/05_beta_vae.ipynb #80c70c8e
 def main_study(
-    df,  # DataFrame of `collect`
-):  # its rows
+    df: pd.DataFrame,  # of `collect`
+) -> pd.DataFrame:  # its rows
     "The grid that every world has: beta of 1, 4, 16 in both phases, without TCVAE."
-    return df[(df.penalty == "kl") & df.beta.isin([1, 4, 16]) & (df.second_beta == df.beta)]
+    return one_beta(df[df.beta.isin([1, 4, 16])])
 
 def study_text(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
 ) -> str:
     "Data, seeds and steps of a study's runs, for captions."
     seeds = {d: sorted(g.seed.unique().tolist()) for d, g in main_study(df).groupby("data", sort=False)}
@@ -695,30 +732,31 @@ def study_text(
 
 # %% ../nbs/05_beta_vae.ipynb #2f952ee9
 def at_equal_kl(
-    df,  # DataFrame of `collect`
-    values=("recon_test", "mig", "sap", "im"),  # columns to compare
-):  # DataFrame, a row per other run inside the curve: data, seed, penalty, beta, second_beta, lambda, kl_test, differences
+    df: pd.DataFrame,  # of `collect`
+    values: Sequence[str] = ("recon_test", "mig", "sap", "im"),  # columns to compare
+) -> pd.DataFrame:  # a row per other run inside the curve: data, seed, penalty, beta, second_beta, lambda, kl_test, differences
     "Runs with lambda, with another beta in the second phase, or of the TCVAE, minus plain beta-VAEs at the same KL: their curve is straight lines in log KL."
     rows = []
-    for (data, seed), d in df.groupby(["data", "seed"], sort=False):
-        plain = (d.penalty == "kl") & (d["lambda"] == 0) & (d.second_beta == d.beta)
-        curve = d[plain].sort_values("kl_test"); log_kl = np.log(curve.kl_test)
-        for _, r in d[~plain].iterrows():
+    for (data, seed), d in df.reset_index(drop=True).groupby(["data", "seed"], sort=False):
+        curve = one_beta(d[d["lambda"] == 0]).sort_values("kl_test"); log_kl = np.log(curve.kl_test)
+        for _, r in d.drop(curve.index).iterrows():
             if len(curve) < 2 or not log_kl.min() <= math.log(r.kl_test) <= log_kl.max(): continue
             there = {k: float(np.interp(math.log(r.kl_test), log_kl, curve[k])) for k in values}
             rows.append({k: r[k] for k in ("data", "seed", "penalty", "beta", "second_beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_beta_vae.ipynb #07a50ad3
-def rate_kind(r) -> str:
+def rate_kind(
+    r: pd.Series,  # a row of `collect`
+) -> str:
     "What a run is in the picture of `plot_rate`."
     return "TCVAE" if r.penalty == "tc" else "second β" if r.second_beta != r.beta else f"λ = {r['lambda']:g}"
 
 def plot_rate(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-    values=("recon_test", "mig"),  # rows of panels
-):  # the figure
+    values: Sequence[str] = ("recon_test", "mig"),  # rows of panels
+) -> plt.Figure:  # the figure
     "Means against KL: a line for runs without lambda, points for others, labeled with beta (→: of the second phase); settings that lack a seed are left out."
     df, by = df.reset_index(drop=True), ["data", "penalty", "beta", "second_beta", "lambda"]
     df = df[df.groupby(by).seed.transform("nunique") == df.groupby("data").seed.transform("nunique")]

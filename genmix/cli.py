@@ -17,6 +17,7 @@ import re
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar, get_args, get_origin
@@ -56,7 +57,7 @@ def explain(
 
 # %% ../nbs/09_cli.ipynb #d1877973
 def one_line(
-    message,  # a text, or an error
+    message: object,  # a text, or an error
 ) -> str:  # the same without line breaks
     "`message` in one line."
     return " ".join(str(message).split())
@@ -92,7 +93,7 @@ class DataList(DataCommand):
       genmix data list --root ~/data
     """
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import data
 
         for row in data.listing(self.root):
@@ -111,7 +112,7 @@ def megabytes(
 # %% ../nbs/09_cli.ipynb #e9ba8805
 def for_each(
     names: tuple,  # of data sets
-    action,  # takes a name, returns a line to print
+    action: Callable[[str], str],  # takes a name, returns a line to print
 ) -> int:  # exit code
     "Do `action` for every name, report the errors, and go on."
     worst = 0
@@ -142,7 +143,7 @@ class DataFetch(DataCommand):
 
     names: Names = ()  # data sets to fetch
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import data
 
         if not self.names:
@@ -163,7 +164,7 @@ class DataCheck(DataCommand):
 
     names: Names = ()  # data sets to check, or files (default: all data sets that are here)
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import data
 
         here = {row["name"]: row["here"] for row in data.listing(self.root)}
@@ -192,7 +193,7 @@ class DataShow(DataCommand):
     download: Flag = False  # fetch real data that is missing
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("data.png")  # the picture
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import data, plots
 
         if not 1 <= self.n <= 1000:
@@ -231,14 +232,14 @@ class Train(Command, Generic[Settings, Preset]):
     download: Flag = False  # fetch real data that is missing
     settings: tyro.conf.OmitArgPrefixes[Settings] = None  # The settings of the run. Those not given are the preset's.
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import experiments
 
         show_at_once()
         experiments.train(self.settings, out=self.out, download=self.download)
 
 # %% ../nbs/09_cli.ipynb #d29f46f6
-def show_at_once():
+def show_at_once() -> None:
     "Let every printed line through at its end."
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
@@ -254,6 +255,7 @@ class Sweep(Command):
     examples:
       genmix sweep smoe-vae num_experts=1,3,5 fraction=.1,1 seed=0,1,2
       genmix sweep vae data=mnist n=2000 latent=2,8,32
+      genmix sweep vae seed=0,1,2,3 --backend dask --address tcp://10.0.0.5:8786
     """
 
     system: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SYSTEM", help_behavior_hint="")]]  # what to train, such as smoe-vae (genmix --help lists them)
@@ -261,17 +263,19 @@ class Sweep(Command):
     preset: Literal[(*configs.PRESETS, *configs.NAMED)] = "quick"  # where all other settings come from
     out: Dir = Path("runs")  # folder that all runs go to
     workers: int = 0  # processes (0: one per core)
+    backend: Literal["loky", "dask", "ray"] = "loky"  # where they are: on this machine, or on a Dask or Ray cluster
+    address: Annotated[str, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = ""  # of the cluster's scheduler, such as tcp://10.0.0.5:8786 (default: a cluster on this machine)
     stacked: Flag = False  # beta-vae, on a GPU: train all models of one size as one
     download: Flag = False  # fetch real data that is missing
 
-    def do(self):
+    def do(self) -> int | None:
         if self.workers < 0:
             raise configs.ConfigError(f"--workers is {self.workers}: expected 0 (one per core) or above")
         configs.preset(self.preset, self.system)  # a system that there is?
         from genmix import experiments
 
         show_at_once()
-        experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download, stacked=self.stacked)
+        experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download, stacked=self.stacked, backend=self.backend, address=self.address)
 
 # %% ../nbs/09_cli.ipynb #6ee94c10
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +297,7 @@ class Metrics(Command):
     seed: int = 0  # of the rows that are held out, and of draws
     out: MaybeFile = None  # write the table as CSV, too
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import metrics
 
         p = metrics.paired(*metrics.read_codes(self.path))
@@ -323,7 +327,7 @@ class Sample(Command):
     seed: int = 0  # of the draw
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")  # the picture
 
-    def do(self):
+    def do(self) -> int | None:
         if not 1 <= self.n <= 1000:
             raise configs.ConfigError(f"--n is {self.n}: expected 1 to 1000 images")
         from genmix import experiments
@@ -335,38 +339,44 @@ class Sample(Command):
 class Reproduce(Command):
     """Make the book's results again: train, measure, draw, and write a report.
 
-    Files go to OUT: a report, the tables, the figures and all runs. Runs that are
-    complete already are not run again.
+    Files go to OUT: report.html (one file, with all its pictures), the tables as
+    CSV, the figures as PNG and SVG, and all runs. Runs that are complete already
+    are not run again, and one that was stopped goes on: after an interruption
+    give the same command again.
 
     examples:
       genmix reproduce
       genmix reproduce latent-opt --data mnist --download
       genmix reproduce moe1991 --preset paper --data vowels --download
+      genmix reproduce --preset paper --cost
       genmix reproduce --config runs/moe1991/NAME/config.json
     """
 
     systems: Names = ()  # chapters to reproduce (default: all there are)
-    preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (about a minute per chapter), debug (seconds) or paper (hours)
+    preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (minutes), debug (seconds) or paper (the publications' settings: hours to weeks, see --cost)
     config: MaybeFile = None  # instead repeat the one run that this config.json belongs to
+    cost: Flag = False  # say what it will cost (data to fetch, hours on this machine), and do nothing
     data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae, vlae), sprites, rooms, arms (beta-vae)
     out: Dir = Path("reproduction")  # folder for everything that is made
     download: Flag = False  # fetch real data that is missing
 
-    def do(self):
+    def do(self) -> int | None:
         unknown = [s for s in self.systems if s not in configs.CHAPTERS]
         if unknown:
             raise configs.ConfigError(f"cannot reproduce {unknown[0]!r}; there is {', '.join(configs.CHAPTERS)}")
         if self.config and self.systems:
             raise configs.ConfigError(f"--config says what to run: leave out {' '.join(self.systems)}")
-        from genmix import experiments
-
         show_at_once()
         if self.config:
+            from genmix.experiments import train
+
             config = configs.load_config(self.config)
             config = config if self.data == "auto" else replace(config, data=self.data)
-            experiments.train(config, out=self.out, download=self.download)
+            train(config, out=self.out, download=self.download)
         else:
-            experiments.reproduce(list(self.systems), preset=self.preset, out=self.out, data=self.data, download=self.download)
+            from genmix.reproduce import reproduce
+
+            reproduce(list(self.systems), preset=self.preset, out=self.out, data=self.data, download=self.download, cost=self.cost)
 
 # %% ../nbs/09_cli.ipynb #e2b72f5b
 @dataclass(frozen=True)
@@ -379,22 +389,24 @@ class Figures(Command):
     examples:
       genmix figures --list
       genmix figures --run runs/vae/NAME
+      genmix figures vlae-study-windows --format svg
       genmix figures moe1991-lines --run runs/moe1991/NAME
     """
 
     names: Names = ()  # figures to draw (default: all that the published results, or the run, can show)
     run: MaybeDir = None  # draw the results of this run instead of the published ones
     out: Dir = Path("figures")  # folder for the figures
+    format: Literal["png", "svg", "pdf"] = "png"  # of the files
     list: Flag = False  # list the figures there are, and draw nothing
 
-    def do(self):
+    def do(self) -> int | None:
         from genmix import figures
 
         if self.list:
             for name, figure in figures.FIGURES.items():
                 print(f"{name:32} {getattr(figure, 'description', figure)}")
         else:
-            for path in figures.draw(list(self.names) or None, run=self.run, out=self.out):
+            for path in figures.draw(list(self.names) or None, run=self.run, out=self.out, format=self.format):
                 print(path)
 
 # %% ../nbs/09_cli.ipynb #a0d5147c
@@ -521,12 +533,12 @@ def dispatch(
     raise configs.ConfigError(f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
 
 # %% ../nbs/09_cli.ipynb #9736ee15
-def say_warning(message, category, filename, lineno, file=None, line=None):
+def say_warning(message: Warning, category: type, filename: str, lineno: int, file: object = None, line: str | None = None) -> None:
     "Warnings of ours as a line for users, without the place in the code."
     ours = category.__module__.startswith("genmix.")
     print(f"genmix: note: {message}" if ours else warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr)
 
-def prepare_terminal():
+def prepare_terminal() -> None:
     "Replace what cannot be shown; no color if none is wanted."
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")

@@ -17,8 +17,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -339,7 +340,7 @@ def chapter_of(
     if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
     return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})
 
-def snapshot(model: "nn.Module", train: data.ImageData, config: configs.FitConfig) -> dict:
+def snapshot(model: Any, train: data.ImageData, config: configs.FitConfig) -> dict:
     "Ten images above their reconstructions, and thirty samples; the same images and the same noise at every epoch."
     import torch
     from genmix.training import Noise
@@ -385,7 +386,7 @@ class Reporter:
 def plot_history(
     history: pd.DataFrame,  # a row per epoch
     text: str,  # caption
-) -> "plt.Figure":
+) -> plt.Figure:
     "The curves of a run."
     n = len(terms_of(history))
     fig, axes = subplots(1, n, width=max(6.4, 2.6*n), height=2.9, squeeze=False)
@@ -401,7 +402,7 @@ def first_phase(
 
 # %% ../nbs/08_experiments.ipynb #e64551ce
 def leave(
-    model: "nn.Module",  # trained
+    model: Any,  # trained, an `nn.Module`
     history: pd.DataFrame,  # a row per epoch
     task: Images,
     c: configs.FitConfig,  # its settings
@@ -460,7 +461,7 @@ class _Like(SimpleNamespace):
 
 def load_model(
     run: str | Path,  # a run's folder, or the name of published weights such as vae-mnist
-) -> "nn.Module":  # the trained model, in eval mode
+) -> Any:  # the trained model, an `nn.Module` in eval mode
     "The model of a finished run, or a published one."
     weights = load_weights(run) if Path(run).exists() else pretrained(str(run))
     c, made = weights.config, weights.provenance
@@ -472,7 +473,7 @@ def load_model(
 def draw_samples(
     name: str,  # a run's folder, or the name of published weights
     n: int = 100,  # how many
-    seed: int = 0,
+    seed: int = 0,  # of the draw
     digit: int | None = None,  # of this class only, where the prior knows classes
     out: str | Path = "samples.png",  # the picture
 ) -> Path:  # the picture

@@ -144,11 +144,17 @@ def _used(_):
 
 FIGURES["smoe-vae-study-used-quickdraw"] = Figure("quickdraw: experts in use over time, by how they are kept in use", "published", _used)
 
-def _architecture(_):
-    from genmix import smoe_vae
-    return smoe_vae.plot_architecture()
+# %% ../nbs/07_figures.ipynb #37fd2679
+def _architecture(system: str, description: str):
+    "A diagram, drawn from the chapter's symbols."
+    def draw(_):
+        from genmix import architectures
+        return getattr(architectures, f"plot_{system.replace('-', '_')}")()
+    FIGURES[f"{system}-architecture"] = Figure(description, "published", draw)
 
-FIGURES["smoe-vae-architecture"] = Figure("the mixture of decoder experts", "published", _architecture)
+for system, description in {"moe1991": "the mixture of local experts of 1991", "latent-opt": "an encoder, or a free code for every image", "smoe-vae": "the mixture of decoder experts",
+                            "beta-vae": "β-VAE and λβ-VAE: two phases, two reconstruction terms", "vlae": "the variational lossy autoencoder"}.items():
+    _architecture(system, f"diagram: {description}")
 
 # %% ../nbs/07_figures.ipynb #5954a194
 def _world(kind: str, description: str):
@@ -218,8 +224,8 @@ for name, description in _VLAE.items(): _vlae_run(name, description)
 
 # %% ../nbs/07_figures.ipynb #340a2250
 def read_run(
-    folder,  # a run's folder
-):  # source, {name: function that draws}
+    folder: str | Path,  # a run's folder
+) -> tuple[str, dict]:  # source, {name: function that draws}
     "What a run's folder can show; a `DataError` if it is damaged."
     folder = Path(folder)
     config = configs.load_config(folder)
@@ -248,11 +254,12 @@ def _panels(df, text):
 
 # %% ../nbs/07_figures.ipynb #4aeff707
 def draw(
-    names=None,  # names of figures (default: all that can be drawn)
-    run=None,  # a run's folder; None: the published results
-    out="figures",  # folder for the pictures
+    names: list | None = None,  # names of figures (default: all that can be drawn)
+    run: str | Path | None = None,  # a run's folder; None: the published results
+    out: str | Path = "figures",  # folder for the pictures
+    format: str = "png",  # png, svg or pdf
 ) -> list:  # paths
-    "Draw figures from stored results, each into a PNG file."
+    "Draw figures from stored results, each into a file; a `DataError` that says what is missing."
     unknown = [n for n in names or () if n not in FIGURES]
     if unknown:
         raise DataError(f"there is no figure {unknown[0]!r}; `genmix figures --list` shows them all")
@@ -271,5 +278,5 @@ def draw(
         if fig is None:
             if names: raise DataError(f"this run has no figure {name}")
             continue
-        paths.append(save(fig, Path(out)/f"{name}.png"))
+        paths.append(save(fig, Path(out)/f"{name}.{format}"))
     return paths

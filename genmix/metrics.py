@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -292,9 +292,9 @@ def _two(p, what):
 
 class DCI(NamedTuple):
     "Disentanglement, completeness and informativeness, 0 to 1 each."
-    disentanglement: float
-    completeness: float
-    informativeness: float
+    disentanglement: float  # is each code important for one factor only?
+    completeness: float  # is only one code important for each factor?
+    informativeness: float  # accuracy of predicting factors from all codes, on held-out rows
     importance: np.ndarray  # [L, F]; 0 for factors that do not vary
 
 def concentration(
@@ -312,7 +312,7 @@ def dci(
     codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
     factors: np.ndarray | None = None,  # [N, F]
     factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
-    classifier: "ClassifierMixin | None" = None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
+    classifier: Any = None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
     held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows and of the classifier
 ) -> DCI:
@@ -486,9 +486,9 @@ def evaluate(
     bins: int = 20,  # of the information metrics
     held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
     continuous: bool = False,  # SAP by squared correlation
-    classifier: "ClassifierMixin | None" = None,  # of dci (None: gradient boosting, slow)
+    classifier: Any = None,  # of dci (None: gradient boosting, slow)
     draws: int = 10_000,  # of the FactorVAE and BetaVAE scores; half as many to judge
-) -> "pd.DataFrame":  # a row per number: metric, value, low, high, measures
+) -> Any:  # a pandas DataFrame, a row per number: metric, value, low, high, measures
     "Score codes against the factors that made the images."
     import pandas as pd
     p, asked = paired(codes, factors, factor_sizes, names), _chosen(metrics)
@@ -541,8 +541,8 @@ def floor(
     metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
     repeats: int = 5,  # shuffles
     seed: int = 0,  # of the shuffles
-    **settings,  # further ones of `evaluate`
-) -> "pd.DataFrame":  # metric, mean, sd
+    **settings: Any,  # further ones of `evaluate`
+) -> Any:  # a pandas DataFrame: metric, mean, sd
     "Scores of the same codes with shuffled rows: what the metrics give when there is nothing to find."
     p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 1])
     if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
@@ -556,8 +556,8 @@ def standard_error(
     repeats: int = 20,  # draws of N rows with replacement
     seed: int = 0,  # of the draws
     held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
-    **settings,  # further ones of `evaluate`
-) -> "pd.DataFrame":  # metric, se
+    **settings: Any,  # further ones of `evaluate`
+) -> Any:  # a pandas DataFrame: metric, se
     "Bootstrap standard errors of the scores, over rows."
     p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 2]); test = _held_out(p, held_out, seed)
     if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
@@ -575,7 +575,7 @@ def per_factor(
     factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
     names: Sequence[str] | None = None,  # of the factors
     bins: int = 20,  # of every code
-) -> "pd.DataFrame":  # a row per factor
+) -> Any:  # a pandas DataFrame, a row per factor
     "What each factor has: its entropy, its two best codes and their information (nats), and its code in the assignment of I_m."
     import pandas as pd
     p = paired(codes, factors, factor_sizes, names); M, to = mutual_information(p, bins=bins), im(p, bins=bins).codes

@@ -602,7 +602,7 @@ def step_seconds(
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
-# %% ../nbs/08b_reproduce.ipynb #73e25045
+# %% ../nbs/08b_reproduce.ipynb #93d76f23
 def kind(c: configs.Config) -> tuple:
     "What a step's time depends on, but for K."
     return (configs.system_of(c), *(getattr(c, k, None) for k in ("net", "width", "latent", "method", "prior", "window", "routing", "expert", "encoder", "batch", "precision")))
@@ -611,7 +611,7 @@ def known_seconds() -> dict:
     "Settings' hash -> seconds that their run took, as published; of the paper's preset for chapter 01 a table's share of all."
     found = published("costs", "costs").value["runs"] if resources.files("genmix").joinpath("published/costs/costs.json").is_file() else {}
     tables = study_moe1991("paper", "vowels")["tables"]
-    return found | dict.fromkeys(map(configs.config_hash, tables), published("moe1991", "provenance").provenance["seconds"]/len(tables))
+    return found | dict.fromkeys(map(configs.config_hash, tables), moe1991.published("provenance")["seconds"]/len(tables))
 
 def expected_seconds(
     members: list,  # settings

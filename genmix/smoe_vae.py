@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configs import ConfigError, SMoEVAEConfig, load_config
+from .data import ImageData
 from .runs import load_arrays, read_result, summarize
 import matplotlib.pyplot as plt
 from .plots import MARKERS, PALETTE, caption, expert_color, heatmap, image_grid, subplots
@@ -351,7 +352,7 @@ def sample(self: SMoEVAE, n: int, rng: int | Noise = 0) -> torch.Tensor:
 # %% ../nbs/04_smoe_vae.ipynb #d85350c4
 def model_of(
     config: SMoEVAEConfig,  # settings
-    d: "ImageData",  # images to train on
+    d: ImageData,  # images to train on
 ) -> SMoEVAE:  # with weights drawn from the settings' seed
     "The model that the settings describe."
     if tuple(d.x.shape[1:]) != (1, 28, 28):
@@ -405,7 +406,7 @@ def division(
 @torch.no_grad()
 def view(
     model: SMoEVAE,  # trained
-    d: "ImageData",  # images
+    d: ImageData,  # images
     seed: int | None = None,  # of a sampled z; None: z is mu
     batch: int = 250,  # images at once
     soft: bool = False,  # blend too, as in training: all experts whose probability is at least 0.001
@@ -447,7 +448,7 @@ def correlation(
 @torch.no_grad()
 def pictures(
     model: SMoEVAE,  # trained
-    test: "ImageData",  # images
+    test: ImageData,  # images
     v: dict,  # of `view`
     config: SMoEVAEConfig,  # settings
 ) -> dict:  # arrays
@@ -470,8 +471,8 @@ def pictures(
 # %% ../nbs/04_smoe_vae.ipynb #7bd15cc9
 def measure(
     model: SMoEVAE,  # trained
-    train: "ImageData",  # images it was trained on
-    test: "ImageData",  # other images
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # other images
     config: SMoEVAEConfig,  # settings
 ) -> tuple[dict, dict]:  # metrics, and arrays for figures
     "Errors, routing, and what the experts divide among themselves, on test images; z is sampled, as published, or mu."
@@ -495,8 +496,8 @@ def measure(
     return metrics, arrays
 
 def about(
-    train: "ImageData",  # images to train on
-    test: "ImageData",  # images to measure on
+    train: ImageData,  # images to train on
+    test: ImageData,  # images to measure on
     config: SMoEVAEConfig,  # settings
 ) -> str:
     "A caption: model, data, seed, steps."
@@ -607,7 +608,7 @@ def plot_correlation(
 # %% ../nbs/04_smoe_vae.ipynb #61472522
 def browse(
     s: dict,  # arrays of `measure`
-) -> "ipywidgets.VBox":  # show it by ending a cell with it
+) -> Any:  # an ipywidgets box: show it by ending a cell with it
     "The images that an expert is most sure of, above its drawings, chosen with a slider."
     import io
     import ipywidgets as w

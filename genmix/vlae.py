@@ -11,9 +11,12 @@ __all__ = ['NUMBERS', 'PAPER', 'PARTS', 'TinyWorld', 'tiny_world', 'seen', 'code
 
 # %% ../nbs/06_vlae.ipynb #3fd5c233
 import math
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -22,9 +25,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configs import ConfigError, VLAEConfig, load_config
+from .data import ImageData
 from .plots import MARKERS, PALETTE, caption, image_grid, subplots
 from .runs import published, read_result
-from .training import Noise, Rows, adam, ramp
+from .training import Batch, Noise, Rows, adam, ramp
 from .vae import NETS, VAE, LogProb, VAEError, active_units, checked_images, chosen, evaluating, gray, importance, kl_normal, log_normal, log_p_test, noise_of, reparameterize
 
 # %% ../nbs/06_vlae.ipynb #0c35e63a
@@ -53,7 +57,7 @@ def tiny_world(
 def seen(
     i: int,  # number of a pixel, row by row
     shape: tuple,  # (H, W)
-    window,  # (width, rows), or None: all pixels before it
+    window: tuple[int, int] | None,  # (width, rows), or None: all pixels before it
 ) -> list:  # numbers of pixels
     "The pixels that a causal window shows."
     W = shape[1]; r, c = divmod(i, W)
@@ -63,14 +67,14 @@ def seen(
 
 # %% ../nbs/06_vlae.ipynb #d372e364
 def code_length(
-    world: TinyWorld,
+    world: TinyWorld,  # all images and their probabilities
     a: float,  # sharpness of the encoder that the decoder is made for (equation 6.3)
-    window=None,  # of the decoder: (width, rows), or None: all pixels before
+    window: tuple[int, int] | None = None,  # of the decoder: (width, rows), or None: all pixels before
     rho: float = 1.,  # the encoder that is used has sharpness rho * a
 ) -> dict:  # bits: total, image, code, back, information, mismatch, posterior
     "Equation 6.1 with the best tables and prior for sharpness a, and its parts by equation 6.2."
     x, p, n = world.x.astype(int), world.p, world.x.shape[1]
-    def encoder(a): q1 = 1 / (1 + np.exp(-a * (x.sum(1) - n / 2))); return np.stack([1 - q1, q1], 1)    # [N, 2]
+    def encoder(a: float) -> np.ndarray: q1 = 1 / (1 + np.exp(-a * (x.sum(1) - n / 2))); return np.stack([1 - q1, q1], 1)    # [N, 2]
     joint = p[:, None] * encoder(a)                                                          # [N, 2] p*(x) q(z|x)
     prior, log_px = joint.sum(0), np.zeros_like(joint)                                       # p(z), log2 p(x|z)
     for i in range(n):
@@ -86,20 +90,20 @@ def code_length(
 
 # %% ../nbs/06_vlae.ipynb #90791d4d
 def plot_code_length(
-    world: TinyWorld,
-    windows=((1, 1), (3, 1), (3, 2), None),  # of the decoder
-    lags=(1., .5),  # a panel for each rho
+    world: TinyWorld,  # all images and their probabilities
+    windows: Sequence[tuple[int, int] | None] = ((1, 1), (3, 1), (3, 2), None),  # of the decoder
+    lags: Sequence[float] = (1., .5),  # a panel for each rho
     sharpest: float = 4.,  # largest a
-):  # the figure
+) -> plt.Figure:  # the figure
     "What a code saves, against what it costs, for several windows."
     fig, axes = subplots(1, len(lags), width=7.2, height=3.6, sharey=True, squeeze=False)
     for ax, rho in zip(axes[0], lags):
-        for k, w in enumerate(windows):
-            found = [code_length(world, a, w, rho) for a in np.linspace(0, 1, 41)**2 * sharpest]
-            I, C = (np.array([m[name] for m in found]) for name in ("information", "total"))
-            saved = np.round(C[0] - C, 9); name = "all before" if w is None else f"{w[0]} × {w[1]}"
+        for k, window in enumerate(windows):
+            found = [code_length(world, a, window, rho) for a in np.linspace(0, 1, 41)**2 * sharpest]
+            I, C = (np.array([bits[name] for bits in found]) for name in ("information", "total"))
+            saved = np.round(C[0] - C, 9); name = "all before" if window is None else f"{window[0]} × {window[1]}"
             ax.plot(I, saved, color=PALETTE[k]); ax.plot(I[saved.argmax()], saved.max(), "o", color=PALETTE[k])
-            ax.annotate(name, (I[-1], saved[-1]), (5, 0 if w else 8), textcoords="offset points", color=PALETTE[k], va="center")
+            ax.annotate(name, (I[-1], saved[-1]), (5, 0 if window else 8), textcoords="offset points", color=PALETTE[k], va="center")
         ax.axhline(0, color="#888888", lw=.8, ls="--"); ax.set_yscale("symlog", linthresh=.1); ax.set_yticks([-1, -.1, 0, .1, 1], ["-1", "-0.1", "0", "0.1", "1"])
         ax.set(title="ideal encoder" if rho == 1 else f"encoder that lags, ρ = {rho:g}", xlabel="cost of the code (bits)", xlim=(-.03, 1.25))
     axes[0][0].set_ylabel("bits saved by the code")
@@ -107,7 +111,7 @@ def plot_code_length(
 
 # %% ../nbs/06_vlae.ipynb #0ab62abb
 def reaches(
-    window,  # (width, rows)
+    window: tuple[int, int],  # (width, rows)
     layers: int,  # masked convolutions
 ) -> list:  # (to each side, up) for every layer
     "The window, spread over the layers, the first ones first."
@@ -120,7 +124,7 @@ class MaskedConv2d(nn.Conv2d):
         self,
         a: int,  # channels in
         b: int,  # channels out
-        reach,  # (to each side, up)
+        reach: tuple[int, int],  # (to each side, up)
         first: bool = False,  # do not see the pixel itself
     ):
         side, up = reach
@@ -128,7 +132,7 @@ class MaskedConv2d(nn.Conv2d):
         mask = torch.ones(up + 1, 2 * side + 1); mask[up, side + (not first):] = 0
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x):  # [B, a, H, W] -> [B, b, H, W]
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, a, H, W] -> [B, b, H, W]
         if not self.mask.any(): return self.bias.view(1, -1, 1, 1)               # sees nothing: the same everywhere
         if self.side or self.up: x = F.pad(x, (self.side, self.side, self.up, 0))
         return F.conv2d(x, self.weight * self.mask, self.bias)
@@ -139,7 +143,7 @@ class PixelCNN(nn.Module):
     def __init__(
         self,
         maps: int,  # channels of the decoder's map
-        window=(3, 2),  # (width, rows)
+        window: tuple[int, int] = (3, 2),  # (width, rows)
         layers: int = 4,  # masked convolutions
         channels: int = 24,  # of them
         out: int = 1,  # numbers to predict for every pixel
@@ -150,7 +154,7 @@ class PixelCNN(nn.Module):
         self.inject = nn.Conv2d(maps, layers * channels, 1)
         self.out = nn.Conv2d(channels, out, 1)
 
-    def forward(self, x, m):  # image [B, 1, H, W], map [B, maps, H, W] -> [B, out, H, W]
+    def forward(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:  # image [B, 1, H, W], map [B, maps, H, W] -> [B, out, H, W]
         h = 0
         for conv, a in zip(self.convs, self.inject(m).split(self.channels, 1)):
             h = h + conv(F.silu(h) if torch.is_tensor(h) else x) + a
@@ -158,11 +162,11 @@ class PixelCNN(nn.Module):
 
 # %% ../nbs/06_vlae.ipynb #c1101085
 def seen_by(
-    net: PixelCNN,
+    net: PixelCNN,  # whose window is asked for
     H: int | None = None,  # rows of the image (None: enough for the window)
     W: int | None = None,  # columns (None: likewise)
-    at=None,  # (row, column) of a pixel (None: the last row, in the middle)
-):  # bool [H, W]
+    at: tuple[int, int] | None = None,  # (row, column) of a pixel (None: the last row, in the middle)
+) -> np.ndarray:  # bool [H, W]
     "Which pixels the prediction of one pixel depends on, by autograd; for random weights, so that no gradient is 0 by chance."
     H, W = H or net.window[1] + 1, W or net.window[0] + 2
     r, c = at or (H - 1, W // 2)
@@ -175,17 +179,17 @@ def seen_by(
 
 # %% ../nbs/06_vlae.ipynb #89cd90ae
 def plot_seen(
-    windows,  # several (width, rows)
+    windows: Sequence[tuple[int, int]],  # several (width, rows)
     layers: int = 4,  # masked convolutions
-):  # the figure
+) -> plt.Figure:  # the figure
     "What a pixel sees with each window, computed by gradients."
-    w, h = max(w for w, _ in windows), max(r for _, r in windows)
+    wide, high = (max(sizes) for sizes in zip(*windows))
     fig, axes = subplots(1, len(windows), width=1.5 * len(windows) + .2, height=1.6, squeeze=False)
     for ax, window in zip(axes[0], windows):
-        s = seen_by(PixelCNN(1, window, layers), h + 1, w + 2).astype(float)
-        s[h, (w + 2) // 2] = 2
+        s = seen_by(PixelCNN(1, window, layers), high + 1, wide + 2).astype(float)
+        s[high, (wide + 2) // 2] = 2
         ax.imshow(np.array([[1., 1, 1], [.6, .77, .9], [.84, .37, 0]])[s.astype(int)], interpolation="nearest")
-        ax.set_xticks(np.arange(-.5, w + 2), []); ax.set_yticks(np.arange(-.5, h + 1), []); ax.grid(color="#dddddd", lw=.5)
+        ax.set_xticks(np.arange(-.5, wide + 2), []); ax.set_yticks(np.arange(-.5, high + 1), []); ax.grid(color="#dddddd", lw=.5)
         ax.tick_params(length=0); ax.set_title(f"{window[0]} × {window[1]}", fontsize=10); ax.set_xlabel(f"{int((s == 1).sum())} pixels", fontsize=9)
     return caption(fig, f"What the orange pixel sees (blue), by gradients; {layers} masked layers")
 
@@ -201,18 +205,18 @@ class Pixels(nn.Module):
     ):
         super().__init__(); self.net, self.levels, self.binarize = net, levels, binarize
 
-    def prepare(self, x, rng):
+    def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
         "Images that have only the levels there are."
         if self.levels > 2: return (x * (self.levels - 1)).round() / (self.levels - 1)
         if self.binarize == "threshold": return (x >= .5).to(x.dtype)
         return x if self.binarize == "none" else (rng.uniform(*x.shape) < x).to(x.dtype)
 
-    def predict(self, x, m):
+    def predict(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         "What the network says of every pixel: [B, 1 or levels, H, W]."
         out = self.net(x, m) if self.net else m
         return out if out.dtype == torch.float64 else out.float()
 
-    def log_prob(self, x, m):
+    def log_prob(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         "log p(x|z) in nats, summed over pixels; x [B, 1, H, W], maps [..., B, maps, H, W]: [..., B]."
         lead, x = m.shape[:-3], x.expand(*m.shape[:-3], *x.shape[-3:]).flatten(0, -4)
         out = self.predict(x, m.flatten(0, -4))
@@ -235,9 +239,9 @@ def _draw(out, u):
 @torch.no_grad()
 def sample(
     self: PixelCNN,
-    m,  # maps [B, maps, H, W]
-    u,  # uniform numbers [B, H, W], one decides each pixel
-):  # [B, 1, H, W] from 0 to 1
+    m: torch.Tensor,  # maps [B, maps, H, W]
+    u: torch.Tensor,  # uniform numbers [B, H, W], one decides each pixel
+) -> torch.Tensor:  # [B, 1, H, W] from 0 to 1
     "Draw images wave by wave (equation 6.5)."
     B, _, H, W = m.shape; d = (self.window[0] - 1) // 2
     a = self.inject(m).permute(2, 3, 0, 1)                                                  # [H, W, B, layers * C]
@@ -246,10 +250,10 @@ def sample(
     for t in range(W + (d + 1) * (H - 1)):
         r = torch.arange(max(0, -(-(t - W + 1) // (d + 1))), min(H - 1, t // (d + 1)) + 1, device=m.device); c = t - (d + 1) * r
         h = 0
-        for l, (conv, (i, j, w)) in enumerate(zip(self.convs, taps)):
+        for l, (conv, (i, j, weight)) in enumerate(zip(self.convs, taps)):
             if l: seen[l][r + conv.up, c + conv.side] = F.silu(h)
             part = seen[l][r[:, None] + i, c[:, None] + j]                                  # [P, n, B, in]
-            h = h + torch.einsum("pnbi,nio->pbo", part, w) + conv.bias + a[r, c][..., l * self.channels:(l + 1) * self.channels]
+            h = h + torch.einsum("pnbi,nio->pbo", part, weight) + conv.bias + a[r, c][..., l * self.channels:(l + 1) * self.channels]
         x[r, c] = _draw(F.linear(F.silu(h), self.out.weight[:, :, 0, 0], self.out.bias), u[r, c])
         seen[0][r + self.convs[0].up, c + self.convs[0].side] = x[r, c][..., None]
     return x.permute(2, 0, 1)[:, None]
@@ -259,72 +263,84 @@ class Prior(nn.Module):
     "What the priors share: log p(z) is the sum of `terms`, and so is the KL term, exactly or by the code that was drawn."
     K = 0  # classes
 
-    def log_prob(self, z, y=None):
+    def log_prob(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         "log p(z), or log p(z|y): codes [..., L] -> [...]."
         return self.terms(z, y).sum(-1)
 
-    def kl(self, z, mu, logvar, y=None):
+    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         "KL(q(z|x) || p(z)) by dimension [B, L]: here from the one code z that was drawn; its sum is right on average."
         log_q = -.5 * ((z - mu)**2 / logvar.exp() + logvar + math.log(2 * math.pi))
         return log_q - self.terms(z, y)
 
 class Normal(Prior):
     "N(0, 1)."
-    def __init__(self, latent: int):
+    def __init__(
+        self,
+        latent: int,  # number of latent variables L
+    ):
         super().__init__(); self.latent = latent
 
-    def terms(self, z, y=None): return -.5 * (z**2 + math.log(2 * math.pi))
-    def kl(self, z, mu, logvar, y=None): return kl_normal(mu, logvar)
-    def sample(self, n, rng, y=None): return rng.normal(n, self.latent)
+    def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return -.5 * (z**2 + math.log(2 * math.pi))
+    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return kl_normal(mu, logvar)
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor: return rng.normal(n, self.latent)
 
 # %% ../nbs/06_vlae.ipynb #184aa389
 class ClassNormal(Prior):
     "A normal density for every class (equation 6.6)."
-    def __init__(self, latent: int, K: int):
+    def __init__(
+        self,
+        latent: int,  # number of latent variables L
+        K: int,  # classes
+    ):
         super().__init__(); self.latent, self.K = latent, K
         self.mu, self.logvar, self.logit = nn.Parameter(torch.randn(K, latent)), nn.Parameter(torch.zeros(K, latent)), nn.Parameter(torch.zeros(K))
 
-    def log_y(self): return self.logit.log_softmax(0)
+    def log_y(self) -> torch.Tensor: return self.logit.log_softmax(0)
 
-    def log_joint(self, z):
+    def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         "log p(z, y) for every y: [..., K]."
         return log_normal(z[..., None, :], self.mu, self.logvar) + self.log_y()
 
-    def log_prob(self, z, y=None):
+    def log_prob(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return self.log_joint(z).logsumexp(-1) if y is None else self.terms(z, y).sum(-1)
 
-    def terms(self, z, y):
+    def terms(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return -.5 * ((z - self.mu[y])**2 / self.logvar[y].exp() + self.logvar[y] + math.log(2 * math.pi))
 
-    def kl(self, z, mu, logvar, y):
+    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         v = self.logvar[y]
         return .5 * (((mu - self.mu[y])**2 + logvar.exp()) / v.exp() + v - logvar - 1)
 
-    def sample(self, n, rng, y=None):
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
         if y is None: y = torch.searchsorted(self.log_y().exp().cumsum(0), rng.uniform(n)).clamp(max=self.K - 1)
         return self.mu[y] + (.5 * self.logvar[y]).exp() * rng.normal(n, self.latent)
 
 # %% ../nbs/06_vlae.ipynb #d0971f21
 class TwoLevel(Prior):
     "p(z1|z2) p(z2), for codes with z1 first (equation 6.8)."
-    def __init__(self, latent: int, upper: int, hidden: int = 128):
+    def __init__(
+        self,
+        latent: int,  # variables of z1
+        upper: int,  # variables of z2
+        hidden: int = 128,  # units of both hidden layers
+    ):
         super().__init__(); self.lower, self.upper, self.latent = latent, upper, latent + upper
         self.net = nn.Sequential(nn.Linear(upper, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
 
-    def given(self, z2):
+    def given(self, z2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Mean and logarithm of the variance of z1."
         return self.net(z2).chunk(2, -1)
 
-    def terms(self, z, y=None):
+    def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         z1, z2 = z.split((self.lower, self.upper), -1); mu, logvar = self.given(z2)
         return torch.cat([-.5 * ((z1 - mu)**2 / logvar.exp() + logvar), -.5 * z2**2], -1) - .5 * math.log(2 * math.pi)
 
-    def kl(self, z, mu, logvar, y=None):
+    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         "Exact in z1 given the z2 that was drawn, and in z2."
-        (m, m2), (v, v2), (pm, pv) = mu.split((self.lower, self.upper), 1), logvar.split((self.lower, self.upper), 1), self.given(z[:, self.lower:])
-        return torch.cat([.5 * (((m - pm)**2 + v.exp()) / pv.exp() + pv - v - 1), kl_normal(m2, v2)], 1)
+        (mu1, mu2), (v1, v2), (pm, pv) = mu.split((self.lower, self.upper), 1), logvar.split((self.lower, self.upper), 1), self.given(z[:, self.lower:])
+        return torch.cat([.5 * (((mu1 - pm)**2 + v1.exp()) / pv.exp() + pv - v1 - 1), kl_normal(mu2, v2)], 1)
 
-    def sample(self, n, rng, y=None):
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
         z2 = rng.normal(n, self.upper); mu, logvar = self.given(z2)
         return torch.cat([mu + (.5 * logvar).exp() * rng.normal(n, self.lower), z2], 1)
 
@@ -340,14 +356,14 @@ class MADE(nn.Module):
         super().__init__()
         if hidden < L - 1: raise ConfigError(f"hidden is {hidden}; a flow of {L} latent variables needs at least {L - 1} hidden units")
         self.affine, at = affine, torch.arange(hidden) % max(1, L - 1)                      # hidden unit j sees inputs 0 to at[j]
-        def layer(a, b, mask):
+        def layer(a: int, b: int, mask: torch.Tensor) -> nn.Linear:
             linear = nn.Linear(a, b); linear.register_buffer("mask", mask.float(), persistent=False)
             return linear
         first, last = at[:, None] >= torch.arange(L), torch.arange(L)[:, None] > at
         self.layers = nn.ModuleList([layer(L, hidden, first), layer(hidden, hidden, at[:, None] >= at), layer(hidden, L * (1 + affine), last.repeat(1 + affine, 1))])
         nn.init.zeros_(self.layers[2].weight); nn.init.zeros_(self.layers[2].bias)
 
-    def forward(self, z):  # [..., L] -> m, s [..., L]
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., L] -> m, s [..., L]
         for k, l in enumerate(self.layers): z = F.linear(z.relu() if k else z, l.weight * l.mask, l.bias)
         return z.chunk(2, -1) if self.affine else (z, torch.zeros_like(z))
 
@@ -357,14 +373,14 @@ class Flow(Prior):
     def __init__(
         self,
         base: Prior,  # of epsilon: `Normal` or `ClassNormal`
-        steps: int = 2,
+        steps: int = 2,  # of equation 6.9
         hidden: int = 128,  # units of every MADE
         affine: bool = False,  # scales, too
     ):
         super().__init__(); self.base, self.latent, self.K = base, base.latent, base.K
         self.mades = nn.ModuleList(MADE(base.latent, hidden, affine) for _ in range(steps))
 
-    def noise(self, z):
+    def noise(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "epsilon of codes, and the logarithm of |d epsilon / d z| by dimension: [..., L] each."
         jac = torch.zeros_like(z)
         for made in self.mades:
@@ -372,7 +388,7 @@ class Flow(Prior):
             m, s = made(z); z, jac = (z - m) * (-s).exp(), jac - s
         return (z, jac) if len(self.mades) % 2 == 0 else (z.flip(-1), jac.flip(-1))
 
-    def code(self, eps):
+    def code(self, eps: torch.Tensor) -> torch.Tensor:
         "The inverse: one dimension after another."
         z = eps if len(self.mades) % 2 == 0 else eps.flip(-1)
         for made in reversed(self.mades):
@@ -382,18 +398,18 @@ class Flow(Prior):
             z = z.flip(-1)
         return z
 
-    def terms(self, z, y=None):
+    def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         eps, jac = self.noise(z)
         return self.base.terms(eps, y) + jac
 
-    def log_y(self): return self.base.log_y()
+    def log_y(self) -> torch.Tensor: return self.base.log_y()
 
-    def log_joint(self, z):
+    def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         eps, jac = self.noise(z)
         return self.base.log_joint(eps) + jac.sum(-1)[..., None]
 
-    def log_prob(self, z, y=None): return self.log_joint(z).logsumexp(-1) if self.K and y is None else self.terms(z, y).sum(-1)
-    def sample(self, n, rng, y=None): return self.code(self.base.sample(n, rng, y))
+    def log_prob(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return self.log_joint(z).logsumexp(-1) if self.K and y is None else self.terms(z, y).sum(-1)
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor: return self.code(self.base.sample(n, rng, y))
 
 # %% ../nbs/06_vlae.ipynb #0f8d4f20
 def prior_of(
@@ -410,13 +426,16 @@ def prior_of(
 # %% ../nbs/06_vlae.ipynb #cc352a9c
 class NoCode(nn.Module):
     "An encoder that says nothing: codes of length 0."
-    def forward(self, x): return x.new_zeros(2, len(x), 0)
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return x.new_zeros(2, len(x), 0)
 
 class OneMap(nn.Module):
     "A decoder that draws the same map for every code."
-    def __init__(self, shape: tuple):
+    def __init__(
+        self,
+        shape: tuple,  # of the map: (channels, H, W)
+    ):
         super().__init__(); self.map = nn.Parameter(torch.zeros(1, *shape))
-    def forward(self, z): return self.map.expand(len(z), -1, -1, -1)
+    def forward(self, z: torch.Tensor) -> torch.Tensor: return self.map.expand(len(z), -1, -1, -1)
 
 class VLAE(VAE):
     "A VAE whose decoder sees a window of the image, and whose prior may be learned."
@@ -436,16 +455,16 @@ class VLAE(VAE):
         self.register_buffer("gamma", torch.ones(()))
 
     @property
-    def latent(self): return self.prior.latent
-    def log_prior(self, z): return self.prior.log_prob(z)
+    def latent(self) -> int: return self.prior.latent
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor: return self.prior.log_prob(z)
 
-    def optimizers(self, config):
+    def optimizers(self, config: VLAEConfig) -> list:
         if self.optimizer == "adam": return [adam(self.parameters(), config.lr)]
         return [torch.optim.Adamax(self.parameters(), config.lr, foreach=True)]
 
 # %% ../nbs/06_vlae.ipynb #e7a58c82
 @patch
-def cost(self: VLAE, kls):
+def cost(self: VLAE, kls: torch.Tensor) -> torch.Tensor:
     "What the KL terms of the latent variables [L], means over the batch, cost (equation 6.11)."
     kl = kls.sum()
     if not self.free_bits: return kl                                            # an estimate by one draw may be below 0
@@ -460,7 +479,7 @@ def cost(self: VLAE, kls):
     return weight * kl
 
 @patch
-def loss(self: VLAE, batch, step: int, rng) -> dict:
+def loss(self: VLAE, batch: Batch, step: int, rng: Noise) -> dict:
     "The bound and its terms: sums over pixels and latents, means over the batch; `label` is -log p(y), where classes are modeled."
     x, y = self.likelihood.prepare(batch.x, rng), batch.y if self.prior.K else None
     mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in self.encoder(x))     # [B, L] each
@@ -476,7 +495,7 @@ def loss(self: VLAE, batch, step: int, rng) -> dict:
 # %% ../nbs/06_vlae.ipynb #fe224731
 def model_of(
     config: VLAEConfig,  # settings
-    d,  # `ImageData` to train on
+    d: ImageData,  # images to train on
 ) -> VLAE:  # untrained, weights drawn from the settings' seed
     "The model that the settings describe."
     with torch.random.fork_rng():
@@ -486,7 +505,7 @@ def model_of(
 # %% ../nbs/06_vlae.ipynb #5a3b2259
 @patch
 @torch.no_grad()
-def decode(self: VLAE, z, rng=0, same: bool = False):
+def decode(self: VLAE, z: torch.Tensor, rng: int | Noise = 0, same: bool = False) -> torch.Tensor:
     "Images drawn for codes [n, L]: [n, 1, H, W]; the expected images where pixels are independent."
     m = self.outputs(z)
     if self.likelihood.net is None: return m.sigmoid()
@@ -494,13 +513,13 @@ def decode(self: VLAE, z, rng=0, same: bool = False):
     return self.likelihood.net.sample(m, u.expand(len(m), -1, -1))
 
 @patch
-def reconstruct(self: VLAE, x, rng=0):
+def reconstruct(self: VLAE, x: torch.Tensor, rng: int | Noise = 0) -> torch.Tensor:
     "An image drawn for the code's mean."
     return self.decode(self.encode(x)[0], rng)
 
 @patch
 @torch.no_grad()
-def sample(self: VLAE, n: int, rng=0, y=None):
+def sample(self: VLAE, n: int, rng: int | Noise = 0, y: int | torch.Tensor | None = None) -> torch.Tensor:
     "n images for codes from the prior, of the classes y (a number or [n]), if any are given."
     rng, K = noise_of(rng, self), self.prior.K
     if y is not None:
@@ -514,11 +533,11 @@ def sample(self: VLAE, n: int, rng=0, y=None):
 @torch.no_grad()
 def log_joint(
     self: VLAE,
-    x,  # images from 0 to 1 [B, 1, H, W]
+    x: torch.Tensor,  # images from 0 to 1 [B, 1, H, W]
     M: int = 100,  # samples per image
-    rng=0,  # a seed, or `Noise`: of tosses and samples
+    rng: int | Noise = 0,  # a seed, or `Noise`: of tosses and samples
     chunk: int = 250,  # images decoded at once: memory, not the result
-):  # [B, K] nats
+) -> torch.Tensor:  # [B, K] nats
     "log p(x, y) of every class by importance sampling (equation 6.12)."
     if not self.prior.K: raise VAEError("this model's prior knows no classes; train one with prior class or class-flow")
     x, rng, parts = checked_images(self, x), noise_of(rng, self), []
@@ -527,19 +546,19 @@ def log_joint(
         for x_ in x.split(max(1, chunk // M)):
             mu, logvar = self.encoder(x_); z = reparameterize(mu, logvar, rng, M)           # [M, b, L]
             log_px = torch.cat([self.likelihood.log_prob(x_, self.outputs(part)) for part in z.split(max(1, chunk // len(x_)))])
-            w = (log_px - log_normal(z, mu, logvar)).double()[..., None] + self.prior.log_joint(z)
-            parts.append(w.logsumexp(0) - math.log(M))
+            logw = (log_px - log_normal(z, mu, logvar)).double()[..., None] + self.prior.log_joint(z)
+            parts.append(logw.logsumexp(0) - math.log(M))
     return torch.cat(parts)
 
 # %% ../nbs/06_vlae.ipynb #ec883854
 @torch.no_grad()
 def survey(
     model: VLAE,  # trained
-    d,  # `ImageData`
+    d: ImageData,  # images
     seed: int = 0,  # of tosses and samples
     S: int = 1,  # codes per image for the bound
     M: int = 0,  # importance samples (0: no log p)
-    rows=(),  # images that get them
+    rows: Sequence[int] = (),  # images that get them
     chunk: int = 250,  # images at once
 ) -> dict:  # mu, logvar [N, L]; recon, label_kl [N]; kl [N, 1]; value, se, ess [n] of `rows`
     "What a model says of many images; `kl` is that of p(z), without labels, and `label_kl` that of p(z|y)."
@@ -565,9 +584,9 @@ def survey(
 @torch.no_grad()
 def bayes(
     model: VLAE,  # with a prior for each class
-    d,  # `ImageData`
+    d: ImageData,  # images
     M: int = 20,  # samples per image
-    seed: int = 0,
+    seed: int = 0,  # of tosses and samples
 ) -> np.ndarray:  # [N, K] log p(x, y)
     "log p(x, y) of every image and class."
     dev = next(model.parameters()).device
@@ -577,8 +596,8 @@ def bayes(
 # %% ../nbs/06_vlae.ipynb #f6a47610
 def measure(
     model: VLAE,  # trained
-    train,  # `ImageData` it was trained on
-    test,  # `ImageData` it never saw
+    train: ImageData,  # images it was trained on
+    test: ImageData,  # images it never saw
     config: VLAEConfig,  # settings
 ) -> tuple:  # metrics, arrays for the figures
     "Bounds, log p(x), what the code carries, and, with a prior for each class, how well Bayes' rule classifies."
@@ -596,7 +615,10 @@ def measure(
     return found, _arrays(model, train, test, config, v)
 
 # %% ../nbs/06_vlae.ipynb #bd802b08
-def about(train, c: VLAEConfig) -> str:
+def about(
+    train: ImageData,  # images to train on
+    c: VLAEConfig,  # settings
+) -> str:
     "A caption: model, data, seed, steps."
     steps = f"{c.steps or c.epochs * -(-len(train) // c.batch):,} steps"
     eyes = f"window {c.window[0]} × {c.window[1]}" if c.channels else "no window"
@@ -624,20 +646,28 @@ def _arrays(model, train, test, c, v):
     return out
 
 # %% ../nbs/06_vlae.ipynb #ca98498b
-def plot_lossy(s: dict):
+def plot_lossy(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "Test images, and three images drawn for the code of each."
     return caption(image_grid(s["lossy"], 10, row_labels=["image", "drawn", "again", "again"]), f"Test images; below each, three images drawn for its code. {s['caption']}")
 
-def plot_samples(s: dict):
+def plot_samples(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "Images for codes from the prior."
     return caption(image_grid(s["samples"], 10), f"Drawn with codes from the prior. {s['caption']}")
 
-def plot_traversal(s: dict):
+def plot_traversal(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "One code, in every row another latent variable moved."
     return caption(image_grid(s["traversal"], 10, row_labels=[f"z{j + 1}" for j in s["order"]]),
                    f"One latent variable moves from -2.5 to 2.5 in every row; same random numbers for all pixels. {s['caption']}")
 
-def plot_by_class(s: dict):
+def plot_by_class(
+    s: dict,  # arrays of `measure`
+) -> plt.Figure:  # the figure
     "Images drawn for every class, a row each."
     return caption(image_grid(s["by_class"], 10, row_labels=[str(k) for k in s["classes"]]), f"Drawn with codes from p(z|y), a class per row. {s['caption']}")
 
@@ -653,7 +683,7 @@ def run_figures(
 NUMBERS = {"log_p_test": "NLL (nats)", "elbo_test": "−ELBO (nats)", "kl_test": "KL (nats)", "recon_test": "reconstruction (nats)", "bits_test": "code (bits)"}
 
 def collect(
-    folders,  # of finished runs
+    folders: Iterable[str | Path],  # of finished runs
 ) -> pd.DataFrame:  # a row per run
     "Settings and metrics of runs; `sees` is the number of pixels that the window shows."
     rows = []
@@ -667,20 +697,20 @@ def collect(
 PAPER = {"none": (87.55, 0.), "gaussian": (79.48, 10.60), "flow": (78.94, 11.73)}  # test NLL and KL, dynamic MNIST, table 2 of the paper
 
 def summary(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
 ) -> pd.DataFrame:
     "The numbers one compares: NLL, its standard error, -ELBO, KL in nats and in bits, beside the paper's where it has them."
     t = df[["prior", "window", "seed", "steps"]].assign(NLL=-df.log_p_test, se=df.log_p_se_test, ELBO=-df.elbo_test, KL=df.kl_test, bits=df.bits_test).rename(columns={"ELBO": "−ELBO"})
     if "accuracy_test" in df: t["Bayes accuracy"] = df.accuracy_test
     mnist = (df.data == "mnist") & (df.channels > 0) & (df.binarize == "dynamic") & (df.sees == df.sees.max())
-    t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and m else math.nan for p, m in zip(df.prior, mnist)] for k in (0, 1))
+    t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and like else math.nan for p, like in zip(df.prior, mnist)] for k in (0, 1))
     return t
 
 # %% ../nbs/06_vlae.ipynb #8d6c5747
 def plot_windows(
-    df,  # DataFrame of `collect`: runs that differ in their window
+    df: pd.DataFrame,  # of `collect`: runs that differ in their window
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "What the code carries, and what the message costs, against the pixels that the decoder sees."
     fig, axes = subplots(1, 2, width=7.2, height=3.2)
     df = df.sort_values("sees")
@@ -691,9 +721,9 @@ def plot_windows(
     return caption(fig, text)
 
 def plot_rates(
-    df,  # DataFrame of `collect`
+    df: pd.DataFrame,  # of `collect`
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "Reconstruction against rate; on a dashed line the message has the same length. Windows are written where a prior has several."
     fig, ax = subplots(height=3.8)
     low, high, total = df.kl_test.min(), df.kl_test.max(), df.recon_test + df.kl_test
@@ -714,9 +744,9 @@ def plot_rates(
 
 # %% ../nbs/06_vlae.ipynb #e57914b1
 def plot_priors(
-    df,  # DataFrame of `collect`: runs that differ in their prior
+    df: pd.DataFrame,  # of `collect`: runs that differ in their prior
     text: str,  # caption
-):  # the figure
+) -> plt.Figure:  # the figure
     "Bound and log p(x) of every prior."
     d = df.sort_values("log_p_test"); y = np.arange(len(d))
     fig, ax = subplots(height=.42 * len(d) + 1.2)
@@ -724,7 +754,7 @@ def plot_priors(
     ax.plot(-d.elbo_test, y, "|", ms=11, color=PALETTE[0]); ax.errorbar(-d.log_p_test, y, xerr=2 * d.log_p_se_test.fillna(0), fmt="o", color=PALETTE[4], capsize=2)
     ax.annotate("−ELBO", (-d.elbo_test.iloc[-1], y[-1]), (0, 8), textcoords="offset points", color=PALETTE[0], ha="center", fontsize=9)
     ax.annotate("NLL", (-d.log_p_test.iloc[-1], y[-1]), (0, 8), textcoords="offset points", color=PALETTE[4], ha="center", fontsize=9)
-    ax.set(yticks=y, yticklabels=[f"{p}, {w}" for p, w in zip(d.prior, d.window)], xlabel="nats per image; bars: two standard errors over images"); ax.margins(y=.2)
+    ax.set(yticks=y, yticklabels=[f"{p}, {window}" for p, window in zip(d.prior, d.window)], xlabel="nats per image; bars: two standard errors over images"); ax.margins(y=.2)
     return caption(fig, text)
 
 # %% ../nbs/06_vlae.ipynb #163f9831
@@ -732,7 +762,7 @@ PARTS = {"ablation": "no code, a Gaussian prior, a flow; long runs", "windows": 
          "earlier": "the earlier two-level model at its own settings"}
 
 def part(
-    df,  # DataFrame of `collect`: the published study
+    df: pd.DataFrame,  # of `collect`: the published study
     which: str,  # one of PARTS
 ) -> pd.DataFrame:
     "A part of the study."
@@ -742,7 +772,7 @@ def part(
 
 def study_figure(
     name: str,  # windows, rates or priors
-):  # the figure
+) -> plt.Figure:  # the figure
     "A figure of the published study."
     df, made = published("vlae", "study")
     d = pd.concat([part(df, "windows"), part(df, "priors")]).drop_duplicates(["prior", "window"]) if name == "rates" else part(df, name)

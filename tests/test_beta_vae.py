@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from genmix import beta_vae, configs, experiments, figures, runs
+from genmix import beta_vae, configs, experiments, figures, reproduce, runs
 from genmix.beta_vae import LinearVAE, LinearWorld, best_decoder, best_encoder, fixed_point, gain
 from genmix.beta_vae import linear_loss, linear_scores, linear_start, linear_terms, linear_world, water_filling
 from genmix.configs import BetaVAEConfig, ConfigError
@@ -448,7 +448,7 @@ def test_pareto_by_brute_force():
 
 
 def test_verdict_follows_the_table():
-    said = " ".join(experiments.verdict_beta_vae(beta_vae.change(TABLE), TABLE))
+    said = " ".join(reproduce.verdict_beta_vae(beta_vae.change(TABLE), TABLE))
     assert "from β = 1 to β = 4 the code's KL falls from 20.0 to 5.0 nats" in said and "λ = 8 gives back 8.0 nats of KL" in said
 
 
@@ -461,16 +461,16 @@ def test_sweep_trains_first_phases_once(tmp_path, capsys):
 def test_published_presets():
     c = configs.preset("paper", "beta-vae")
     assert (c.data, c.batch, c.latent, c.lr, c.steps, c.lambda_steps, c.held_out) == ("dsprites", 64, 10, 1e-4, 150_000, 50_000, False)
-    grid = experiments.study_beta_vae("paper", "auto")
+    grid = reproduce.study_beta_vae("paper", "auto")
     assert len(grid) == 3 * 5 * 5 * 10 and {c.data for c in grid} == {"dsprites", "shapes3d", "mpi3d"}
     assert len({experiments.first_phase(c) for c in grid}) <= 3 * 5 * 10
 
 
 def test_data_for_chapters():
-    assert experiments.data_of([], "rooms") == {"moe1991": "auto", "latent-opt": "rooms", "smoe-vae": "auto", "beta-vae": "rooms", "vlae": "auto"}
-    assert experiments.data_of([], "mnist")["beta-vae"] == "auto"
+    assert reproduce.data_of([], "rooms") == {"moe1991": "auto", "latent-opt": "rooms", "smoe-vae": "auto", "beta-vae": "rooms", "vlae": "auto"}
+    assert reproduce.data_of([], "mnist")["beta-vae"] == "auto"
     with pytest.raises(ConfigError, match="beta-vae cannot use --data mnist; it needs images of 64x64"):
-        experiments.data_of(["beta-vae"], "mnist")
+        reproduce.data_of(["beta-vae"], "mnist")
 
 
 def test_missing_official_set_is_named(tmp_path, monkeypatch):

@@ -39,9 +39,12 @@ def experiments(monkeypatch):
         fake.asked.append((args, kw))
         return kw["out"]
 
-    fake.train = fake.reproduce = answer
-    monkeypatch.setitem(sys.modules, "genmix.experiments", fake)
-    monkeypatch.setattr(genmix, "experiments", fake, raising=False)
+    fake.train = answer
+    report = types.ModuleType("genmix.reproduce")
+    report.reproduce = answer
+    for name, module in (("experiments", fake), ("reproduce", report)):
+        monkeypatch.setitem(sys.modules, f"genmix.{name}", module)
+        monkeypatch.setattr(genmix, name, module, raising=False)
     return fake
 
 
@@ -231,11 +234,13 @@ def test_config_round_trip(experiments, tmp_path):
 
 
 def test_reproduce_asks_for_all_chapters_unless_told(experiments):
-    usual = dict(preset="quick", out=Path("reproduction"), data="auto", download=False)
+    usual = dict(preset="quick", out=Path("reproduction"), data="auto", download=False, cost=False)
     assert cli.main(["reproduce"]) == 0
     assert experiments.asked.pop() == (([],), usual)
     assert cli.main("reproduce moe1991 --preset paper --data vowels --out o --download".split()) == 0
-    assert experiments.asked.pop() == ((["moe1991"],), dict(preset="paper", out=Path("o"), data="vowels", download=True))
+    assert experiments.asked.pop() == ((["moe1991"],), dict(preset="paper", out=Path("o"), data="vowels", download=True, cost=False))
+    assert cli.main(["reproduce", "--preset", "paper", "--cost"]) == 0
+    assert experiments.asked.pop()[1]["cost"] is True
 
 
 # ---------------------------------------------------------------- what can go wrong inside
@@ -421,7 +426,7 @@ def test_reproduce_names_what_it_made(command, tmp_path):
     out = tmp_path / "out"
     result = command("reproduce", "moe1991", "--preset", "debug", "--out", out)
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.match("data: (formants, SYNTHETIC|vowels, official|vowels, user)", result.stdout)
+    assert re.match("moe1991 +data: (formants, SYNTHETIC|vowels, official|vowels, user)", result.stdout)
     end = "\n".join(result.stdout.splitlines()[-10:])
     assert all(word in end.lower() for word in ("report", "table", "figure")), end
     named = [Path(text.rstrip(".,;:)")) for text in re.findall(re.escape(str(out)) + r"\S*", result.stdout)]

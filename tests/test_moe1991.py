@@ -1,5 +1,6 @@
 """Chapter 01 beyond its notebook: published numbers recomputed, the earlier run, scikit-learn's suite, killed studies, the benchmark."""
 
+import re
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from genmix import configs, experiments, moe1991
+from genmix import configs, experiments, moe1991, reproduce
 from genmix.data import four_vowels, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +121,7 @@ def test_the_explorer_is_a_plain_function_of_its_sliders():
 
 @pytest.mark.parametrize("name", ["formants", "vowels"])
 def test_every_table_of_the_quick_study_finds_its_step_sizes(name):
-    for config in experiments.study_moe1991("quick", name)["tables"]:
+    for config in reproduce.study_moe1991("quick", name)["tables"]:
         steps = experiments.step_sizes(config, None)
         assert set(steps) == set(moe1991.RULES) and all(set(s) == set(moe1991.systems()) for s in steps.values())
 
@@ -130,10 +131,14 @@ def test_the_readmes_first_command(python, tmp_path):
     "`genmix reproduce` with no data anywhere: synthetic, and says so first; ends by naming what exists."
     done = python("-m", "genmix", "reproduce", cwd=tmp_path, env={"GENMIX_DATA": str(tmp_path / "empty")})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("data: formants, SYNTHETIC")
-    report = (tmp_path / "reproduction" / "report.md").read_text(encoding="utf-8")
-    linked = [line[line.rindex("(") + 1 : -1] for line in report.splitlines() if line.startswith("![")]
-    assert len(linked) > 10 and all((tmp_path / "reproduction" / p).is_file() for p in linked)
+    assert re.match("moe1991 +data: formants, SYNTHETIC", done.stdout)
+    out = tmp_path / "reproduction"
+    linked = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", (out / "report.md").read_text(encoding="utf-8"))
+    assert len(linked) > 100 and all((out / p).is_file() for p in linked)
+    whole = (out / "report.html").read_text(encoding="utf-8")
+    assert 'src="figures' not in whole and whole.count(";base64,") == sum(p.startswith("figures/") for p in linked)  # one file
+    assert whole.count("Beside the paper") == len(configs.CHAPTERS) and "nan" not in re.findall(r">(nan|NaN|inf)<", whole)
+    assert all((out / p).with_suffix(".json").is_file() for p in linked if p.endswith(".csv"))  # how each table was made
 
 
 def test_other_data_under_the_same_name_is_a_new_run(tmp_path, capsys):

@@ -16,7 +16,7 @@ FLOORS = {
     "synthetic": 0.4, "vowels": 0.5, "data": 0.6,
     "plots": 1, "metrics": 1, "runs": 1, "training": 1, "vae": 1.1,
     "moe1991": 2, "latent_opt": 2, "smoe_vae": 2, "beta_vae": 2, "vlae": 2, "architectures": 2,
-    "figures": 3, "experiments": 3,
+    "figures": 3, "experiments": 3, "report": 1.1, "reproduce": 3.1,
     "cli": 4,
 }
 HEAVY = {"torch", "torchvision", "matplotlib", "sklearn", "pandas"}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from genmix import configs, experiments, figures, runs, vlae
+from genmix import configs, experiments, figures, reproduce, runs, vlae
 from genmix.cli import main
 from genmix.configs import ConfigError, VLAEConfig
 from genmix.data import load
@@ -388,14 +388,14 @@ def test_variants_train(how, digits, tmp_path):
 
 
 def test_reproduce(tmp_path, capsys):
-    report = experiments.reproduce(["vlae"], preset="debug", out=tmp_path)
-    text = report.read_text(encoding="utf-8")
+    report = reproduce.reproduce(["vlae"], preset="debug", out=tmp_path)
+    text = report.with_name("report.md").read_text(encoding="utf-8")
     assert "bundled" in text and "### Priors" in text and "two-level" in text
     t = pd.read_csv(tmp_path / "tables" / "vlae-priors.csv")
     assert list(t.prior) == list(experiments.PRIORS) and t.KL[0] == 0 and t["paper: NLL"].isna().all()
     assert {p.stem for p in (tmp_path / "figures" / "vlae").glob("*.png")} == {"windows", "rates", "priors"}
     with pytest.raises(ConfigError, match="vlae cannot use --data vowels"):
-        experiments.reproduce(["vlae"], data="vowels", out=tmp_path)
+        reproduce.reproduce(["vlae"], data="vowels", out=tmp_path)
 
 
 # ----- what is published

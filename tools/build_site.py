@@ -9,7 +9,7 @@ nbdev does the processing (front matter, signatures, exported source, links to s
 what nbdev leaves rough: where a page shows a symbol's source it need not show its signature as well, and
 symbols stand in the order of the source; while settings.ini names no repository nothing may link to one;
 links between pages are relative, so that they work under any address. With a GitHub repository every page
-can be opened in Colab.
+can be opened in Colab. Every page says how long it takes to read and to run.
 """
 
 import argparse
@@ -98,6 +98,17 @@ def colab(name, cfg):
     return f"[Open in Colab]({COLAB.format(repo=match[1], branch=cfg['branch'], name=name)})" if match else ""
 
 
+def effort(name):
+    "How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run, as published."
+    cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
+    words = sum(len(re.findall(r"\w+", joined(c["source"]))) for c in cells if c["cell_type"] == "markdown")
+    lines = sum(line.strip() != "" for c in cells if c["cell_type"] == "code" for line in joined(c["source"]).splitlines())
+    costs = ROOT / "genmix" / "published" / "costs" / "costs.json"
+    seconds = json.loads(costs.read_text(encoding="utf-8"))["notebooks"].get(name.removesuffix(".ipynb")) if costs.is_file() else None
+    said = f"{-(-(words * 40 + lines * 200) // 8000)} minutes to read"
+    return said + (f", {seconds:.0f} seconds to run on one core" if seconds and seconds < 90 else f", {seconds / 60:.0f} minutes to run on one core" if seconds else "")
+
+
 def finish(path, cfg):
     "Repair the links of one processed notebook, in place."
     nb = json.loads(path.read_text(encoding="utf-8"))
@@ -108,8 +119,9 @@ def finish(path, cfg):
         for out in cell.get("outputs", []):
             if "text/markdown" in out.get("data", {}):
                 out["data"]["text/markdown"] = repair(joined(out["data"]["text/markdown"]), cfg)
-    if link := colab(path.name, cfg):
-        nb["cells"].insert(2, {"cell_type": "markdown", "id": "colab", "metadata": {}, "source": link})
+    about = " · ".join(filter(None, [effort(path.name), colab(path.name, cfg)]))
+    if about and path.name != "index.ipynb":
+        nb["cells"].insert(2, {"cell_type": "markdown", "id": "effort", "metadata": {}, "source": f"::: {{.effort}}\n{about}\n:::"})
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
