@@ -1,6 +1,7 @@
 """All speed ratios that the chapters promise, measured in one run: which of the promises hold on this machine?
 
     python -m benchmarks [--minutes 10] [--only moe1991,metrics] [--json FILE] [--quick]
+    python -m benchmarks --judge FILE      after a chapter's sentence and benchmarks/promises.py have changed
 
 Every benchmark runs in a process of its own, with its own number of threads, on a slice of what it does when it is started alone; its share
 of the minutes says how many pairs there are, five at least. A ratio is taken within a pair (ours and the named baseline, one right after the
@@ -81,9 +82,13 @@ def worker(name, pairs, budget, quick):
             say(missing=f"needs the package {e.name}, which is not installed")
 
 
+def threads_of(name, quick):
+    return 1 if quick else BENCHMARKS[name][1]
+
+
 def measured(name, pairs, budget, quick):
     "A benchmark's results, why it was skipped, and what went wrong, if anything did."
-    _, threads, _ = BENCHMARKS[name]
+    threads = threads_of(name, quick)
     command = [sys.executable, "-m", "benchmarks", "--worker", name, "--pairs", str(pairs), "--budget", str(budget)] + ["--quick"] * quick
     limit = 300 + 5 * budget
     p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
@@ -110,12 +115,22 @@ def rows_of(name, results, quick):
     for result, r in results.items():
         found = [p for p in PROMISES if (p.benchmark, p.result) == (name, result)]
         chapter = next((p.chapter for p in PROMISES if p.benchmark == name), "")
+        figures = {k: r[k] for k in ("median", "least", "largest", "pairs")}
         for p in found or [PROMISES[0]._make((name, result, chapter, result, f"see benchmarks/{name}.py", "none", None, ""))]:
-            promise = {k: getattr(p, k) for k in ("benchmark", "chapter", "ours", "baseline", "kind", "number", "words")}
             kept = "-" if quick else verdict(p.kind, p.number, r)
-            rows.append(promise | {k: r[k] for k in ("median", "least", "largest", "pairs")} | {"threads": BENCHMARKS[name][1],
-                                   "ratio": "cost" if name == "readers" else "gain", "holds": kept})
+            rows.append(p._asdict() | figures | {"threads": r.get("threads", threads_of(name, quick)), "ratio": "cost" if name == "readers" else "gain",
+                                                 "holds": kept})
     return rows
+
+
+def judged_again(path):
+    "The rows of a file that was measured earlier, with the promises of today."
+    report, results = json.loads(path.read_text(encoding="utf-8")), {}
+    for r in report["rows"]:
+        results.setdefault(r["benchmark"], {})[r["result"]] = r
+    report["rows"] = [row for name, found in results.items() for row in rows_of(name, found, report["provenance"]["quick"])]
+    write(path, report)
+    return report["rows"]
 
 
 def show(rows):
@@ -137,7 +152,8 @@ def arguments(argv):
     parser.add_argument("--minutes", type=float, default=10.0, help="about how long all of them together may take (with --only: their share of it)")
     parser.add_argument("--only", default="", help=f"some of them, with commas between: {', '.join(BENCHMARKS)}")
     parser.add_argument("--json", type=Path, help="write the table and how it was made to this file as well")
-    parser.add_argument("--quick", action="store_true", help="two pairs each, of next to nothing: does everything run? Says nothing about promises")
+    parser.add_argument("--quick", action="store_true", help="two pairs each, of next to nothing, one thread: does everything run? Judges no promise")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="measure nothing: write the promises as they are now into a file that --json wrote")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=float, help=argparse.SUPPRESS)
@@ -152,6 +168,8 @@ def main(argv=None):
     a = arguments(argv)
     if a.worker:
         return worker(a.worker, a.pairs, a.budget, a.quick)
+    if a.judge:
+        return show(judged_again(a.judge))
     here, before, start, rows, skipped, failed = machine(), load_average(), time.time(), [], {}, {}
     print(f"{here['processor']}, {here['cores']} cores, {here['system']} {here['architecture']}; Python {here['python']}, numpy {here['numpy']}, "
           f"torch {here['torch']}; threads: see the table; load {before}")

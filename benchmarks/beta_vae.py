@@ -56,7 +56,7 @@ def measured(pairs=5, budget=0.0, quick=False, models=4, steps=4, device="cpu"):
     "What is compared -> its ratios (how many times the baseline's rate), with `slow` and `fast` in seconds per model and step."
     models, steps = (2, 1) if quick else (models, steps)
     where, cores = training.pick_device(device), os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    torch.set_num_threads(1 if quick else cores)
     data = load("sprites", "train", n=6400, seed=0)
     configs = [BetaVAEConfig(n=6400, steps=100_000, lr=5e-4, beta=4.0, seed=s, device=device) for s in range(models)]
     def networks(): return [beta_vae.model_of(c, data).to(where) for c in configs]

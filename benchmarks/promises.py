@@ -26,12 +26,12 @@ def table():
         return say
 
     say = chapter("readers", "00d_files")
-    say("sketch-rnn, np.load(allow_pickle)", "QuickDraw read by a machine that trusts nothing", "np.load(allow_pickle=True)", "costs about", 2.6,
+    words = "Each row compares a reader with the shortest program that reads the same file and checks nothing"
+    say("sketch-rnn, np.load(allow_pickle)", "QuickDraw, read by a machine of its own", "np.load(allow_pickle=True)", "costs about", 2.6,
         "costs 2.6 times as much as `np.load(allow_pickle=True)`")
-    say("sketch-rnn, subclass of pickle._Unpickler", "QuickDraw read by that machine", "a restricted pickle._Unpickler", "none", None, "what it costs")
+    say("sketch-rnn, subclass of pickle._Unpickler", "QuickDraw, read by that machine", "a restricted pickle._Unpickler", "none", None, words)
     say("idx, gzip + np.frombuffer", "a gzipped idx file, checked", "gzip and np.frombuffer", "costs about", 0.15 / 0.09,
         "takes 0.15 s, of which 0.09 s go into decompressing")
-    words = "Each row compares a reader with the shortest program that reads the same file and checks nothing"
     say("npz, np.load", "an npz file, checked", "np.load", "none", None, words)
     say("dSprites npz, np.load, all in memory", "part of dSprites, in blocks", "np.load, all in memory", "none", None, words)
     say("Shapes3D h5, h5py, all in memory", "part of Shapes3D, in blocks", "h5py, all in memory", "none", None, words)
@@ -43,7 +43,7 @@ def table():
     say = chapter("worlds_sprites", "00h_sprites")
     words = "How fast they are drawn and read is measured in `benchmarks/worlds_sprites.py`"
     say("render / Pillow polygon, one by one", "sprites drawn in batches", "Pillow's polygon, one by one", "none", None, words)
-    say("render / matplotlib contains_points, one by one", "sprites drawn in batches", "matplotlib's contains_points, one by one", "none", None, words)
+    say("render / matplotlib contains_points, one by one", "sprites drawn in batches", "matplotlib's contains_points", "none", None, words)
     say("packed file / array of bytes in memory (50,000 images)", "sprites read from the packed file", "an array of bytes in memory", "none", None, words)
     say("packed file / render", "sprites read from the packed file", "drawing them again", "faster", None, "should not draw them a hundred times")
 
