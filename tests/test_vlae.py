@@ -208,7 +208,7 @@ def test_without_a_code_log_p_is_exact(digits):
 
 def test_loss_is_the_bound(digits):
     "Against the mean of log-weights drawn apart, for every prior."
-    for prior in experiments.PRIORS:
+    for prior in reproduce.PRIORS:
         model = loosened(vlae.model_of(replace(C, prior=prior), digits), .02).eval()
         x, y = (Rows(digits)(torch.arange(8)).x > .5).double(), torch.arange(8) % 10
         with torch.no_grad():
@@ -392,7 +392,7 @@ def test_reproduce(tmp_path, capsys):
     text = report.with_name("report.md").read_text(encoding="utf-8")
     assert "bundled" in text and "### Priors" in text and "two-level" in text
     t = pd.read_csv(tmp_path / "tables" / "vlae-priors.csv")
-    assert list(t.prior) == list(experiments.PRIORS) and t.KL[0] == 0 and t["paper: NLL"].isna().all()
+    assert list(t.prior) == list(reproduce.PRIORS) and t.KL[0] == 0 and t["paper: NLL"].isna().all()
     assert {p.stem for p in (tmp_path / "figures" / "vlae").glob("*.png")} == {"windows", "rates", "priors"}
     with pytest.raises(ConfigError, match="vlae cannot use --data vowels"):
         reproduce.reproduce(["vlae"], data="vowels", out=tmp_path)
@@ -429,7 +429,7 @@ def test_numbers_in_prose_are_those_of_the_study():
     root = Path(__file__).resolve().parent.parent
     cells = json.loads((root / "nbs" / "06_vlae.ipynb").read_text(encoding="utf-8"))["cells"]
     said = next(s for s in ("".join(c["source"]) for c in cells) if s.startswith("## What we found"))
-    readme = next(line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if "06_vlae.ipynb" in line)
+    readme = next(line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if "06_vlae.ipynb" in line and "What does a code keep" in line)
     df = runs.published("vlae", "study").value
     a, p, e = (vlae.part(df, which) for which in ("ablation", "priors", "earlier"))
     nll = -a.set_index("prior").log_p_test
