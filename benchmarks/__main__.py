@@ -149,7 +149,8 @@ def write(path, report):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="about how long all of them together may take (with --only: their share of it)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="about how long all of them together may take (with --only: their share of it); below 9, "
+                        "the training of chapter 04 is too short to be judged")
     parser.add_argument("--only", default="", help=f"some of them, with commas between: {', '.join(BENCHMARKS)}")
     parser.add_argument("--json", type=Path, help="write the table and how it was made to this file as well")
     parser.add_argument("--quick", action="store_true", help="two pairs each, of next to nothing, one thread: does everything run? Judges no promise")
@@ -175,7 +176,7 @@ def main(argv=None):
           f"torch {here['torch']}; threads: see the table; load {before}")
     if before is not None and before > here["cores"] / 4:
         print(f"warning: load {before}: something else is at work on this machine, and ratios will scatter", flush=True)
-    second = 0 if a.quick else 0.8 * 60 * a.minutes / sum(share for share, _, _ in BENCHMARKS.values())  # a fifth of the time goes into starting
+    second = 0 if a.quick else 0.7 * 60 * a.minutes / sum(share for share, _, _ in BENCHMARKS.values())  # the rest of the time goes into starting
     for k, name in enumerate(a.names, 1):
         began = time.time()
         results, missing, error = measured(name, 2 if a.quick else 5, second * BENCHMARKS[name][0], a.quick)
@@ -188,6 +189,10 @@ def main(argv=None):
         print(f"[{k}/{len(a.names)}] {name}: {len(results)} ratios in {time.time() - began:.0f} s{note}" + f"; FAILED: {error}" * bool(error), flush=True)
     after = load_average()
     show(rows)
+    done = {(r["benchmark"], r["result"]) for r in rows}
+    unmeasured = sorted({f"{p.chapter}: {p.ours}" for p in PROMISES if p.benchmark in a.names and p.kind != "none" and (p.benchmark, p.result) not in done})
+    if unmeasured:
+        print("\npromised, but not measured in this run: " + "; ".join(unmeasured))
     judged = [r for r in rows if r["holds"] != "-"]
     print(f"\n{time.time() - start:.0f} s, load {before} before and {after} after; "
           + (f"{sum(r['holds'] == 'yes' for r in judged)} of {len(judged)} promises hold" if judged else "no promise was judged"))
@@ -197,7 +202,7 @@ def main(argv=None):
                 "data": "; ".join(dict.fromkeys(BENCHMARKS[name][2] for name in a.names)),
                 "date": datetime.now(UTC).date().isoformat(), "genmix": here.pop("genmix"), "machine": here, "load": [before, after],
                 "seconds": round(time.time() - start), "minutes": None if a.quick else a.minutes, "quick": a.quick, "command": command + " --json FILE"}
-        write(a.json, {"provenance": made, "rows": rows, "skipped": skipped, "failed": failed})
+        write(a.json, {"provenance": made, "rows": rows, "unmeasured": unmeasured, "skipped": skipped, "failed": failed})
     return 1 if failed else 0
 
 

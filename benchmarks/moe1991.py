@@ -5,13 +5,14 @@
 The baseline is the loop one would write first: one run at a time, arrays [cases, experts, classes]
 (mixtures) or [cases, units] (backprop), sums over the last axis. Both sides compute the same updates in
 float64 from the same starting weights, which is checked before anything is timed. A and B alternate; the
-ratio of each pair is taken, and the median of the ratios is printed. The last comparison lets the package
+ratio of each pair is taken, and the median of the ratios is printed. The last two comparisons let the package
 allocate new arrays in every epoch, to see what reusing memory saves; each side has a process of its own,
-because how an allocator treats freed memory depends on what the process did before (in a process that has
-loaded PyTorch, nothing is saved).
+because how an allocator treats freed memory depends on what the process did before, for example on whether it
+has loaded PyTorch.
 """
 
 import argparse
+import importlib
 import os
 import platform
 
@@ -67,8 +68,10 @@ def one_after_another(model, X, D, lr, seeds, epochs):
     return [np.stack(a) for a in zip(*out, strict=True)]
 
 
-def alone(epochs, runs, fresh=False):
-    "Four experts in a process of their own, where nothing else has shaped the memory."
+def alone(epochs, runs, fresh=False, loads=None):
+    "Four experts in a process of their own, where nothing has shaped the memory but a module that it loads."
+    if loads:
+        importlib.import_module(loads)
     if fresh:
         Mixture.memory = lambda self, R, C, N: (None, None)
     task, model = four_vowels(load("formants")), systems()["4 experts"]
@@ -80,7 +83,7 @@ def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
     epochs, runs = (20, 3) if quick else (epochs, runs)
     task = four_vowels(load("formants"))
     X, D = np.column_stack([task.X_train, np.ones(len(task.X_train))]), np.eye(4)[task.y_train]
-    seeds, lr, share, items = range(runs), 1.0, budget / 5, (runs * epochs,) * 2
+    seeds, lr, share, items = range(runs), 1.0, budget / 6, (runs * epochs,) * 2
     for name, model in systems().items():
         def together(model=model):
             return train(model, task.X_train, task.y_train, lr, seeds, epochs=epochs, target_mse=0.0)
@@ -91,8 +94,9 @@ def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
         for mine, theirs in zip(together().params, loop(), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
         yield name, in_turns(loop, together, pairs, share, items=items)
-    m = measure({"fresh": (alone, {"fresh": True}), "reused": (alone, {})}, (epochs, runs), pairs, 1, budget=share)
-    yield "4 experts, fresh arrays", compared(*([t / items[0] for t in m[k]["wall"]] for k in ("fresh", "reused")))
+    for name, loads in (("4 experts, fresh arrays", None), ("4 experts, fresh arrays, PyTorch loaded", "torch")):
+        m = measure({k: (alone, {"fresh": k == "fresh", "loads": loads}) for k in ("fresh", "reused")}, (epochs, runs), pairs, 1, budget=share)
+        yield name, compared(*([t / items[0] for t in m[k]["wall"]] for k in ("fresh", "reused")))
 
 
 def main():
@@ -103,9 +107,9 @@ def main():
     a = parser.parse_args()
     print(f"{a.runs} runs x {a.epochs} epochs, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
           f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} interleaved pairs, medians")
-    print(f"{'system':24} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch")
+    print(f"{'system':40} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch")
     for name, r in measured(a.pairs, epochs=a.epochs, runs=a.runs):
-        print(f"{name:24} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
+        print(f"{name:40} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def table():
         say(system, f"25 runs trained together: {system}", "one run after another", "faster", None, words)
     say("4 experts, fresh arrays", "arrays allocated once", "fresh arrays in every epoch", "about", 2,
         "fresh arrays in every epoch cost as much time in page faults as all the arithmetic")
+    say("4 experts, fresh arrays, PyTorch loaded", "arrays allocated once, after loading PyTorch", "fresh arrays in every epoch", "none", None,
+        "live in memory that is allocated once")
 
     say, loader = chapter("training", "02a_training"), "the better of two DataLoaders"
     simple = "one and a half times the better loader is reached by the two simpler ones in full precision"
