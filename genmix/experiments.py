@@ -78,7 +78,8 @@ def load_images(
     def part(split, n=None, most=most):
         d = data.load(config.data, split if held_out else "all", n=n, seed=config.seed if split == "train" else 0, download=download, **config.reads)
         return d if split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, 0))
-    train = part("train", config.n or None)
+    mine = name.partition(":")[0] not in data.SETS                             # one's own pictures: a preset may ask for more than there are
+    train = part("train", None if mine and config.n >= len(part("train")) else config.n or None)
     if (share := getattr(config, "fraction", 1.)) < 1:
         if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
         train = train.subset(data.stratified(train.y, n, config.seed))

@@ -6,9 +6,10 @@
 __all__ = ['FIGURES', 'Figure', 'read_run', 'draw']
 
 # %% ../nbs/07_figures.ipynb #89851100
-import zipfile, zlib
+import json, zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,55 @@ def _used(_):
     return smoe_vae.plot_used(df, f"published: quickdraw, K = 10, validation images in batches of 128, seeds {sorted(set(df.seed.tolist()))}")
 
 FIGURES["smoe-vae-study-used-quickdraw"] = Figure("quickdraw: experts in use over time, by how they are kept in use", "published", _used)
+
+# %% ../nbs/07_figures.ipynb #de4155cb
+def _published_run(prefix: str, system: str, name: str, names: dict, what: str):
+    "The figures of a published run: its arrays, its settings, its chapter's functions."
+    for key, description in names.items():
+        def draw(_, key=key):
+            value, _made = runs.published(system, name)
+            with resources.as_file(resources.files("genmix")/"published"/system/f"{name}.json") as path: config = configs.from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+            if system == "moe1991": from genmix.moe1991 import run_figures
+            elif system == "vae": from genmix.vae import run_figures
+            else: from genmix.latent_opt import run_figures
+            return run_figures(value, config)[key]()
+        FIGURES[f"{prefix}-{key}"] = Figure(f"{what}: {description}", "published", draw)
+
+_published_run("moe1991-linear", "moe1991", "linear", _RUN, "linear experts, real vowels")
+_published_run("moe1991-softmax", "moe1991", "softmax", _RUN, "softmax experts, real vowels")
+_published_run("vae-mnist", "vae", "mnist_run", _VAE, "the published model of MNIST")
+for method in ("amortized", "svi"): _published_run(f"latent-opt-{method}", "latent_opt", f"{method}_run", _LATENT, f"MNIST, {method}")
+
+# %% ../nbs/07_figures.ipynb #e5e7a6c4
+def _strip(x, ncols: int):
+    "Images uint8 [N, C, H, W] as one sheet [rows*H, ncols*W, 3], white between them."
+    x = np.pad(np.broadcast_to(x, (len(x), 3, *x.shape[2:])), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=225)
+    N, C, H, W = x.shape
+    return x.reshape(-1, ncols, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, ncols*W, C)
+
+def _overview(_):
+    a = {name: runs.published(*name.split("/")).value for name in ("moe1991/linear", "latent_opt/amortized_run", "latent_opt/svi_run", "smoe_vae/compete", "beta_vae/sprites", "vlae/class")}
+    fig = subplots(1, 1, width=7.4, height=4.9)[0]; fig.clear()
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.25, 1))
+    vowels, codes, experts = top.subplots(1, 3, width_ratios=(1.15, 1, 1.05))
+    s = a["moe1991/linear"]
+    moe1991.plot_regions(moe1991.Mixture(4, expert="linear"), [s["p0"][-1], s["p1"][-1]], s["X_train"], s["y_train"], [str(l) for l in s["labels"]], ax=vowels)
+    vowels.set(xticks=[], yticks=[], xlabel="first formant", ylabel="second formant")
+    E, F = (a[f"latent_opt/{m}_run"]["reconstructions_test"] for m in ("amortized", "svi"))
+    codes.imshow(_strip(np.concatenate([v for r in (0, 2) for v in (E[10*r:10*r + 5], E[10*(r + 1):10*(r + 1) + 5], F[10*(r + 1):10*(r + 1) + 5])]), 5))
+    g = a["smoe_vae/compete"]; rows = [np.flatnonzero(g["gallery_k"] == k)[:3] for k in np.unique(g["gallery_k"])[:6]]
+    experts.imshow(_strip(np.concatenate([np.concatenate([g["gallery"][r], g["gallery_drawn"][r]]) for r in rows]), 6))
+    latent, digits = bottom.subplots(1, 2, width_ratios=(1, 1))
+    t = a["beta_vae/sprites"]; latent.imshow(_strip(np.concatenate(t["traversals"][0][t["order"][:5]]), 11))
+    digits.imshow(_strip(np.concatenate([a["vlae/class"]["by_class"][k::10][:5] for k in range(10)]).reshape(10, 5, 1, 28, 28).transpose(1, 0, 2, 3, 4).reshape(50, 1, 28, 28), 10))
+    for ax, title in ((vowels, "1991: who answers where"), (codes, "image, encoder's, free code's"), (experts, "drawings and their experts'"),
+                      (latent, "one latent variable per row"), (digits, "drawn for each class")):
+        ax.set_title(title, fontsize=11)
+        if ax is not vowels: ax.set(xticks=[], yticks=[])
+    for k, ax in enumerate((codes, experts, latent, digits)): ax.spines[:].set_visible(False)
+    return fig
+
+FIGURES["overview"] = Figure("a panel for every system: the front page's picture", "published", _overview)
 
 # %% ../nbs/07_figures.ipynb #37fd2679
 def _architecture(system: str, description: str):

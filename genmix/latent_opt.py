@@ -559,7 +559,7 @@ def explore(
     d: ImageData,  # images it was trained on
     k: int = 5,  # sliders
     rows: int = 500,  # training images whose codes say what the directions are
-) -> "ipywidgets.HBox":  # show it by ending a cell with it
+) -> Any:  # an `ipywidgets.HBox`: show it by ending a cell with it
     "Sliders along the leading principal directions of the codes, and from one image to another."
     import ipywidgets as w
     from PIL import Image

@@ -88,7 +88,7 @@ def subplots(
 
 # %% ../nbs/00c_plots.ipynb #1fe71118
 def caption(
-    fig: plt.Figure,
+    fig: plt.Figure,  # changed in place
     text: str,  # data (and origin), model, seed, steps
 ) -> plt.Figure:  # the same
     "Write a small gray caption beneath a figure."
@@ -256,7 +256,7 @@ def _atomically(path: str | Path, write: Callable) -> Path:
 
 # %% ../nbs/00c_plots.ipynb #fdf3e86a
 def save(
-    fig: plt.Figure,
+    fig: plt.Figure,  # what to save
     path: str | Path,  # where to; the suffix (png, pdf, svg) tells the format
     dpi: int = 150,  # dots per inch of a PNG
 ) -> Path:  # the path

@@ -63,7 +63,7 @@ def markdown(
     rows = ["| " + " | ".join(show(v) for v in row) + " |" for row in df.itertuples(index=False)]
     return "\n".join(lines + rows) + "\n"
 
-# %% ../nbs/08a_report.ipynb #777b0747
+# %% ../nbs/08a_report.ipynb #d07a309e
 @dataclass
 class Part:
     "What a chapter contributes to the report."
@@ -93,8 +93,7 @@ class Part:
 
     def picture(self, path: Path, what: str, made: str = "") -> None:
         "Add a picture that is there already."
-        self.say(f"![{what}]({path.relative_to(self.out).as_posix()})")
-        self.say(f"*{what}{'. ' * bool(made)}{made}*")
+        self.say(f"![{what}]({path.relative_to(self.out).as_posix()})\n\n*{what}{'. ' * bool(made)}{made}*")
 
     def run(self, label: str, folder: Path, short: str, captions: dict | None = None) -> None:
         "Add the figures of one run (`captions`: file's stem -> what it shows; all if None), behind a line to open."
@@ -110,7 +109,7 @@ class Part:
         "Everything, as Markdown."
         return f"## {self.title}\n\n" + "\n".join(self.blocks)
 
-# %% ../nbs/08a_report.ipynb #32a0a898
+# %% ../nbs/08a_report.ipynb #50382776
 CSS = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #666; --line: #8885; --link: #2761a8; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #1b1d21; --soft: #aaa; --link: #8ab8f0; } }
@@ -129,6 +128,7 @@ def embedded(
     "A picture as text that a page can hold."
     return f"data:{mimetypes.guess_type(path.name)[0]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
+# %% ../nbs/08a_report.ipynb #22a9f698
 def page(
     text: str,  # Markdown
     folder: Path,  # that its pictures are relative to

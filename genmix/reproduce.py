@@ -709,7 +709,7 @@ def say_origins(
         for c in members:
             if isinstance(c, configs.Table1Config) and not c.search: step_sizes(c, None)  # are all step sizes known?
 
-# %% ../nbs/08b_reproduce.ipynb #e60c8a4b
+# %% ../nbs/08b_reproduce.ipynb #cb84e7b6
 def announce(
     chapters: dict,  # chapter -> settings of its runs
     preset: str,
@@ -724,6 +724,7 @@ def announce(
     print(f"{t.models.sum()} models; about {in_words(total)} with {cores} {'core' if cores == 1 else 'cores'} that have nothing else to do, less what is complete already", flush=True)
     return seconds
 
+# %% ../nbs/08b_reproduce.ipynb #58214f99
 def reproduce(
     systems: list = (),  # chapters, e.g. ["moe1991"]; none: all
     preset: str = "quick",  # quick, debug or paper

@@ -251,7 +251,7 @@ def terms_of(
 
 def draw_curves(
     history: pd.DataFrame,  # a row per epoch
-    axes: "matplotlib.axes.Axes | np.ndarray",  # as many as the loss has terms
+    axes: Any,  # `plt.Axes`, as many as the loss has terms
     colors: tuple,  # of training and validation
 ) -> None:
     "The terms of the loss by epoch, training and validation."
@@ -391,7 +391,7 @@ def _checksum(tensors: dict) -> str:
 
 def save_weights(
     path: str | Path,  # a .safetensors file
-    model: "torch.nn.Module",  # trained
+    model: Any,  # `nn.Module`, trained
     config: Config,  # its settings
     provenance: dict,  # where the weights come from
     half: bool = False,  # store 16 bits of every number instead of 32
@@ -400,7 +400,7 @@ def save_weights(
     import torch
     from safetensors.torch import save
 
-    def stored(t: "torch.Tensor") -> "torch.Tensor": return t.half() if half and t.dtype == torch.float32 else t
+    def stored(t: Any) -> Any: return t.half() if half and t.dtype == torch.float32 else t
     tensors = {k: stored(v.detach().cpu()).contiguous().clone() for k, v in model.state_dict().items()}
     about = {"config": json.dumps(to_dict(config)), "provenance": json.dumps(plain(provenance)), "checksum": _checksum(tensors)}
     return write_atomic(path, save(tensors, metadata=about))
@@ -415,8 +415,8 @@ class Weights(NamedTuple):
 
     def into(
         self,
-        model: "torch.nn.Module",  # of the build that the settings describe
-    ) -> "torch.nn.Module":  # the same, in eval mode
+        model: Any,  # `nn.Module`, of the build that the settings describe
+    ) -> Any:  # the same `nn.Module`, in eval mode
         "Put the weights into a model of the same build; a `RunError` that names what does not fit, and nothing is changed."
         have = model.state_dict()
         wrong = [f"{k} is missing" for k in have if k not in self.tensors] + [f"{k} is not in the model" for k in self.tensors if k not in have]

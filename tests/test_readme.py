@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_example_prints_what_is_shown(python):
     blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)
-    assert len(blocks) == 3 == README.count("```python")
+    assert len(blocks) == 5 == README.count("```python")
     assert python("-c", "".join(code for code, _ in blocks)).stdout == "".join(shown for _, shown in blocks)
 
 
@@ -33,3 +33,16 @@ def test_every_command_is_a_real_one():
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
 def test_links_lead_somewhere(link):
     assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_front_page_is_in_step(python):
+    "README and the site's first page say the same; their tables are those of the published results."
+    done = python("tools/front_page.py", "--check", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_front_page_shows_what_it_promises():
+    for part in ("sentence", "picture", "ways", "systems", "chapters", "install", "reproduce", "test", "costs"):
+        assert f"<!-- shared: {part} -->" in README
+    picture = re.search(r"!\[[^]]+\]\((nbs/images/[^)]+)\)", README)[1]
+    assert (ROOT / picture).stat().st_size > 20_000

@@ -105,8 +105,8 @@ def effort(name):
     lines = sum(line.strip() != "" for c in cells if c["cell_type"] == "code" for line in joined(c["source"]).splitlines())
     costs = ROOT / "genmix" / "published" / "costs" / "costs.json"
     seconds = json.loads(costs.read_text(encoding="utf-8"))["notebooks"].get(name.removesuffix(".ipynb")) if costs.is_file() else None
-    said = f"{-(-(words * 40 + lines * 200) // 8000)} minutes to read"
-    return said + (f", {seconds:.0f} seconds to run on one core" if seconds and seconds < 90 else f", {seconds / 60:.0f} minutes to run on one core" if seconds else "")
+    run = "" if not seconds else f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return f"{-(-(words * 40 + lines * 200) // 8000)} minutes to read" + f", {run} to run on one core" * bool(run)
 
 
 def finish(path, cfg):

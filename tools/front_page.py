@@ -15,6 +15,9 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from build_site import effort
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = re.compile(r"<!-- shared: ([\w-]+) -->\n(.*?)<!-- end -->", re.S)
 COMPUTED = re.compile(r"(<!-- shared: ([\w-]+) -->\n(?:(?!<!-- end -->).)*?<!-- computed -->\n).*?(<!-- /computed -->)", re.S)
@@ -25,6 +28,12 @@ CHAPTERS = {  # as `genmix reproduce` calls them -> notebook, name
     "beta-vae": ("05_beta_vae", "β-VAE and λβ-VAE"),
     "vlae": ("06_vlae", "Variational lossy autoencoder"),
 }
+
+
+ORDER = (
+    "01_moe1991", "02_conv_vae", "02a_training", "02b_runs", "03_amortized_vs_latent", "04_smoe_vae", "05a_metrics", "05_beta_vae", "06_vlae",
+    "07_figures", "08_experiments", "08a_report", "08b_reproduce", "09_cli",
+)
 
 
 def table(rows):
@@ -67,7 +76,16 @@ def output():
     return "```\n" + "\n".join(costs()["said"]) + "\n```\n"
 
 
-MAKERS = {"systems": headline_table, "costs": cost_table, "reproduce": output}
+def chapter_table():
+    rows = [("", "chapter", "what it is about", "time")]
+    for name in ORDER:
+        first = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"][0]
+        title, summary = re.match(r"# (.*)\n+> (.*)", "".join(first["source"])).groups()
+        rows.append((name.partition("_")[0], f"[{title}](nbs/{name}.ipynb)", summary.rstrip("."), effort(f"{name}.ipynb").replace(" on one core", "")))
+    return table(rows)
+
+
+MAKERS = {"chapters": chapter_table, "systems": headline_table, "costs": cost_table, "reproduce": output}
 
 
 def filled(text):
