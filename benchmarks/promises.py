@@ -32,7 +32,7 @@ def table():
     say("sketch-rnn, subclass of pickle._Unpickler", "QuickDraw, read by that machine", "a restricted pickle._Unpickler", "none", None, words)
     say("idx, gzip + np.frombuffer", "a gzipped idx file, checked", "gzip and np.frombuffer", "costs about", 0.15 / 0.09,
         "takes 0.15 s, of which 0.09 s go into decompressing")
-    say("npz, np.load", "an npz file, checked", "np.load", "none", None, words)
+    say("npz, compressed, np.load", "an npz file, checked", "np.load", "none", None, words)
     say("dSprites npz, np.load, all in memory", "part of dSprites, in blocks", "np.load, all in memory", "none", None, words)
     say("Shapes3D h5, h5py, all in memory", "part of Shapes3D, in blocks", "h5py, all in memory", "none", None, words)
 

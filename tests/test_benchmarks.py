@@ -105,6 +105,23 @@ def test_one_command_prints_one_table(tmp_path, python):
     assert all(r["pairs"] == 2 and r["holds"] == "-" for r in report["rows"])
 
 
+@pytest.mark.slow
+def test_everything_runs_and_has_its_line_among_the_promises(tmp_path, python):
+    out = tmp_path / "all.json"
+    done = python("-m", "benchmarks", "--quick", "--json", out)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert done.returncode == 0 and not report["failed"], done.stdout
+    assert {r["result"] for r in report["rows"] if not r["words"]} <= {"K = 5, training, from 1 epochs"}  # a full run has all sixteen
+    assert {r["benchmark"] for r in report["rows"]} | set(report["skipped"]) == set(everything.BENCHMARKS)
+
+
+@pytest.mark.slow
+def test_the_formats_that_a_full_run_reads_have_their_lines():
+    from benchmarks import readers
+
+    assert {name for name, _ in readers.measured(2, drawings=3000)} == {p.result for p in PROMISES if p.benchmark == "readers"}
+
+
 def test_an_unknown_benchmark_is_named(python):
     done = python("-m", "benchmarks", "--only", "moe1991,nothing")
     assert done.returncode == 2 and "'nothing'" in done.stderr and "worlds_rooms" in done.stderr
