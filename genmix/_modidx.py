@@ -909,7 +909,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'genmix.smoe_vae.noisy': ('smoe_vae.html#noisy', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.paired': ('smoe_vae.html#paired', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.pictures': ('smoe_vae.html#pictures', 'genmix/smoe_vae.py'),
-                                 'genmix.smoe_vae.plot_architecture': ('smoe_vae.html#plot_architecture', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.plot_classes': ('smoe_vae.html#plot_classes', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.plot_correlation': ('smoe_vae.html#plot_correlation', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.plot_fractions': ('smoe_vae.html#plot_fractions', 'genmix/smoe_vae.py'),

@@ -161,7 +161,7 @@ def _published_run(prefix: str, system: str, name: str, names: dict, what: str):
 _published_run("moe1991-linear", "moe1991", "linear", _RUN, "linear experts, real vowels")
 _published_run("moe1991-softmax", "moe1991", "softmax", _RUN, "softmax experts, real vowels")
 _published_run("vae-mnist", "vae", "mnist_run", _VAE, "the published model of MNIST")
-for method in ("amortized", "svi"): _published_run(f"latent-opt-{method}", "latent_opt", f"{method}_run", _LATENT, f"MNIST, {method}")
+for method, what in {"amortized": "an encoder", "svi": "a free code for every image"}.items(): _published_run(f"latent-opt-{method}", "latent_opt", f"{method}_run", _LATENT, f"MNIST, {what}")
 
 # %% ../nbs/07_figures.ipynb #e5e7a6c4
 def _strip(x, ncols: int):
@@ -171,9 +171,9 @@ def _strip(x, ncols: int):
     return x.reshape(-1, ncols, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, ncols*W, C)
 
 def _overview(_):
-    a = {name: runs.published(*name.split("/")).value for name in ("moe1991/linear", "latent_opt/amortized_run", "latent_opt/svi_run", "smoe_vae/compete", "beta_vae/sprites", "vlae/class")}
-    fig = subplots(1, 1, width=7.4, height=4.9)[0]; fig.clear()
-    top, bottom = fig.subfigures(2, 1, height_ratios=(1.25, 1))
+    a = {name: runs.published(*name.split("/")).value for name in ("moe1991/linear", "latent_opt/amortized_run", "latent_opt/svi_run", "smoe_vae/compete", "beta_vae/rooms", "vlae/class")}
+    fig = subplots(1, 1, width=7.4, height=4.6)[0]; fig.clear()
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.28, 1))
     vowels, codes, experts = top.subplots(1, 3, width_ratios=(1.15, 1, 1.05))
     s = a["moe1991/linear"]
     moe1991.plot_regions(moe1991.Mixture(4, expert="linear"), [s["p0"][-1], s["p1"][-1]], s["X_train"], s["y_train"], [str(l) for l in s["labels"]], ax=vowels)
@@ -183,8 +183,8 @@ def _overview(_):
     g = a["smoe_vae/compete"]; rows = [np.flatnonzero(g["gallery_k"] == k)[:3] for k in np.unique(g["gallery_k"])[:6]]
     experts.imshow(_strip(np.concatenate([np.concatenate([g["gallery"][r], g["gallery_drawn"][r]]) for r in rows]), 6))
     latent, digits = bottom.subplots(1, 2, width_ratios=(1, 1))
-    t = a["beta_vae/sprites"]; latent.imshow(_strip(np.concatenate(t["traversals"][0][t["order"][:5]]), 11))
-    digits.imshow(_strip(np.concatenate([a["vlae/class"]["by_class"][k::10][:5] for k in range(10)]).reshape(10, 5, 1, 28, 28).transpose(1, 0, 2, 3, 4).reshape(50, 1, 28, 28), 10))
+    latent.imshow(_strip(np.concatenate(a["beta_vae/rooms"]["traversals"][1][:5]), 11))
+    digits.imshow(_strip(a["vlae/class"]["by_class"].reshape(10, 10, 1, 28, 28).swapaxes(0, 1)[:5].reshape(50, 1, 28, 28), 10))  # a column per class
     for ax, title in ((vowels, "1991: who answers where"), (codes, "image, encoder's, free code's"), (experts, "drawings and their experts'"),
                       (latent, "one latent variable per row"), (digits, "drawn for each class")):
         ax.set_title(title, fontsize=11)

@@ -225,16 +225,42 @@ PAGE = """<!DOCTYPE html>
 <body class="{theme}"><nav>{nav}</nav><main><h1 class="title">{title}</h1>
 <p class="lead">{description}</p>
 {body}
+<p class="turn">{turn}</p>
 </main></body></html>
 """
 
 PREVIEW_CSS = """body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
-nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; } nav a { margin-right: 1rem; }
+nav details { display: inline-block; margin-right: 1rem; vertical-align: top; } nav details a { display: block; }
+.turn { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem; border-top: 1px solid #8885; padding-top: .6rem; }
 main { max-width: 800px; margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
 pre { background: #f3f4f6; padding: .6rem; font-size: .85rem; } pre.output { background: none; border-left: 2px solid #a3adb8; margin-top: -.6rem; }
 .quarto-dark { color: #ddd; background: #1b1d21; } .quarto-dark pre { background: #2a2d33; } .quarto-dark a { color: #8ab8f0; }
 .lead { color: #777; } code { font-size: .92em; }
 """
+
+
+def menu(titles, pages):
+    "The sidebar of _quarto.yml as a line of menus, and the notebooks in its order."
+    import yaml
+
+    lines, order = [], []
+    for entry in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]:
+        names = entry["contents"] if isinstance(entry, dict) else [entry]
+        links = [f'<a href="{pages[n]}">{titles[n]}</a>' for n in names if n in pages]
+        order += [n for n in names if n in pages]
+        lines.append(f"<details><summary>{entry['section']}</summary>{''.join(links)}</details>" if isinstance(entry, dict) else "".join(links))
+    return "\n".join(lines), order
+
+
+def neighbours(name, order, titles, pages):
+    "Links to the page before and the page after."
+    if name not in order:
+        return ""
+    k = order.index(name)
+    before, after = order[k - 1] if k else None, order[k + 1] if k + 1 < len(order) else None
+    return "".join(f'<a href="{pages[n]}">{text}</a>' if n else "<span></span>"
+                   for n, text in ((before, f"← {titles.get(before)}"), (after, f"{titles.get(after)} →")))
 
 
 def preview(proc, dest, theme="quarto-light"):
@@ -249,7 +275,8 @@ def preview(proc, dest, theme="quarto-light"):
     books = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(proc.glob("*.ipynb"))}
     meta = {p: {"title": p.stem, "output-file": p.stem + ".html"} | front_matter(nb) for p, nb in books.items()}
     pages = {p.name: meta[p]["output-file"] for p in books}
-    nav = " ".join(f'<a href="{page}">{html.escape(str(meta[p]["title"]))}</a>' for p, page in zip(books, pages.values()))
+    titles = {p.name: html.escape(str(meta[p]["title"])) for p in books}
+    nav, order = menu(titles, pages)
     warnings, written = [], []
     for path, nb in books.items():
         text = page_markdown(nb, dest / f"{path.stem}_files")
@@ -261,7 +288,8 @@ def preview(proc, dest, theme="quarto-light"):
         body = re.sub(r'href="([^":#]+\.ipynb)', lambda m: f'href="{pages.get(m[1], m[1])}', body)
         page = dest / meta[path]["output-file"]
         title, description = (html.escape(str(meta[path].get(k, ""))) for k in ("title", "description"))
-        page.write_text(PAGE.format(title=title, description=description, body=body, nav=nav, theme=theme), encoding="utf-8")
+        turn = neighbours(path.name, order, titles, pages)
+        page.write_text(PAGE.format(title=title, description=description, body=body, nav=nav, theme=theme, turn=turn), encoding="utf-8")
         written.append(page)
     return written, warnings
 

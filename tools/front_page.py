@@ -77,11 +77,13 @@ def output():
 
 
 def chapter_table():
-    rows = [("", "chapter", "what it is about", "time")]
+    rows = [("", "chapter", "what it is about", "read", "run")]
     for name in ORDER:
         first = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"][0]
         title, summary = re.match(r"# (.*)\n+> (.*)", "".join(first["source"])).groups()
-        rows.append((name.partition("_")[0], f"[{title}](nbs/{name}.ipynb)", summary.rstrip("."), effort(f"{name}.ipynb").replace(" on one core", "")))
+        read, _, run = effort(f"{name}.ipynb").replace("minutes", "min").replace("seconds", "s").partition(",")
+        times = read.removesuffix(" to read"), run.strip().removesuffix(" to run on one core")
+        rows.append((name.partition("_")[0], f"[{title}](nbs/{name}.ipynb)", summary.rstrip("."), *times))
     return table(rows)
 
 
@@ -97,6 +99,7 @@ def for_notebook(text):
     "Links and pictures of the README, as seen from nbs/."
     text = re.sub(r"<!-- /?computed -->\n?", "", text)
     text = re.sub(r"\]\(nbs/", "](", text)
+    text = re.sub(r"!\[([^\]]*)\]\(([^)]*)\)\n\n\*(.*?)\*\n", r'![\3](\2){.hero fig-alt="\1"}\n', text, flags=re.S)  # the caption beneath, not twice
     return text.strip()
 
 
