@@ -2,11 +2,12 @@
 """Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core -> genmix/published/costs/costs.json.
 
     python tools/publish_costs.py                                 both, on an otherwise idle machine (about a quarter of an hour)
-    python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay
+    python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay (--keep DIR: work in DIR, an empty folder)
     python tools/publish_costs.py --tests "2,100 passed ..." 28   what the tests' last line said, and their minutes
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -21,13 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "genmix" / "published" / "costs" / "costs.json"
 
 
-def reproduced():
+def reproduced(keep):
     "Wall seconds, seconds of every run by its settings' hash, models per chapter, and what the command said."
     from genmix import runs
     from genmix.configs import config_hash, load_config
 
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"GENMIX_DATA": str(ROOT / "nowhere")}
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "genmix", "reproduce"], cwd=folder, capture_output=True, text=True, env=env)
         wall = time.perf_counter() - start
@@ -69,13 +70,14 @@ def notebooks():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reproduce", action="store_true")
+    parser.add_argument("--keep", type=Path, help="work in this folder and leave the report there")
     parser.add_argument("--notebooks", action="store_true")
     parser.add_argument("--tests", nargs=2, metavar=("SAID", "MINUTES"))
     a = parser.parse_args()
     both = not (a.reproduce or a.notebooks or a.tests)
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     if a.reproduce or both:
-        found |= reproduced()
+        found |= reproduced(a.keep)
     if a.notebooks or both:
         found |= notebooks()
     if a.tests:
