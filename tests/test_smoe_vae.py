@@ -411,7 +411,9 @@ def test_studies_are_drawn(studied):
     import matplotlib.pyplot as plt
     df = smoe_vae.collect(studied[0])
     df = pd.concat([df, df[df.num_experts == 2].assign(fraction=.5, sse_test=lambda t: t.sse_test + 1)])
-    for fig in (smoe_vae.plot_k(df, ""), smoe_vae.plot_fractions(df[df.routing == "blend"], ""), smoe_vae.plot_per_expert(df, ""), smoe_vae.plot_probes(df, "")): plt.close(fig)
+    blend = df[df.routing == "blend"]
+    for fig in (smoe_vae.plot_k(df, ""), smoe_vae.plot_fractions(blend, ""), smoe_vae.plot_per_expert(df, ""), smoe_vae.plot_probes(df, "")):
+        plt.close(fig)
 
 
 def test_browse_shows_every_active_expert(doodles):

@@ -2,7 +2,8 @@
 """Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core -> genmix/published/costs/costs.json.
 
     python tools/publish_costs.py                                 both, on an otherwise idle machine (about a quarter of an hour)
-    python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay (--keep DIR: work in DIR, an empty folder)
+    python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay
+    python tools/publish_costs.py --reproduce --keep DIR          work in DIR, an empty folder, and leave the report there
     python tools/publish_costs.py --tests "2,100 passed ..." 28   what the tests' last line said, and their minutes
 """
 
