@@ -884,6 +884,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'genmix.smoe_vae.SMoEVAE.route': ('smoe_vae.html#smoevae.route', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.SMoEVAE.sample': ('smoe_vae.html#smoevae.sample', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae.SMoEVAE.split': ('smoe_vae.html#smoevae.split', 'genmix/smoe_vae.py'),
+                                 'genmix.smoe_vae._apart': ('smoe_vae.html#_apart', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae._labels': ('smoe_vae.html#_labels', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae._lines': ('smoe_vae.html#_lines', 'genmix/smoe_vae.py'),
                                  'genmix.smoe_vae._over_k': ('smoe_vae.html#_over_k', 'genmix/smoe_vae.py'),

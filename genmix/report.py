@@ -109,13 +109,13 @@ class Part:
         "Everything, as Markdown."
         return f"## {self.title}\n\n" + "\n".join(self.blocks)
 
-# %% ../nbs/08a_report.ipynb #50382776
+# %% ../nbs/08a_report.ipynb #d9da81d7
 CSS = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #666; --line: #8885; --link: #2761a8; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #1b1d21; --soft: #aaa; --link: #8ab8f0; } }
-body { margin: 0 auto; max-width: 860px; padding: 0 1rem 4rem; font: 17px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { margin: 0 auto; max-width: 960px; padding: 0 1rem 4rem; font: 17px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 a { color: var(--link); } nav { border-block: 1px solid var(--line); padding: .5rem 0; } nav a { margin-right: 1rem; }
-h2 { margin-top: 3rem; border-top: 3px solid var(--line); padding-top: .6rem; } p > em, figcaption { color: var(--soft); font-size: .85rem; }
+h2 { margin-top: 3rem; border-top: 3px solid var(--line); padding-top: .6rem; } p.made, figcaption { color: var(--soft); font-size: .85rem; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; padding: .3rem; box-sizing: border-box; }
@@ -128,7 +128,7 @@ def embedded(
     "A picture as text that a page can hold."
     return f"data:{mimetypes.guess_type(path.name)[0]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-# %% ../nbs/08a_report.ipynb #22a9f698
+# %% ../nbs/08a_report.ipynb #6dc48fe8
 def page(
     text: str,  # Markdown
     folder: Path,  # that its pictures are relative to
@@ -138,6 +138,7 @@ def page(
     from markdown_it import MarkdownIt
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     body = re.sub(r"<p>(<img [^>]*>)</p>\n<p><em>(.*?)</em></p>", r"<figure>\1<figcaption>\2</figcaption></figure>", body, flags=re.S)
+    body = re.sub(r"<p><em>((?:(?!</?em>).)*)</em></p>", r'<p class="made">\1</p>', body, flags=re.S)
     body = re.sub(r'<img src="([^":]+)"', lambda m: f'<img loading="lazy" src="{embedded(folder/html.unescape(m[1]))}"', body)
     names = re.findall(r"<h2>(.*?)</h2>", body)
     for k, name in enumerate(names): body = body.replace(f"<h2>{name}</h2>", f'<h2 id="part-{k}">{name}</h2>', 1)

@@ -60,7 +60,7 @@ def study_moe1991(
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
     return {"tables": tables, "runs": runs}
 
-# %% ../nbs/08b_reproduce.ipynb #83d4c015
+# %% ../nbs/08b_reproduce.ipynb #a6db7dda
 def write_moe1991(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -89,7 +89,7 @@ def write_moe1991(
 
 def write_table1(part: Part, c: configs.Table1Config, folder: Path) -> None:
     "One table: both rules for the step size, what they say of the paper's claim, every run as a dot."
-    made, label = made_by([folder]), label_of(c)
+    made, label = made_by([folder]).replace(f"1 run, seed {c.seed};", f"{c.trials} runs of each system, seeds {c.seed} to {c.seed + c.trials - 1};"), label_of(c)
     part.say(f"### {Path(c.data).stem}, {c.split} split, {c.expert} experts, stop at {c.target_mse:g} ({c.average})")
     for rule, df in pd.read_csv(folder/"history.csv").groupby("rule", sort=False):
         part.say(f"**Step sizes: {rule}** ({c.trials} runs per system)")
@@ -356,7 +356,7 @@ def verdict_smoe_vae(
                     f"({r.low:.2f} to {r.high:.2f}; {r.runs:.0f} pairs, p = {r.p:.2g}), {sure}.")
     return said
 
-# %% ../nbs/08b_reproduce.ipynb #82694571
+# %% ../nbs/08b_reproduce.ipynb #eb160c4f
 BETAS = {"quick": ((1., 4., 16.), (0., 8.), 1), "debug": ((1., 4.), (0., 2.), 1), "paper": ((1., 4., 8., 16., 32.), (0., 2., 4., 6., 8.), 10)}
 THEORY = ((1, 0), (4, 0), (8, 0), (16, 0), (32, 0), (4, 2), (8, 4), (32, 2), (32, 8))  # beta, lambda
 
@@ -367,7 +367,7 @@ def study_beta_vae(
     "What the sweep of chapter 05 consists of."
     betas, lambdas, seeds = BETAS[preset]
     base = configs.PRESETS[preset]["beta-vae"]
-    if preset == "quick": base = replace(base, n=4000, steps=200, lambda_steps=80)
+    if preset == "quick": base = replace(base, n=4000, steps=160, lambda_steps=60)
     sets = [name] if name != "auto" else ["dsprites", "shapes3d", "mpi3d"] if preset == "paper" else [base.data]
     def one(data, beta, lambda_, seed): return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
     return [one(*v) for v in product(sets, betas, lambdas, range(seeds))]
@@ -426,7 +426,7 @@ def verdict_beta_vae(
         said.append(f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}.")
     return said
 
-# %% ../nbs/08b_reproduce.ipynb #a7a05c9e
+# %% ../nbs/08b_reproduce.ipynb #c241ce15
 WINDOWS = {"quick": ((1, 1), (3, 2), (7, 4)), "debug": ((1, 1), (3, 2)), "paper": ((1, 1), (3, 2), (5, 3), (7, 4), (13, 7))}
 PRIORS = ("none", "gaussian", "flow", "class", "class-flow", "two-level")
 
@@ -436,7 +436,7 @@ def study_vlae(
 ) -> dict:  # "windows", "priors": configs
     "What the study of chapter 06 consists of."
     base = configs.PRESETS[preset]["vlae"]
-    if preset == "quick": base = replace(base, steps=100, samples=50, images=60)
+    if preset == "quick": base = replace(base, steps=80, samples=50, images=60)
     base = replace(base, plots=False, **({} if name == "auto" else {"data": name}))
     show = replace(base, prior="class", plots=True)
     windows = [replace(base, prior="gaussian", window=w) for w in WINDOWS[preset]]
