@@ -608,7 +608,8 @@ def plot_regions(
         winner = experts_and_gate(model, params, Xb)[1].argmax(0).reshape(g1.shape)
         for k in np.unique(winner):
             if (winner == k).all(): continue
-            ax.contour(g1, g2, winner == k, levels=[.5], colors="black", linestyles="--", linewidths=1.5)
+            if k < winner.max():  # each border once: two dashed lines on one another would look solid
+                ax.contour(g1, g2, np.ma.masked_where(winner < k, winner == k), levels=[.5], colors="black", linestyles="--", linewidths=1.5)
             spots = np.argwhere(winner == k)[::7]
             at = Xb[np.ravel_multi_index(spots.T, winner.shape), :2]
             label_at = at[_free(at, X, (x0, x1, y0, y1))]
