@@ -183,10 +183,10 @@ def water_filling(
 ) -> dict:  # level D; recon, information: nats; kept: directions
     "The stable fixed point without iterating (equations 5.7 and 5.8)."
     if beta <= 1: raise ConfigError(f"beta is {beta:g}; it must be above 1, or no water level stops the encoder")
-    sigma = np.linalg.eigvalsh(Sigma_Y)[::-1]                                                  # the largest first
+    v = np.linalg.eigvalsh(Sigma_Y)[::-1]                                                      # variances, the largest first
     D = (beta - 1) / (2 * lambda_) if lambda_ else math.inf
-    left = np.where(np.arange(len(sigma)) < m, np.minimum(sigma, D), sigma)
-    return dict(level=D, recon=.5 * np.log(2 * np.pi * np.e * left).sum(), information=.5 * np.log(sigma / left).sum(), kept=int((left < sigma).sum()))
+    left = np.where(np.arange(len(v)) < m, np.minimum(v, D), v)
+    return dict(level=D, recon=.5 * np.log(2 * np.pi * np.e * left).sum(), information=.5 * np.log(v / left).sum(), kept=int((left < v).sum()))
 
 # %% ../nbs/05_beta_vae.ipynb #693d5edc
 def plot_water(
@@ -195,14 +195,14 @@ def plot_water(
 ) -> plt.Figure:  # the figure
     "Variance of the images in their own directions, and what the code leaves of it."
     world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
-    sigma, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))                           # [n], [n, n]
+    v, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))                               # [n], [n, n]
     fig, axes = subplots(1, len(settings), height=3.2, width=3.8 * len(settings), sharey=True, squeeze=False); axes = axes[0]
     for ax, (beta, lambda_) in zip(axes, settings):
         left, D = np.diag(U.T @ fixed_point(world.Sigma_Y, start, beta, lambda_).Sigma_Z[0] @ U), (beta - 1) / (2 * lambda_)
-        ax.bar(range(1, 9), sigma[:8], color="#dddddd"); ax.bar(range(1, 9), left[:8], color=PALETTE[0])
+        ax.bar(range(1, 9), v[:8], color="#dddddd"); ax.bar(range(1, 9), left[:8], color=PALETTE[0])
         ax.axhline(D, color=PALETTE[4], lw=1); ax.text(8.4, D * 1.15, f"D = {D:.3g}", color=PALETTE[4], ha="right")
         ax.set(yscale="log", title=f"β = {beta}, λ = {lambda_}", xlabel="direction of the images")
-    axes[0].set_ylabel("variance"); axes[0].text(8.4, sigma[0], "images", color="#888888", ha="right"); axes[0].text(8.4, sigma[0] * .4, "left unexplained", color=PALETTE[0], ha="right")
+    axes[0].set_ylabel("variance"); axes[0].text(8.4, v[0], "images", color="#888888", ha="right"); axes[0].text(8.4, v[0] * .4, "left unexplained", color=PALETTE[0], ha="right")
     return caption(fig, f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}. Log scale: the gray above the blue is what the code tells")
 
 # %% ../nbs/05_beta_vae.ipynb #06538712
@@ -560,7 +560,7 @@ def into(self: Stack, models: list) -> list:
     return models
 
 # %% ../nbs/05_beta_vae.ipynb #6c5c6e72
-NUMBERS = dict(recon_test="NLL (nats)", kl_test="KL (nats)", l2_test="squared error", sap="SAP", mig="MIG", im="I_m (nats)")
+NUMBERS = dict(recon_test="reconstruction (nats)", kl_test="KL (nats)", l2_test="squared error", sap="SAP", mig="MIG", im="I_m (nats)")
 
 def collect(
     folders: Iterable[str | Path],  # of finished runs of beta-vae

@@ -546,6 +546,28 @@ def plot_usage(
     axes[1].set(xlabel="entropy of the gate (nats, at most log K)", ylabel="test images")
     return caption(fig, str(s["caption"]))
 
+# %% ../nbs/04_smoe_vae.ipynb #6b0e69fb
+def _apart(fig: plt.Figure, rounds: int = 400) -> plt.Figure:
+    "Labels within axes, moved up and down until none overlaps another."
+    fig.draw_without_rendering()
+    for ax in fig.axes:
+        if not len(texts := list(ax.texts)): continue
+        inside, boxes = ax.get_window_extent(), [t.get_window_extent() for t in texts]
+        half = np.array([(b.width + 2, b.height) for b in boxes]) / 2
+        at = np.array([((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2) for b in boxes])
+        at[:, 0] = np.clip(at[:, 0], inside.x0 + half[:, 0], inside.x1 - half[:, 0])
+        order = np.arange(len(at))
+        for _ in range(rounds):
+            gap = at[:, None] - at                                                           # [labels, labels, 2]
+            over = half[:, None] + half - abs(gap)
+            hit = (over > 0).all(-1) & (order[:, None] != order)
+            if not hit.any(): break
+            up = np.where(gap[..., 1] == 0, order[:, None] - order, gap[..., 1])
+            at[:, 1] += .3 * (hit * over[..., 1] * np.sign(up)).sum(1)
+            at[:, 1] = np.clip(at[:, 1], inside.y0 + half[:, 1], inside.y1 - half[:, 1])
+        for t, xy in zip(texts, ax.transData.inverted().transform(at)): t.set_position(xy)
+    return fig
+
 # %% ../nbs/04_smoe_vae.ipynb #a3521dfb
 def plot_tsne(
     s: dict,  # arrays of `measure`
@@ -559,7 +581,7 @@ def plot_tsne(
             ax.scatter(*xy[at].T, s=5, lw=0, color=PALETTE[c % len(PALETTE)], marker=MARKERS[c // len(PALETTE) % len(MARKERS)], alpha=.7)
             ax.text(*np.median(xy[at], 0), names[c], ha="center", va="center", fontsize=9, weight="bold", bbox=dict(fc="white", ec="none", alpha=.7, pad=.5))
         ax.set(xticks=[], yticks=[], title="by class" if ax is axes[0] else "by expert")
-    return caption(fig, f"t-SNE of codes. {s['caption']}")
+    return _apart(caption(fig, f"t-SNE of codes. {s['caption']}"))
 
 def plot_path(
     s: dict,  # arrays of `measure`
