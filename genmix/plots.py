@@ -281,7 +281,7 @@ def save_gif(
         fig = draw(i); fig.set_dpi(dpi); fig.canvas.draw()
         images.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3]))
         plt.close(fig)
-    palette = images[-1].quantize(64)
+    palette = Image.fromarray(np.concatenate([np.asarray(im) for im in images[::max(1, len(images)//8)] + images[-1:]])).quantize(64)  # of all of the film
     images = [im.quantize(palette=palette, dither=0) for im in images]
     ms = [int(1000*seconds)]*(frames - 1) + [2000]
     return _atomically(path, lambda tmp: images[0].save(tmp, format="GIF", save_all=True, append_images=images[1:], duration=ms, loop=0))

@@ -60,7 +60,7 @@ def study_moe1991(
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
     return {"tables": tables, "runs": runs}
 
-# %% ../nbs/08b_reproduce.ipynb #a6db7dda
+# %% ../nbs/08b_reproduce.ipynb #16fc6ee7
 def write_moe1991(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -104,7 +104,7 @@ def told_run(label: str, m: dict) -> str:
     return (f"**One run: {RUN_NAMES[label]}.** {'Reached' if m['converged'] else 'Did not reach'} its target in {m['epochs']:,} epochs: average squared error "
             f"{m['mse']:.4f}, train {m['train']:.1%}, test {m['test']:.1%}, experts in use: {m['used']}.")
 
-# %% ../nbs/08b_reproduce.ipynb #fef8650f
+# %% ../nbs/08b_reproduce.ipynb #88e49cc7
 def label_of(c: configs.Table1Config) -> str:
     "A name for a table's files; for a user's file with the config's hash, since two files may have the same name."
     end = "" if c.data in data.SETS else "-" + configs.config_hash(c)
@@ -162,7 +162,7 @@ def verdict(
             f"by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). "
             "The paper's ratio is 1.97 in favor of the mixture.")
 
-# %% ../nbs/08b_reproduce.ipynb #69df0234
+# %% ../nbs/08b_reproduce.ipynb #069da08b
 LEGEND = """How to read this. *Step sizes*: "fastest" and "smooth" are the two rules of chapter 01 by which a search chose them (fewest
 epochs; fewest epochs while the error practically never rises). *Stop at 0.08 (half | mean)*: half the squared error summed over classes, or its
 mean over classes as well. *stratified*: training and test speakers are alike; *shifted*: trained on men and women, tested on women and children.
@@ -213,7 +213,7 @@ def study_latent_opt(
     gaps = {} if preset != "paper" else {f"n {c.n}, width {c.width}": replace(c, data=base.data, plots=False) for c in gap_configs(preset)}
     return {"methods": methods, "gaps": gaps}
 
-# %% ../nbs/08b_reproduce.ipynb #d3aa3fee
+# %% ../nbs/08b_reproduce.ipynb #e09ece3f
 def write_latent_opt(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -284,7 +284,7 @@ from 0 to 1. Columns *train* and *test* are over the same few images of each cla
 the method map, a code is a point: its ELBO is that of the best normal distribution around it. Times depend on the machine and on what else it does.
 """
 
-# %% ../nbs/08b_reproduce.ipynb #8f933ac9
+# %% ../nbs/08b_reproduce.ipynb #93e425f8
 GRID = {"quick": ((1, 3, 5), (.1, 1.), 2), "debug": ((1, 2), (.5, 1.), 2), "paper": ((*range(1, 11), 15, 20, 25, 30, 35, 40, 45, 50), (.05, .1, .2, .4, 1.), 5)}
 
 def study_smoe_vae(
@@ -305,7 +305,7 @@ def study_smoe_vae(
     def show(c): return replace(c, plots=c.num_experts == five and c.seed == 0 and c.fraction == 1 and c.routing != "supervised")
     return [show(c) for c in blend + compete + told]
 
-# %% ../nbs/08b_reproduce.ipynb #ba617fe2
+# %% ../nbs/08b_reproduce.ipynb #b4ad034a
 def write_smoe_vae(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -340,7 +340,7 @@ def write_smoe_vae(
 SMOE_LEGEND = ("How to read this. *sse*: squared error of an image, summed over pixels, drawn by the one expert that the gate prefers; *soft*: by the blend. "
                "*active*: experts that draw at least ten test images.")
 
-# %% ../nbs/08b_reproduce.ipynb #09170ae1
+# %% ../nbs/08b_reproduce.ipynb #d86669b4
 def verdict_smoe_vae(
     chosen: pd.DataFrame,  # of `smoe_vae.chosen_k`
     supervised: pd.DataFrame,  # of `smoe_vae.paired`: blend minus supervised
@@ -356,7 +356,7 @@ def verdict_smoe_vae(
                     f"({r.low:.2f} to {r.high:.2f}; {r.runs:.0f} pairs, p = {r.p:.2g}), {sure}.")
     return said
 
-# %% ../nbs/08b_reproduce.ipynb #eb160c4f
+# %% ../nbs/08b_reproduce.ipynb #4d711eae
 BETAS = {"quick": ((1., 4., 16.), (0., 8.), 1), "debug": ((1., 4.), (0., 2.), 1), "paper": ((1., 4., 8., 16., 32.), (0., 2., 4., 6., 8.), 10)}
 THEORY = ((1, 0), (4, 0), (8, 0), (16, 0), (32, 0), (4, 2), (8, 4), (32, 2), (32, 8))  # beta, lambda
 
@@ -372,7 +372,7 @@ def study_beta_vae(
     def one(data, beta, lambda_, seed): return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
     return [one(*v) for v in product(sets, betas, lambdas, range(seeds))]
 
-# %% ../nbs/08b_reproduce.ipynb #c6d7928d
+# %% ../nbs/08b_reproduce.ipynb #8830932d
 def write_beta_vae(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -410,7 +410,7 @@ def write_beta_vae(
 BETA_LEGEND = ("How to read this. *recon*, *kl*: nats per image; *l2*: squared error summed over pixels; all on test images with one sampled code each. "
                "*mig*, *sap*, *im*: of posterior means (chapter 05a).")
 
-# %% ../nbs/08b_reproduce.ipynb #865fea55
+# %% ../nbs/08b_reproduce.ipynb #dc998809
 def verdict_beta_vae(
     change: pd.DataFrame,  # of `beta_vae.change`
     df: pd.DataFrame,  # of `beta_vae.collect`
@@ -426,7 +426,7 @@ def verdict_beta_vae(
         said.append(f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}.")
     return said
 
-# %% ../nbs/08b_reproduce.ipynb #c241ce15
+# %% ../nbs/08b_reproduce.ipynb #d631f1d4
 WINDOWS = {"quick": ((1, 1), (3, 2), (7, 4)), "debug": ((1, 1), (3, 2)), "paper": ((1, 1), (3, 2), (5, 3), (7, 4), (13, 7))}
 PRIORS = ("none", "gaussian", "flow", "class", "class-flow", "two-level")
 
@@ -443,7 +443,7 @@ def study_vlae(
     priors = [show if p == "class" else replace(base, prior=p) for p in PRIORS]
     return {"windows": windows, "priors": priors}
 
-# %% ../nbs/08b_reproduce.ipynb #928c3485
+# %% ../nbs/08b_reproduce.ipynb #049d4e26
 def write_vlae(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -473,7 +473,7 @@ NLL_OF = {"none": "−log p(x) without a code, nats", "gaussian": "−log p(x), 
 VLAE_LEGEND = ("How to read this. Nats per image. *NLL*: -log p(x) by importance sampling, with its standard error over images; *KL*: what the code carries, also in bits; "
                "*Bayes accuracy*: of the classifier that a prior for each class makes.")
 
-# %% ../nbs/08b_reproduce.ipynb #d74bdd69
+# %% ../nbs/08b_reproduce.ipynb #cd671fb9
 def verdict_vlae(
     windows: pd.DataFrame,  # of `vlae.collect`: runs that differ in their window
     priors: pd.DataFrame,  # of `vlae.summary`
@@ -529,7 +529,7 @@ def long_nll(prior: str) -> float:
     from genmix import vlae
     return -vlae.part(published("vlae", "study").value, "ablation").set_index("prior").log_p_test[prior]
 
-# %% ../nbs/08b_reproduce.ipynb #a9cfba72
+# %% ../nbs/08b_reproduce.ipynb #82903cc2
 _VOWELS, _MNIST = "real vowels, 25 runs, smooth steps", "MNIST, 20,000 images, seed 0, 30 epochs"
 _DRAWN, _SPRITES = "QuickDraw, 20 categories, 5 seeds, 1,500 steps, lite nets", "sprites (dSprites rebuilt), 3 seeds, 10,000 + 3,000 steps"
 _LONG = "MNIST, seed 0, 19,550 steps; 1,000 samples, 1,000 test images"
@@ -630,7 +630,7 @@ def expected_seconds(
             found[c] = step*(steps_of(c) + samples)
     return found
 
-# %% ../nbs/08b_reproduce.ipynb #a099c0e3
+# %% ../nbs/08b_reproduce.ipynb #4c9ddd65
 def cost_table(
     chapters: dict,  # chapter -> settings of its runs, first phases among them
     seconds: dict,  # settings -> seconds
@@ -652,7 +652,7 @@ def in_words(
     "A time as people say it."
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} minutes" if seconds < 5400 else f"{seconds/3600:,.0f} hours"
 
-# %% ../nbs/08b_reproduce.ipynb #f8e1066e
+# %% ../nbs/08b_reproduce.ipynb #38868ced
 NEEDS = {  # chapter -> what --data must name for it
     "moe1991": "a table of vowels: vowels, formants, or a CSV file", "latent-opt": "images, such as digits, doodles or mnist",
     "smoe-vae": "gray images of 28x28 pixels, such as digits, doodles or mnist",
@@ -757,7 +757,7 @@ def reproduce(
         parts.append(part)
     return finish(parts, preset, out, start)
 
-# %% ../nbs/08b_reproduce.ipynb #18c7360a
+# %% ../nbs/08b_reproduce.ipynb #4cfc496d
 def finish(
     parts: list,  # of `Part`
     preset: str,

@@ -67,7 +67,7 @@ def reparameterize(
     rng: Noise,  # where the noise comes from
     S: int | None = None,  # samples per image (None: one, and no dimension for it)
 ) -> torch.Tensor:  # [B, L], or [S, B, L]
-    "z = mu + sigma * noise."
+    "z = mu + sigma·noise."
     if S is None: return mu + (.5 * logvar).exp() * rng.normal(*mu.shape)
     return mu + (.5 * logvar).exp() * rng.normal(S, *mu.shape, dim=1)
 
@@ -594,7 +594,7 @@ def log_weights(
     noise: torch.Tensor,  # standard normal [m, B, L]
     per: int,  # images decoded at once, at most
 ) -> torch.Tensor:  # [m, B] nats
-    "log p(x, z) - log q(z|x) for z = mu + sigma * noise."
+    "log p(x, z) - log q(z|x) for z = mu + sigma·noise."
     parts = []
     for x_, mu_, lv, e in zip(x.split(per), mu.split(per), logvar.split(per), noise.split(per, dim=1)):
         rows = []

@@ -32,7 +32,10 @@ def test_every_command_is_a_real_one():
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
 def test_links_lead_somewhere(link):
-    assert link.startswith("https://") or (ROOT / link).exists(), link
+    file, _, heading = link.partition("#")
+    assert link.startswith("https://") or (ROOT / file).exists(), link
+    if not file:  # a heading of this page
+        assert heading in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.M)}
 
 
 def test_front_page_is_in_step(python):

@@ -129,7 +129,7 @@ def test_the_checks_can_fail(tmp_path, tree):
 # ---------------------------------------------------------------- files beside the notebooks
 def sidebar(contents):
     for entry in contents:
-        yield from sidebar(entry["contents"]) if isinstance(entry, dict) else [entry]
+        yield from sidebar(entry["contents"]) if "contents" in entry else [entry["href"] if isinstance(entry, dict) else entry]
 
 
 def test_the_sidebar_lists_every_notebook_once():

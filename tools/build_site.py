@@ -15,7 +15,10 @@ can be opened in Colab. Every page says how long it takes to read and to run.
 import argparse
 import ast
 import base64
+import functools
 import html
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -31,6 +34,9 @@ PAGE_LINK = re.compile(r"\]\((?!\w+:)[^)\s]*?([\w-]+\.html(?:#[\w.-]+)?)\)")
 REPO_LINE = re.compile(r'^\s*(repo-url|repo-branch|site-url): *(""|main)?\n', re.MULTILINE)
 SHOW_DOC = re.compile(r"^show_doc\(([\w.]+)", re.MULTILINE)
 EXPORTED = '#| code-summary: "Exported source"'
+SYMBOL_LINK = re.compile(r"\[`([^`]+)`\]\([\w-]+\.html#[\w.-]+\)")
+EVERYDAY = {"fit", "save", "check", "factors", "describe", "prepare", "images", "blend", "draw", "finish", "train", "run", "table", "constant", "softmax"}
+EXAMPLES = re.compile(r"^(examples?:)\n((?:  .+\n?)+)", re.MULTILINE)
 FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
 COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
 
@@ -56,8 +62,29 @@ def repair(text, cfg):
     if base:
         text = text.replace(f"]({base.rstrip('/')}/", "](/")
     text = PAGE_LINK.sub(r"](\1)", text)
+    text = SYMBOL_LINK.sub(lambda m: m[0] if sure(m[1]) else f"`{m[1]}`", text)
+    text = EXAMPLES.sub(lambda m: f"{m[1]}\n\n```sh\n{inspect.cleandoc(m[2])}\n```\n", text)
     # nbdev links symbols in signatures too, where a link is only noise
     return FENCE.sub(lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text)
+
+
+@functools.cache
+def homes():
+    "Symbol -> the modules that define it, as nbdev's index has them."
+    spec = importlib.util.spec_from_file_location("index", ROOT / "genmix" / "_modidx.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = {}
+    for module_name, symbols in module.d["syms"].items():
+        for symbol in symbols:
+            found.setdefault(symbol.split(".")[-1], set()).add(module_name)
+    return found
+
+
+def sure(name):
+    "Does a name in the text mean one symbol only? nbdev links `fit` or `measure` to any module that has one."
+    last = name.rstrip("()").split(".")[-1]
+    return name.startswith("genmix.") or (len(homes().get(last, ())) == 1 and last not in EVERYDAY)
 
 
 def defined(source):
@@ -233,10 +260,10 @@ PREVIEW_CSS = """body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color:
 nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; } nav a { margin-right: 1rem; }
 nav details { display: inline-block; margin-right: 1rem; vertical-align: top; } nav details a { display: block; }
 .turn { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem; border-top: 1px solid #8885; padding-top: .6rem; }
-main { max-width: 800px; margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
+* { box-sizing: border-box; } figure { margin: 1rem 0; } main { max-width: 800px; margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
 pre { background: #f3f4f6; padding: .6rem; font-size: .85rem; } pre.output { background: none; border-left: 2px solid #a3adb8; margin-top: -.6rem; }
 .quarto-dark { color: #ddd; background: #1b1d21; } .quarto-dark pre { background: #2a2d33; } .quarto-dark a { color: #8ab8f0; }
-.lead { color: #777; } code { font-size: .92em; }
+.lead { color: #777; } .quarto-dark .lead { color: #aaa; } code { font-size: .92em; }
 """
 
 
@@ -246,9 +273,10 @@ def menu(titles, pages):
 
     lines, order = [], []
     for entry in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]:
-        names = entry["contents"] if isinstance(entry, dict) else [entry]
-        links = [f'<a href="{pages[n]}">{titles[n]}</a>' for n in names if n in pages]
-        order += [n for n in names if n in pages]
+        entries = [e if isinstance(e, dict) else {"href": e} for e in (entry["contents"] if isinstance(entry, dict) else [entry])]
+        entries = [(e["href"], html.escape(e["text"]) if "text" in e else titles.get(e["href"])) for e in entries if e["href"] in pages]
+        links = [f'<a href="{pages[name]}">{text}</a>' for name, text in entries]
+        order += [name for name, _ in entries]
         lines.append(f"<details><summary>{entry['section']}</summary>{''.join(links)}</details>" if isinstance(entry, dict) else "".join(links))
     return "\n".join(lines), order
 
@@ -280,7 +308,7 @@ def preview(proc, dest, theme="quarto-light"):
     warnings, written = [], []
     for path, nb in books.items():
         text = page_markdown(nb, dest / f"{path.stem}_files")
-        command = [pypandoc.get_pandoc_path(), "--from=markdown", "--to=html", "--mathml"]
+        command = [pypandoc.get_pandoc_path(), "--from=markdown-smart", "--to=html", "--mathml"]
         done = subprocess.run(command, input=text.encode(), capture_output=True, cwd=proc)
         body, said = done.stdout.decode(), done.stderr.decode().strip()
         if done.returncode or said:
