@@ -13,7 +13,7 @@ __all__ = ['WHAT_IF', 'LEGEND', 'CAPTIONS', 'RUN_NAMES', 'METHODS', 'LATENT_LEGE
            'steps_of', 'step_seconds', 'kind', 'known_seconds', 'expected_seconds', 'cost_table', 'in_words', 'suits',
            'data_of', 'Study', 'flat', 'say_origins', 'announce', 'reproduce', 'finish']
 
-# %% ../nbs/08b_reproduce.ipynb #12560cf9
+# %% ../nbs/08b_reproduce.ipynb #a4ee81d2
 import json, os, sys, time
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from genmix.experiments import IMAGES, PAPER, chapter_of, first_phase, is_table,
 from genmix.moe1991 import RULES, SEARCH_SEEDS, STEP_SIZES, VARIANT
 from genmix.plots import MARKERS, PALETTE, caption, save, subplots
 from genmix.report import Part, made_by, markdown, write_report
-from genmix.runs import published, read_result, save_json, save_table
+from genmix.runs import one_thread, published, read_result, save_json, save_table
 
 # %% ../nbs/08b_reproduce.ipynb #e28c6192
 def study_moe1991(
@@ -566,7 +566,7 @@ def beside(
     this = [f"{part.numbers[q]:,.{digits[q]}f}" if q in part.numbers else "" for q in t.quantity]
     return t.drop(columns="chapter").assign(**{"this run": this})[["quantity", "paper", "where", "ours", "made", "this run"]]
 
-# %% ../nbs/08b_reproduce.ipynb #8e2166fe
+# %% ../nbs/08b_reproduce.ipynb #7469447a
 TRAIN_IMAGES = {"mnist": 50_000, "fashion": 50_000, "cifar": 40_000}           # in the training part of sets that may not be here yet
 PER_CATEGORY = 70_000                                                          # of QuickDraw's drawings
 
@@ -587,7 +587,7 @@ def steps_of(
 def step_seconds(
     c: configs.FitConfig,
     repeat: int = 3,  # steps that are timed, after one that is not
-) -> float:  # seconds of one training step on this device
+) -> float:  # seconds of one training step on this device, with one thread
     "Time a few steps of a config's model, on a stand-in of its data."
     from genmix import training
     name = c.data.partition(":")[0]
@@ -595,11 +595,12 @@ def step_seconds(
     c = replace(c, n=0, data=like.name)
     r = training.Run(chapter_of(configs.system_of(c)).model_of(c, like), like, c)
     r.start(None); r.model.train(); times = []
-    for (batch, n), _ in zip(r.batches(), range(1 + repeat)):
-        start = time.perf_counter()
-        training.train_step(r, batch, n)
-        if r.device.type == "cuda": training.torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    with one_thread():                                                         # as a sweep's workers have
+        for (batch, n), _ in zip(r.batches(), range(1 + repeat)):
+            start = time.perf_counter()
+            training.train_step(r, batch, n)
+            if r.device.type == "cuda": training.torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
 # %% ../nbs/08b_reproduce.ipynb #93d76f23

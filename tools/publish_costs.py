@@ -56,15 +56,15 @@ def told(stdout):
     return [*short, "...", *lines[end:]]
 
 
-def notebooks():
-    "Seconds that every notebook takes, top to bottom, on one thread."
+def notebooks(write):
+    "Seconds that every notebook takes, top to bottom, on one thread; with `write` their outputs are stored, too."
     found = {}
     for path in sorted((ROOT / "nbs").glob("[!_.]*.ipynb")):
         start = time.perf_counter()
-        command = [sys.executable, "tools/execute.py", "--check", f"nbs/{path.name}"]
-        subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command = [sys.executable, "tools/execute.py", *([] if write else ["--check"]), f"nbs/{path.name}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         found[path.stem] = round(time.perf_counter() - start, 1)
-        print(f"{path.stem:28} {found[path.stem]:6.1f} s", flush=True)
+        print(f"{found[path.stem]:6.1f} s  {done.stdout.strip() or done.stderr.strip()[-300:]}", flush=True)
     return {"notebooks": found}
 
 
@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--reproduce", action="store_true")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave the report there")
     parser.add_argument("--notebooks", action="store_true")
+    parser.add_argument("--write", action="store_true", help="with --notebooks: store what they print")
     parser.add_argument("--tests", nargs=2, metavar=("SAID", "MINUTES"))
     a = parser.parse_args()
     both = not (a.reproduce or a.notebooks or a.tests)
@@ -80,7 +81,7 @@ def main():
     if a.reproduce or both:
         found |= reproduced(a.keep)
     if a.notebooks or both:
-        found |= notebooks()
+        found |= notebooks(a.write)
     if a.tests:
         found["tests"] = {"said": a.tests[0], "minutes": float(a.tests[1])}
     from genmix import runs
