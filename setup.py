@@ -47,6 +47,7 @@ setup(
         *[f"Programming Language :: Python :: {version}" for version in cfg["pythons"].split()],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
+    package_dir={"": "."},  # an editable install then works from any folder, also from the one that holds this clone
     packages=find_packages(include=["genmix", "genmix.*"]),
     package_data={"genmix": ["published/*", "published/*/*"]},
     python_requires=f">={cfg['min_python']}",

@@ -353,7 +353,7 @@ class Reproduce(Command):
     """
 
     systems: Names = ()  # chapters to reproduce (default: all there are)
-    preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (minutes), debug (seconds) or paper (the publications' settings: hours to weeks, see --cost)
+    preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (minutes), debug (a minute or two, with numbers that mean nothing) or paper (the publications' settings: hours to weeks, see --cost)
     config: MaybeFile = None  # instead repeat the one run that this config.json belongs to
     cost: Flag = False  # say what it will cost (data to fetch, hours on this machine), and do nothing
     data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae, vlae), sprites, rooms, arms (beta-vae)
@@ -461,7 +461,7 @@ def overview(
         *lines,
         "",
         "Each has its own help, for example: genmix train moe1991 --help",
-        "Start with:  genmix reproduce --preset debug",
+        "Start with:  genmix reproduce moe1991",
         "Files go to ./runs (train), ./reproduction (reproduce) and ./figures (figures); --out changes that.",
         "Data sets are looked for in $GENMIX_DATA, else in your cache folder.",
         "Everywhere:  --help, --debug (on an error show where it happened), --version",

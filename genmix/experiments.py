@@ -652,7 +652,7 @@ class Progress:
     def __init__(self, seconds: dict):  # settings -> seconds expected
         from tqdm.auto import tqdm
         self.seconds, self.total, self.spent, self.done = seconds, max(sum(seconds.values()), 1e-9), 0., 0
-        self.start = self.told = time.time()
+        self.start = self.told = time.time(); self.out = sys.stdout            # the terminal's, also while runs are silent
         self.bar = tqdm(total=round(self.total, 3), disable=not sys.stderr.isatty(), leave=False, bar_format="{percentage:3.0f}%|{bar}| {desc}")
 
     def left(self) -> float:
@@ -663,7 +663,7 @@ class Progress:
         self.spent += self.seconds.get(c, 0.); self.done += 1
         text = f"{self.done} of {len(self.seconds)} models, about {self.left()/60:.1f} minutes left"
         self.bar.update(self.seconds.get(c, 0.)); self.bar.set_description_str(text)
-        if self.bar.disable and time.time() - self.told > 30: print(text, flush=True); self.told = time.time()
+        if self.bar.disable and time.time() - self.told > 30: print(text, file=self.out, flush=True); self.told = time.time()
 
 # %% ../nbs/08_experiments.ipynb #d0fe2267
 def train_all(

@@ -32,7 +32,7 @@ from .configs import ClassifierConfig, ConfigError, LatentOptConfig, preset
 from .data import ImageData
 from .plots import PALETTE, caption, heatmap, image_grid, subplots
 from .training import Batch, Noise, Rows, adam, fit, ramp
-from .vae import VAE, Bernoulli, Gaussian, LogProb, kl_normal, reparameterize, vae_of
+from .vae import checked_images, VAE, Bernoulli, Gaussian, LogProb, kl_normal, reparameterize, vae_of
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #9fc51f39
 def per_class(
@@ -298,6 +298,7 @@ def encode(
     rng: Noise | None = None,  # of tosses and samples (None: seed 0)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L] each; logvar is -inf for a point
     "q(z|x) of new images, by this model's own way."
+    x = checked_images(self, x)
     rng = rng or Noise(0, device=x.device)
     return _pair(self, self.new_code(self.likelihood.prepare(self._fixed(x), rng), rng))
 

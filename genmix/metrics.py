@@ -33,8 +33,8 @@ class Pairs(NamedTuple):
     names: tuple  # of the factors
 
 def _numbers(a, what, fix):
-    "A table of real numbers, [N, columns]."
-    a = np.asarray(a)
+    "A table of real numbers, [N, columns]; of a tensor its numbers alone."
+    a = np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
     if a.dtype.kind not in "biuf": raise MetricError(f"{what} have type {a.dtype}; expected a table of numbers")
     if a.ndim != 2: raise MetricError(f"{what} have shape {list(a.shape)}; expected two axes, {fix}")
     if a.size == 0: raise MetricError(f"{what} are empty: their shape is {list(a.shape)}")

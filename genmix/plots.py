@@ -14,6 +14,8 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+
+from genmix.configs import ConfigError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 # %% ../nbs/00c_plots.ipynb #bf825810
@@ -260,7 +262,9 @@ def save(
     path: str | Path,  # where to; the suffix (png, pdf, svg) tells the format
     dpi: int = 150,  # dots per inch of a PNG
 ) -> Path:  # the path
-    "Save a figure whole or not at all, and close it."
+    "Save a figure whole or not at all, and close it; a `ConfigError` for a suffix that names no format."
+    if Path(path).suffix[1:].lower() not in (known := fig.canvas.get_supported_filetypes()):
+        raise ConfigError(f"{path}: a picture's name ends in .png, .svg or .pdf (or .{', .'.join(sorted(set(known) - {'png', 'svg', 'pdf'}))})")
     out = _atomically(path, lambda tmp: fig.savefig(tmp, dpi=dpi))
     plt.close(fig)
     return out

@@ -20,7 +20,7 @@ from genmix.configs import write_atomic
 from genmix.plots import save
 from genmix.runs import read_result, save_json, save_table
 
-# %% ../nbs/08a_report.ipynb #ea5794a3
+# %% ../nbs/08a_report.ipynb #0d8aa2bf
 def span(
     values: Iterable,  # numbers
 ) -> str:  # such as "250", "100 to 250"
@@ -35,7 +35,8 @@ def made_by(
     made = [read_result(f)["provenance"] for f in folders]
     data = Counter(m["data"].removeprefix("data: ") for m in made)
     seeds = sorted({m["seed"] for m in made})
-    said = [f"Data: {'; '.join(data)}", f"{len(made)} run{'s' * (len(made) > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
+    several = f"; and {len(data) - 1} other draws or sizes of it" if len(data) > 1 else ""
+    said = [f"Data: {next(iter(data))}{several}", f"{len(made)} run{'s' * (len(made) > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
     if all("steps" in m for m in made): said.append(f"{span(m['steps'] for m in made)} steps")
     said.append(f"{sum(m['seconds'] for m in made):,.0f} s on {' and '.join(sorted({str(m.get('device', 'cpu')) for m in made}))}, {span(m['threads'] for m in made)} thread{'s' * (made[0]['threads'] > 1)} each")
     said.append(f"genmix {span_of(made, 'genmix')}, torch {span_of(made, 'torch')}, numpy {span_of(made, 'numpy')}")
@@ -48,7 +49,7 @@ def span_of(
     "The values that some provenances have for a key."
     return ", ".join(sorted({str(m[key]) for m in made}))
 
-# %% ../nbs/08a_report.ipynb #fecb02a8
+# %% ../nbs/08a_report.ipynb #e11220ac
 def markdown(
     df: pd.DataFrame,  # a table; a named index becomes the first column
     digits: int = 1,  # after the point, for numbers of 1 and above; three in all below
@@ -57,6 +58,7 @@ def markdown(
     def show(v: object) -> str:
         if not isinstance(v, float): return html.escape(str(v), quote=False).replace("|", "\\|")
         if np.isnan(v): return ""
+        if abs(v) < 1e-9: return "0"
         return f"{v:.3g}" if 0 < abs(v) < 1 else f"{v:,.{digits}f}"
     df = df.reset_index() if df.index.name else df
     lines = ["| " + " | ".join(map(str, df.columns)) + " |", "|" + "---|"*len(df.columns)]
@@ -109,7 +111,7 @@ class Part:
         "Everything, as Markdown."
         return f"## {self.title}\n\n" + "\n".join(self.blocks)
 
-# %% ../nbs/08a_report.ipynb #d9da81d7
+# %% ../nbs/08a_report.ipynb #eeed2d23
 CSS = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #666; --line: #8885; --link: #2761a8; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #1b1d21; --soft: #aaa; --link: #8ab8f0; } }
@@ -117,7 +119,7 @@ body { margin: 0 auto; max-width: 960px; padding: 0 1rem 4rem; font: 17px/1.5 sy
 a { color: var(--link); } nav { border-block: 1px solid var(--line); padding: .5rem 0; } nav a { margin-right: 1rem; }
 h2 { margin-top: 3rem; border-top: 3px solid var(--line); padding-top: .6rem; } p.made, figcaption { color: var(--soft); font-size: .85rem; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); } th { white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; padding: .3rem; box-sizing: border-box; }
 code { font-size: .85em; overflow-wrap: anywhere; } summary { cursor: pointer; font-weight: 600; margin: 1rem 0; }
 """

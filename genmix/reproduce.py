@@ -60,7 +60,7 @@ def study_moe1991(
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
     return {"tables": tables, "runs": runs}
 
-# %% ../nbs/08b_reproduce.ipynb #16fc6ee7
+# %% ../nbs/08b_reproduce.ipynb #f7417625
 def write_moe1991(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -76,7 +76,8 @@ def write_moe1991(
         write_table1(part, c, folder)
     rows = pd.read_csv(results[0][1]/"history.csv")
     first = moe1991.summarize(rows[rows.rule == rows.rule.iloc[-1]])
-    for system in ("4 experts", "BP, 6 hidden"): part.numbers[f"epochs, {system}"] = first.epochs[system]
+    for system in ("4 experts", "BP, 6 hidden"):
+        if first.converged[system] == 1: part.numbers[f"epochs, {system}"] = first.epochs[system]
     part.numbers["test %, 4 experts"] = first["test %"]["4 experts"]
     for label, c in study["runs"].items():
         part.say(told_run(label, read_result(done[c])["metrics"]))
@@ -96,7 +97,8 @@ def write_table1(part: Part, c: configs.Table1Config, folder: Path) -> None:
         part.table(f"{label}-{rule}", moe1991.summarize(df).reset_index(), made, shown=shown_table(df), digits=1)
         part.say(verdict(moe1991.summarize(df).T.to_dict(), moe1991.t_tests(df)))
         save_table(part.out/"tables"/f"{part.system}-{label}-{rule}-t_tests.csv", moe1991.t_tests(df), float_format="%.6g")
-        if c.plots: part.figure(f"{label}-{rule}", moe1991.plot_table(df).figure, f"Every run: epochs until the target, step sizes: {rule}", made)
+        if not df.converged.any(): part.say("No run reached the target, so there is nothing to draw.")
+        elif c.plots: part.figure(f"{label}-{rule}", moe1991.plot_table(df).figure, f"Every run: epochs until the target, step sizes: {rule}", made)
     if c.search and c.plots: part.figure(f"{label}-search", moe1991.plot_search(pd.read_csv(folder/"search.csv")).figure, "Epochs against step size", made)
 
 def told_run(label: str, m: dict) -> str:
@@ -340,7 +342,7 @@ def write_smoe_vae(
 SMOE_LEGEND = ("How to read this. *sse*: squared error of an image, summed over pixels, drawn by the one expert that the gate prefers; *soft*: by the blend. "
                "*active*: experts that draw at least ten test images.")
 
-# %% ../nbs/08b_reproduce.ipynb #d86669b4
+# %% ../nbs/08b_reproduce.ipynb #528c18ed
 def verdict_smoe_vae(
     chosen: pd.DataFrame,  # of `smoe_vae.chosen_k`
     supervised: pd.DataFrame,  # of `smoe_vae.paired`: blend minus supervised
@@ -351,7 +353,7 @@ def verdict_smoe_vae(
     grows = "grows with the data" if c.chosen.is_monotonic_increasing and c.chosen.iloc[-1] > c.chosen.iloc[0] else "does not grow with the data"
     said = [f"K chosen on validation images: {ks}. Here it {grows}."]
     for _, r in supervised.iterrows():
-        sure = "clearly" if r.p < .05 else "but not by more than chance would give"
+        sure = "too few pairs to be sure of anything" if r.runs < 3 else "clearly" if r.p < .05 else "but not by more than chance would give"
         said.append(f"With K = {r.num_experts:.0f}, unsupervised routing is {'better' if r.difference < 0 else 'worse'} than supervised by {abs(r.difference):.2f} "
                     f"({r.low:.2f} to {r.high:.2f}; {r.runs:.0f} pairs, p = {r.p:.2g}), {sure}.")
     return said
@@ -372,7 +374,7 @@ def study_beta_vae(
     def one(data, beta, lambda_, seed): return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
     return [one(*v) for v in product(sets, betas, lambdas, range(seeds))]
 
-# %% ../nbs/08b_reproduce.ipynb #8830932d
+# %% ../nbs/08b_reproduce.ipynb #45336d55
 def write_beta_vae(
     part: Part,  # the chapter's part of the report
     preset: str,
@@ -385,7 +387,7 @@ def write_beta_vae(
     folders, starts = [done[c] for c in members], {"debug": 10, "quick": 25}.get(preset, 50)
     theory = beta_vae.theory_table(beta_vae.linear_world(), THEORY, starts=starts)
     part.say("### The linear world, exactly")
-    part.say("Fixed points from many starts; *recon* in nats, *sap*, *im* in nats, with standard errors over starts.")
+    part.say("Fixed points from many starts; *recon* and *im* in nats, *sap* a difference of R², with standard errors over starts.")
     part.table("theory", theory, f"No data and no training: the linear world of chapter 05, {starts} starts, seed 0; genmix {genmix.__version__}", digits=3)
     df, made = beta_vae.collect(folders), made_by(folders)
     change = beta_vae.change(df)
@@ -410,7 +412,7 @@ def write_beta_vae(
 BETA_LEGEND = ("How to read this. *recon*, *kl*: nats per image; *l2*: squared error summed over pixels; all on test images with one sampled code each. "
                "*mig*, *sap*, *im*: of posterior means (chapter 05a).")
 
-# %% ../nbs/08b_reproduce.ipynb #dc998809
+# %% ../nbs/08b_reproduce.ipynb #c88c43fd
 def verdict_beta_vae(
     change: pd.DataFrame,  # of `beta_vae.change`
     df: pd.DataFrame,  # of `beta_vae.collect`
@@ -420,8 +422,9 @@ def verdict_beta_vae(
     for name, d in df.groupby("data", sort=False):
         most, top = d.beta.max(), d["lambda"].max()
         mean = d.groupby(["beta", "lambda"])[["kl_test", "recon_test", "mig"]].mean()
-        said.append(f"{name}: from β = 1 to β = {most:g} the code's KL falls from {mean.kl_test[1, 0]:.1f} to {mean.kl_test[most, 0]:.1f} nats"
-                    f" and the reconstruction loss rises by {mean.recon_test[most, 0] - mean.recon_test[1, 0]:.1f} nats.")
+        less, worse = mean.kl_test[1, 0] - mean.kl_test[most, 0], mean.recon_test[most, 0] - mean.recon_test[1, 0]
+        said.append(f"{name}: from β = 1 to β = {most:g} the code's KL {'falls' if less > 0 else 'rises'} from {mean.kl_test[1, 0]:.1f} to {mean.kl_test[most, 0]:.1f} nats"
+                    f" and the reconstruction loss {'rises' if worse > 0 else 'falls'} by {abs(worse):.1f} nats.")
         back = mean.kl_test[most, top] - mean.kl_test[most, 0]
         said.append(f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}.")
     return said
@@ -473,14 +476,14 @@ NLL_OF = {"none": "−log p(x) without a code, nats", "gaussian": "−log p(x), 
 VLAE_LEGEND = ("How to read this. Nats per image. *NLL*: -log p(x) by importance sampling, with its standard error over images; *KL*: what the code carries, also in bits; "
                "*Bayes accuracy*: of the classifier that a prior for each class makes.")
 
-# %% ../nbs/08b_reproduce.ipynb #cd671fb9
+# %% ../nbs/08b_reproduce.ipynb #63c65d82
 def verdict_vlae(
     windows: pd.DataFrame,  # of `vlae.collect`: runs that differ in their window
     priors: pd.DataFrame,  # of `vlae.summary`
 ) -> list:  # sentences
     "What the tables say about windows and priors."
     w = windows.sort_values("sees"); a, b = w.iloc[0], w.iloc[-1]
-    falls = "falls with every larger window" if w.kl_test.is_monotonic_decreasing else "does not fall with every larger window"
+    falls = "falls with every larger window" if w.kl_test.is_monotonic_decreasing and a.kl_test - b.kl_test > .1 else "does not fall with every larger window"
     said = [f"What the code carries {falls}: {a.kl_test:.1f} nats with {a.sees} pixels in sight, {b.kl_test:.1f} with {b.sees}; the bound of the whole message goes from {-a.elbo_test:.1f} to {-b.elbo_test:.1f} nats."]
     p = priors.set_index("prior"); codes = p.drop(index="none", errors="ignore")
     said.append(f"The lowest NLL has the prior {codes.NLL.idxmin()}, {codes.NLL.min():.1f} nats, the highest {codes.NLL.idxmax()}, {codes.NLL.max():.1f}.")
@@ -529,7 +532,7 @@ def long_nll(prior: str) -> float:
     from genmix import vlae
     return -vlae.part(published("vlae", "study").value, "ablation").set_index("prior").log_p_test[prior]
 
-# %% ../nbs/08b_reproduce.ipynb #82903cc2
+# %% ../nbs/08b_reproduce.ipynb #c59c6e35
 _VOWELS, _MNIST = "real vowels, 25 runs, smooth steps", "MNIST, 20,000 images, seed 0, 30 epochs"
 _DRAWN, _SPRITES = "QuickDraw, 20 categories, 5 seeds, 1,500 steps, lite nets", "sprites (dSprites rebuilt), 3 seeds, 10,000 + 3,000 steps"
 _LONG = "MNIST, seed 0, 19,550 steps; 1,000 samples, 1,000 test images"
@@ -564,7 +567,7 @@ def beside(
     t = headlines()[lambda t: t.chapter == part.system]
     digits = {h.quantity: h.digits for h in HEADLINES}
     this = [f"{part.numbers[q]:,.{digits[q]}f}" if q in part.numbers else "" for q in t.quantity]
-    return t.drop(columns="chapter").assign(**{"this run": this})[["quantity", "paper", "where", "ours", "made", "this run"]]
+    return t.drop(columns="chapter").assign(**{"this run": this})[["quantity", "paper", "ours", "this run", "where", "made"]]
 
 # %% ../nbs/08b_reproduce.ipynb #7469447a
 TRAIN_IMAGES = {"mnist": 50_000, "fashion": 50_000, "cifar": 40_000}           # in the training part of sets that may not be here yet
@@ -631,7 +634,7 @@ def expected_seconds(
             found[c] = step*(steps_of(c) + samples)
     return found
 
-# %% ../nbs/08b_reproduce.ipynb #4c9ddd65
+# %% ../nbs/08b_reproduce.ipynb #c1b1a10a
 def cost_table(
     chapters: dict,  # chapter -> settings of its runs, first phases among them
     seconds: dict,  # settings -> seconds
@@ -643,7 +646,9 @@ def cost_table(
         names = list(dict.fromkeys(c.data for c in members))
         missing = [n for n in names if n.partition(":")[0] in data.SETS and len(data.find(n)) < len(data.files_of(n))]
         size = sum(f.size or 0 for n in missing for f in data.files_of(n))
-        fetch = f"{', '.join(missing)} ({size/1e6:,.0f} MB{' or more' if any(not f.size for n in missing for f in data.files_of(n)) else ''})" if missing else "nothing"
+        unknown = any(not f.size for n in missing for f in data.files_of(n))
+        much = f"{size/1e6:,.0f} MB" * bool(size) + " and more" * bool(size and unknown) + "size not known" * (unknown and not size) or "less than a MB"
+        fetch = f"{', '.join(missing)} ({much})" if missing else "nothing"
         rows.append({"chapter": system, "data": ", ".join(names), "to fetch": fetch, "models": len(members), "hours": sum(seconds[c] for c in members)/3600/cores})
     return pd.DataFrame(rows)
 
@@ -710,14 +715,16 @@ def say_origins(
         for c in members:
             if isinstance(c, configs.Table1Config) and not c.search: step_sizes(c, None)  # are all step sizes known?
 
-# %% ../nbs/08b_reproduce.ipynb #cb84e7b6
+# %% ../nbs/08b_reproduce.ipynb #f4018ff3
 def announce(
     chapters: dict,  # chapter -> settings of its runs
     preset: str,
     cores: int,  # that work at the same time
 ) -> dict:  # settings -> expected seconds
     "Say what it will cost."
-    if preset == "debug": return dict.fromkeys((c for v in chapters.values() for c in v), 1.)
+    if preset == "debug":
+        print(f"{sum(map(len, chapters.values()))} models of a few steps; a minute or two, and numbers that mean nothing", flush=True)
+        return dict.fromkeys((c for v in chapters.values() for c in v), 1.)
     seconds = expected_seconds([c for v in chapters.values() for c in v])
     t = cost_table(chapters, seconds, cores)
     total = 3600*t.hours.sum()
@@ -725,7 +732,7 @@ def announce(
     print(f"{t.models.sum()} models; about {in_words(total)} with {cores} {'core' if cores == 1 else 'cores'} that have nothing else to do, less what is complete already", flush=True)
     return seconds
 
-# %% ../nbs/08b_reproduce.ipynb #58214f99
+# %% ../nbs/08b_reproduce.ipynb #6b12bce8
 def reproduce(
     systems: list = (),  # chapters, e.g. ["moe1991"]; none: all
     preset: str = "quick",  # quick, debug or paper
@@ -754,11 +761,11 @@ def reproduce(
         print(f"writing: {STUDIES[system].title}", flush=True)
         part = Part(STUDIES[system].title, system, out)
         STUDIES[system].write(part, preset, name, done)
-        if not (t := beside(part)).empty: part.blocks[:0] = ["### Beside the paper\n", markdown(t), "*Paper and ours: see the columns; this run: as the tables below say.*\n"]
+        if not (t := beside(part)).empty: part.blocks[:0] = ["### Beside the paper\n", markdown(t), "*Paper, and ours from longer runs: see the last columns. This run: on the data of the tables below; empty where it has no such number or did not reach the target.*\n"]
         parts.append(part)
     return finish(parts, preset, out, start)
 
-# %% ../nbs/08b_reproduce.ipynb #4cfc496d
+# %% ../nbs/08b_reproduce.ipynb #66b2949b
 def finish(
     parts: list,  # of `Part`
     preset: str,
@@ -769,6 +776,7 @@ def finish(
     seconds = time.time() - start
     lead = (f"Preset `{preset}`, genmix {genmix.__version__}, {time.strftime('%Y-%m-%d')}; made in {in_words(seconds)} (what was complete before was not trained again). "
             "Under every table and figure stands what it was made from; tables are beside this file as CSV (`tables/`), figures as PNG and SVG (`figures/`), runs with all their settings in `runs/`.")
+    if preset == "debug": lead += " **This preset goes through all steps with a few images: its numbers mean nothing.**"
     report = write_report("genmix: what was reproduced", lead, parts, out)
     for p in parts:
         t = beside(p)

@@ -31,7 +31,7 @@ from .runs import load_arrays, read_result, summarize
 import matplotlib.pyplot as plt
 from .plots import MARKERS, PALETTE, caption, expert_color, heatmap, image_grid, subplots
 from .training import Batch, Noise, Rows
-from .vae import LogProb, importance, kl_normal, log_normal, noise_of, reparameterize
+from .vae import checked_images, LogProb, importance, kl_normal, log_normal, noise_of, reparameterize
 
 # %% ../nbs/04_smoe_vae.ipynb #052391a1
 def encoder_of(
@@ -313,7 +313,7 @@ def split(self: SMoEVAE, busy: int, dead: int, rng: Noise, noise: float = .1) ->
 @patch
 def encode(self: SMoEVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "mu, logvar of images [B, 1, 28, 28] from 0 to 1: [B, L] each."
-    return self.codes(x)[:2]
+    return self.codes(checked_images(self, x))[:2]
 
 @patch
 def decode(self: SMoEVAE, z: torch.Tensor) -> torch.Tensor:
@@ -323,7 +323,7 @@ def decode(self: SMoEVAE, z: torch.Tensor) -> torch.Tensor:
 @patch
 def reconstruct(self: SMoEVAE, x: torch.Tensor) -> torch.Tensor:
     "Drawings of the codes' means."
-    return self.decode(self.codes(x)[0])
+    return self.decode(self.encode(x)[0])
 
 @patch
 @torch.no_grad()
@@ -339,6 +339,8 @@ def model_of(
     "The model that the settings describe."
     if tuple(d.x.shape[1:]) != (1, 28, 28):
         raise ConfigError(f"smoe-vae draws gray images of 28x28 pixels, and these are {'x'.join(map(str, d.x.shape[1:]))}")
+    steps = config.steps or config.epochs * -(-len(d) // config.batch)
+    if config.balanced > steps // 2: config = replace(config, balanced=steps // 2)          # short runs compete, too, in their second half
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return SMoEVAE(config, len(d.classes))
@@ -590,7 +592,7 @@ def plot_path(
     frames, p = s["path_drawn"], s["path_p"]                                                # [10, 1, 28, 28], [60, K]
     fig, (top, ax) = subplots(2, 1, height=3.6, height_ratios=(1, 3))
     top.imshow(np.concatenate(list(frames[:, 0]), 1), cmap="gray", vmin=0, vmax=255 if frames.dtype == np.uint8 else 1, aspect="auto"); top.set_axis_off()
-    shown = np.flatnonzero(p.max(0) > .02); t = np.linspace(0, 1, len(p))
+    shown = np.flatnonzero(p.max(0) >= min(.02, p.max())); t = np.linspace(0, 1, len(p))
     ax.stackplot(t, p[:, shown].T, colors=[expert_color(j) for j in shown])
     for j, base in zip(shown, np.cumsum(p[:, shown], 1).T - p[:, shown].T):
         at = p[:, j].argmax()

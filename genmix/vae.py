@@ -562,12 +562,12 @@ def checked_images(
 ) -> torch.Tensor:  # `x` itself
     "`x`, if it is a batch of images that the model can take."
     if not torch.is_tensor(x) or x.ndim != 4 or not len(x):
-        got = list(x.shape) if hasattr(x, "shape") else type(x).__name__
+        got = list(x.shape) if torch.is_tensor(x) else f"{type(x).__name__} (torch.as_tensor makes one)"
         raise VAEError(f"images must be a tensor [B, C, H, W] with B of at least 1, got {got}")
     if not x.is_floating_point():
         raise VAEError(f"images must be numbers from 0 to 1, got {str(x.dtype).removeprefix('torch.')}; divide bytes by 255")
     if not x.isfinite().all(): raise VAEError("images must be finite numbers from 0 to 1, and there are NaN or infinite pixels")
-    if model.likelihood.bounded and not (0 <= x.min() and x.max() <= 1):
+    if getattr(getattr(model, "likelihood", None), "bounded", True) and not (0 <= x.min() and x.max() <= 1):
         raise VAEError(f"images must be numbers from 0 to 1, got {x.min().item():.3g} to {x.max().item():.3g}")
     return x
 
