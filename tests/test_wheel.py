@@ -111,7 +111,8 @@ def test_nothing_on_the_page_of_the_package_index_leads_nowhere(address, tmp_pat
     assert all(re.match(r"https?://|#", link) for link in links + pictures), links + pictures  # elsewhere, or to a heading of this page
     if address:
         place = f"{address}/blob/v{settings()['version']}/"
-        ours = [link.removeprefix(place).partition("#")[0] for link in links if link.startswith(place)] + [p.partition("/raw/")[2].partition("/")[2] for p in pictures]
+        ours = [link.removeprefix(place).partition("#")[0] for link in links if link.startswith(place)]
+        ours += [p.partition("/raw/")[2].partition("/")[2] for p in pictures]
         assert len(ours) > 10 and len(pictures) == source.count("![") and all((ROOT / name).exists() for name in ours), ours
     else:
         assert not pictures and "](" not in re.sub(r"\]\((https?://|#)", "", body) and "chapter" in body
