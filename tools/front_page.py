@@ -67,7 +67,7 @@ def cost_table():
     rows = [("what", "time", "download", "made on"),
             ("`genmix reproduce`", f"{c['seconds'] / 60:.1f} minutes", "none", f"{c['provenance']['cores']} cores; {total} models ({chapters})"),
             ("all notebooks, top to bottom", f"{minutes:.0f} minutes", "none", "one core"),
-            ("`pytest` and `pytest -m slow`", f"{tests['minutes']:.0f} minutes", "none", f"{c['provenance']['cores']} cores; {tests['said']}"),
+            ("`pytest`", f"{tests['minutes']:.0f} minutes", "none", f"{c['provenance']['cores']} cores; {tests['said']}"),
             ("`genmix reproduce --preset paper`", "weeks; see `--cost`", "five sets, 13 GB", "says beforehand what it will take on your machine")]
     return table(rows)
 
