@@ -1,4 +1,5 @@
 "Everything that setuptools needs stands in settings.ini; this file only hands it over."
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -10,21 +11,36 @@ parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
-statuses = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+statuses = {
+    "1": "1 - Planning",
+    "2": "2 - Pre-Alpha",
+    "3": "3 - Alpha",
+    "4": "4 - Beta",
+    "5": "5 - Production/Stable",
+}
 repository, documentation = cfg["git_url"].rstrip("/"), cfg["doc_host"] + cfg["doc_baseurl"]
 
 
 def read_elsewhere(text):
     "The README for a page that has none of its files: links lead to this version in the repository; without one they are plain text."
     if not repository:
-        text = re.sub(r"!\[[^\]]*\]\((?!\w+:)[^)]+\)\n+(\*[^\n]+\*\n+)?", "", text)  # a picture, with its caption
+        text = re.sub(
+            r"!\[[^\]]*\]\((?!\w+:)[^)]+\)\n+(\*[^\n]+\*\n+)?", "", text
+        )  # a picture, with its caption
         return re.sub(r"\[([^\]]+)\]\((?![\w#]+:|#)[^)]+\)", r"\1", text)
     text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\1{repository}/raw/v{cfg['version']}/", text)
     return re.sub(r"(\[[^\]]+\]\()(?!\w+:|#)", rf"\1{repository}/blob/v{cfg['version']}/", text)
 
 
 urls = {"Homepage": repository, "Documentation": documentation}
-urls |= {"Changelog": f"{repository}/blob/{cfg['branch']}/CHANGELOG.md", "Issues": f"{repository}/issues"} if repository else {}
+urls |= (
+    {
+        "Changelog": f"{repository}/blob/{cfg['branch']}/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    }
+    if repository
+    else {}
+)
 
 setup(
     name=cfg["lib_name"],
@@ -47,12 +63,18 @@ setup(
         *[f"Programming Language :: Python :: {version}" for version in cfg["pythons"].split()],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    package_dir={"": "."},  # an editable install then works from any folder, also from the one that holds this clone
+    package_dir={
+        "": "."
+    },  # an editable install then works from any folder, also from the one that holds this clone
     packages=find_packages(include=["genmix", "genmix.*"]),
     package_data={"genmix": ["published/*", "published/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "cluster": cfg["cluster_requirements"].split(), "ray": cfg["ray_requirements"].split()},
+    extras_require={
+        "dev": cfg["dev_requirements"].split(),
+        "cluster": cfg["cluster_requirements"].split(),
+        "ray": cfg["ray_requirements"].split(),
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

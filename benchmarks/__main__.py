@@ -34,10 +34,17 @@ MNIST = "MNIST (official)"
 
 # name -> share of the time, threads, data
 BENCHMARKS = {
-    "readers": (40, 1, "files written by the benchmark itself (synthetic)"), "worlds_strokes": (20, 1, "doodles (synthetic)"),
-    "worlds_sprites": (20, 1, "sprites (rebuilt)"), "worlds_rooms": (20, 1, "rooms (synthetic)"), "worlds_arms": (20, 1, "arms (synthetic)"),
-    "moe1991": (35, 1, "formants (synthetic)"), "training": (110, TWO, MNIST), "smoe_vae": (245, TWO, MNIST), "metrics": (30, 1, "codes (synthetic)"),
-    "beta_vae": (40, os.cpu_count() or 1, "sprites (rebuilt)"), "vlae": (30, TWO, "digits (scikit-learn's)"),
+    "readers": (40, 1, "files written by the benchmark itself (synthetic)"),
+    "worlds_strokes": (20, 1, "doodles (synthetic)"),
+    "worlds_sprites": (20, 1, "sprites (rebuilt)"),
+    "worlds_rooms": (20, 1, "rooms (synthetic)"),
+    "worlds_arms": (20, 1, "arms (synthetic)"),
+    "moe1991": (35, 1, "formants (synthetic)"),
+    "training": (110, TWO, MNIST),
+    "smoe_vae": (245, TWO, MNIST),
+    "metrics": (30, 1, "codes (synthetic)"),
+    "beta_vae": (40, os.cpu_count() or 1, "sprites (rebuilt)"),
+    "vlae": (30, TWO, "digits (scikit-learn's)"),
 }
 
 
@@ -57,8 +64,14 @@ def load_average():
 
 
 def machine():
-    return {"processor": processor(), "architecture": platform.machine(), "cores": os.cpu_count(), "system": platform.system(),
-            "python": platform.python_version(), **{m: version(m) for m in ("numpy", "torch", "scikit-learn", "genmix")}}
+    return {
+        "processor": processor(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{m: version(m) for m in ("numpy", "torch", "scikit-learn", "genmix")},
+    }
 
 
 def worker(name, pairs, budget, quick):
@@ -72,7 +85,9 @@ def worker(name, pairs, budget, quick):
 
     with redirect_stdout(sys.stderr):
         try:
-            for result, r in importlib.import_module(f"benchmarks.{name}").measured(pairs=pairs, budget=budget, quick=quick):
+            for result, r in importlib.import_module(f"benchmarks.{name}").measured(
+                pairs=pairs, budget=budget, quick=quick
+            ):
                 say(result=result, **r)
         except Missing as e:
             say(missing=str(e))
@@ -89,10 +104,31 @@ def threads_of(name, quick):
 def measured(name, pairs, budget, quick):
     "A benchmark's results, why it was skipped, and what went wrong, if anything did."
     threads = threads_of(name, quick)
-    command = [sys.executable, "-m", "benchmarks", "--worker", name, "--pairs", str(pairs), "--budget", str(budget)] + ["--quick"] * quick
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--worker",
+        name,
+        "--pairs",
+        str(pairs),
+        "--budget",
+        str(budget),
+    ] + ["--quick"] * quick
     limit = 300 + 5 * budget
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-                         env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)})
+    p = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+        },
+    )
     stop = threading.Timer(limit, p.kill)
     stop.start()
     try:
@@ -106,7 +142,11 @@ def measured(name, pairs, budget, quick):
     missing = next((r["missing"] for r in lines if "missing" in r), None)
     if over:
         return results, missing, f"stopped after {limit:.0f} s"
-    return results, missing, (err.strip().splitlines() or ["no message"])[-1] if p.returncode else None
+    return (
+        results,
+        missing,
+        (err.strip().splitlines() or ["no message"])[-1] if p.returncode else None,
+    )
 
 
 def rows_of(name, results, quick):
@@ -116,10 +156,21 @@ def rows_of(name, results, quick):
         found = [p for p in PROMISES if (p.benchmark, p.result) == (name, result)]
         chapter = next((p.chapter for p in PROMISES if p.benchmark == name), "")
         figures = {k: r[k] for k in ("median", "least", "largest", "pairs")}
-        for p in found or [PROMISES[0]._make((name, result, chapter, result, f"see benchmarks/{name}.py", "none", None, ""))]:
+        for p in found or [
+            PROMISES[0]._make(
+                (name, result, chapter, result, f"see benchmarks/{name}.py", "none", None, "")
+            )
+        ]:
             kept = "-" if quick else verdict(p.kind, p.number, r)
-            rows.append(p._asdict() | figures | {"threads": r.get("threads", threads_of(name, quick)), "ratio": "cost" if name == "readers" else "gain",
-                                                 "holds": kept})
+            rows.append(
+                p._asdict()
+                | figures
+                | {
+                    "threads": r.get("threads", threads_of(name, quick)),
+                    "ratio": "cost" if name == "readers" else "gain",
+                    "holds": kept,
+                }
+            )
     return rows
 
 
@@ -128,17 +179,28 @@ def judged_again(path):
     report, results = json.loads(path.read_text(encoding="utf-8")), {}
     for r in report["rows"]:
         results.setdefault(r["benchmark"], {})[r["result"]] = r
-    report["rows"] = [row for name, found in results.items() for row in rows_of(name, found, report["provenance"]["quick"])]
+    report["rows"] = [
+        row
+        for name, found in results.items()
+        for row in rows_of(name, found, report["provenance"]["quick"])
+    ]
     write(path, report)
     return report["rows"]
 
 
 def show(rows):
-    print(f"\n{'chapter':13} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} {'largest':>8} {'pairs':>5} {'threads':>7}  holds")
+    print(
+        f"\n{'chapter':13} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} {'largest':>8} {'pairs':>5} {'threads':>7}  holds"
+    )
     for r in rows:
-        print(f"{r['chapter']:13} {r['ours']:45} {r['baseline']:39} {written(r['kind'], r['number']):>11} "
-              + " ".join(f"{r[k]:8.2f}" if r[k] < 100 else f"{r[k]:8,.0f}" for k in ("median", "least", "largest"))
-              + f" {r['pairs']:5} {r['threads']:7}  {r['holds']}")
+        print(
+            f"{r['chapter']:13} {r['ours']:45} {r['baseline']:39} {written(r['kind'], r['number']):>11} "
+            + " ".join(
+                f"{r[k]:8.2f}" if r[k] < 100 else f"{r[k]:8,.0f}"
+                for k in ("median", "least", "largest")
+            )
+            + f" {r['pairs']:5} {r['threads']:7}  {r['holds']}"
+        )
 
 
 def write(path, report):
@@ -148,13 +210,35 @@ def write(path, report):
 
 
 def arguments(argv):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="about how long all of them together may take (with --only: their share of it); below 9, "
-                        "the training of chapter 04 is too short to be judged")
-    parser.add_argument("--only", default="", help=f"some of them, with commas between: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--json", type=Path, help="write the table and how it was made to this file as well")
-    parser.add_argument("--quick", action="store_true", help="two pairs each, of next to nothing, one thread: does everything run? Judges no promise")
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="measure nothing: write the promises as they are now into a file that --json wrote")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        help="about how long all of them together may take (with --only: their share of it); below 9, "
+        "the training of chapter 04 is too short to be judged",
+    )
+    parser.add_argument(
+        "--only", default="", help=f"some of them, with commas between: {', '.join(BENCHMARKS)}"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write the table and how it was made to this file as well"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two pairs each, of next to nothing, one thread: does everything run? Judges no promise",
+    )
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: write the promises as they are now into a file that --json wrote",
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=float, help=argparse.SUPPRESS)
@@ -172,37 +256,84 @@ def main(argv=None):
     if a.judge:
         return show(judged_again(a.judge))
     here, before, start, rows, skipped, failed = machine(), load_average(), time.time(), [], {}, {}
-    print(f"{here['processor']}, {here['cores']} cores, {here['system']} {here['architecture']}; Python {here['python']}, numpy {here['numpy']}, "
-          f"torch {here['torch']}; threads: see the table; load {before}")
+    print(
+        f"{here['processor']}, {here['cores']} cores, {here['system']} {here['architecture']}; Python {here['python']}, numpy {here['numpy']}, "
+        f"torch {here['torch']}; threads: see the table; load {before}"
+    )
     if before is not None and before > here["cores"] / 4:
-        print(f"warning: load {before}: something else is at work on this machine, and ratios will scatter", flush=True)
-    second = 0 if a.quick else 0.7 * 60 * a.minutes / sum(share for share, _, _ in BENCHMARKS.values())  # the rest of the time goes into starting
+        print(
+            f"warning: load {before}: something else is at work on this machine, and ratios will scatter",
+            flush=True,
+        )
+    second = (
+        0 if a.quick else 0.7 * 60 * a.minutes / sum(share for share, _, _ in BENCHMARKS.values())
+    )  # the rest of the time goes into starting
     for k, name in enumerate(a.names, 1):
         began = time.time()
-        results, missing, error = measured(name, 2 if a.quick else 5, second * BENCHMARKS[name][0], a.quick)
+        results, missing, error = measured(
+            name, 2 if a.quick else 5, second * BENCHMARKS[name][0], a.quick
+        )
         rows += rows_of(name, results, a.quick)
         if missing:
             skipped[name] = missing
         if error:
             failed[name] = error
         note = f"; skipped: {missing}" if missing else ""
-        print(f"[{k}/{len(a.names)}] {name}: {len(results)} ratios in {time.time() - began:.0f} s{note}" + f"; FAILED: {error}" * bool(error), flush=True)
+        print(
+            f"[{k}/{len(a.names)}] {name}: {len(results)} ratios in {time.time() - began:.0f} s{note}"
+            + f"; FAILED: {error}" * bool(error),
+            flush=True,
+        )
     after = load_average()
     show(rows)
     done = {(r["benchmark"], r["result"]) for r in rows}
-    unmeasured = sorted({f"{p.chapter}: {p.ours}" for p in PROMISES if p.benchmark in a.names and p.kind != "none" and (p.benchmark, p.result) not in done})
+    unmeasured = sorted(
+        {
+            f"{p.chapter}: {p.ours}"
+            for p in PROMISES
+            if p.benchmark in a.names and p.kind != "none" and (p.benchmark, p.result) not in done
+        }
+    )
     if unmeasured:
         print("\npromised, but not measured in this run: " + "; ".join(unmeasured))
     judged = [r for r in rows if r["holds"] != "-"]
-    print(f"\n{time.time() - start:.0f} s, load {before} before and {after} after; "
-          + (f"{sum(r['holds'] == 'yes' for r in judged)} of {len(judged)} promises hold" if judged else "no promise was judged"))
+    print(
+        f"\n{time.time() - start:.0f} s, load {before} before and {after} after; "
+        + (
+            f"{sum(r['holds'] == 'yes' for r in judged)} of {len(judged)} promises hold"
+            if judged
+            else "no promise was judged"
+        )
+    )
     if a.json:
-        command = "python -m benchmarks" + f" --minutes {a.minutes:g}" * (not a.quick) + f" --only {a.only}" * bool(a.only) + " --quick" * a.quick
-        made = {"what": "ratios of seconds within interleaved pairs: baseline over ours (a gain), for readers ours over the baseline (a cost)",
-                "data": "; ".join(dict.fromkeys(BENCHMARKS[name][2] for name in a.names)),
-                "date": datetime.now(UTC).date().isoformat(), "genmix": here.pop("genmix"), "machine": here, "load": [before, after],
-                "seconds": round(time.time() - start), "minutes": None if a.quick else a.minutes, "quick": a.quick, "command": command + " --json FILE"}
-        write(a.json, {"provenance": made, "rows": rows, "unmeasured": unmeasured, "skipped": skipped, "failed": failed})
+        command = (
+            "python -m benchmarks"
+            + f" --minutes {a.minutes:g}" * (not a.quick)
+            + f" --only {a.only}" * bool(a.only)
+            + " --quick" * a.quick
+        )
+        made = {
+            "what": "ratios of seconds within interleaved pairs: baseline over ours (a gain), for readers ours over the baseline (a cost)",
+            "data": "; ".join(dict.fromkeys(BENCHMARKS[name][2] for name in a.names)),
+            "date": datetime.now(UTC).date().isoformat(),
+            "genmix": here.pop("genmix"),
+            "machine": here,
+            "load": [before, after],
+            "seconds": round(time.time() - start),
+            "minutes": None if a.quick else a.minutes,
+            "quick": a.quick,
+            "command": command + " --json FILE",
+        }
+        write(
+            a.json,
+            {
+                "provenance": made,
+                "rows": rows,
+                "unmeasured": unmeasured,
+                "skipped": skipped,
+                "failed": failed,
+            },
+        )
     return 1 if failed else 0
 
 

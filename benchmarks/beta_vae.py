@@ -44,7 +44,9 @@ def worker(pipe, configs):
     "A process with one thread that trains its share of the models whenever it is asked."
     torch.set_num_threads(1)
     data = load("sprites", "train", n=6400, seed=0)
-    train = prepared([beta_vae.model_of(c, data) for c in configs], configs, data, False, torch.device("cpu"))
+    train = prepared(
+        [beta_vae.model_of(c, data) for c in configs], configs, data, False, torch.device("cpu")
+    )
     train(2)
     pipe.send("ready")
     while steps := pipe.recv():
@@ -58,15 +60,26 @@ def measured(pairs=5, budget=0.0, quick=False, models=4, steps=4, device="cpu"):
     where, cores = training.pick_device(device), os.cpu_count() or 1
     torch.set_num_threads(1 if quick else cores)
     data = load("sprites", "train", n=6400, seed=0)
-    configs = [BetaVAEConfig(n=6400, steps=100_000, lr=5e-4, beta=4.0, seed=s, device=device) for s in range(models)]
-    def networks(): return [beta_vae.model_of(c, data).to(where) for c in configs]
-    ways = {name: prepared(networks(), configs, data, name == "stacked", where) for name in ("in turn", "stacked")}
+    configs = [
+        BetaVAEConfig(n=6400, steps=100_000, lr=5e-4, beta=4.0, seed=s, device=device)
+        for s in range(models)
+    ]
+
+    def networks():
+        return [beta_vae.model_of(c, data).to(where) for c in configs]
+
+    ways = {
+        name: prepared(networks(), configs, data, name == "stacked", where)
+        for name in ("in turn", "stacked")
+    }
     for train in ways.values():
         train(2)
     pipes = []
     for k in range(min(cores, models) if where.type == "cpu" else 0):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        multiprocessing.get_context("spawn").Process(target=worker, args=(theirs, configs[k::cores]), daemon=True).start()
+        multiprocessing.get_context("spawn").Process(
+            target=worker, args=(theirs, configs[k::cores]), daemon=True
+        ).start()
         pipes.append(ours)
     for p in pipes:
         assert p.recv() == "ready"
@@ -92,18 +105,24 @@ def measured(pairs=5, budget=0.0, quick=False, models=4, steps=4, device="cpu"):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
     cores = os.cpu_count() or 1
-    print(f"{a.models} models, batches of 64 sprites, {training.pick_device(a.device)}, {cores} threads (processes: {cores} with one thread each); "
-          f"{a.rounds} interleaved rounds of {a.steps} steps")
+    print(
+        f"{a.models} models, batches of 64 sprites, {training.pick_device(a.device)}, {cores} threads (processes: {cores} with one thread each); "
+        f"{a.rounds} interleaved rounds of {a.steps} steps"
+    )
     for name, r in measured(a.rounds, models=a.models, steps=a.steps, device=a.device):
-        print(f"{name:26} {1 / r['fast']:7.1f} against {1 / r['slow']:7.1f} models x steps per second, {r['median']:.2f} times "
-              f"({r['least']:.2f}-{r['largest']:.2f})")
+        print(
+            f"{name:26} {1 / r['fast']:7.1f} against {1 / r['slow']:7.1f} models x steps per second, {r['median']:.2f} times "
+            f"({r['least']:.2f}-{r['largest']:.2f})"
+        )
 
 
 if __name__ == "__main__":

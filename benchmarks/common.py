@@ -41,7 +41,9 @@ def official(name, split, n):
     try:
         d = load(name, split, n=n)
     except DataError as e:
-        raise Missing(f"needs the real {name}, which is not here: set GENMIX_DATA to the folder that holds it, or `genmix data fetch {name}`") from e
+        raise Missing(
+            f"needs the real {name}, which is not here: set GENMIX_DATA to the folder that holds it, or `genmix data fetch {name}`"
+        ) from e
     return replace(d, x=np.ascontiguousarray(d.x[:]), y=np.asarray(d.y))
 
 
@@ -54,12 +56,21 @@ def go_on(done, least, start, budget):
 
 def ratios(slow, fast):
     r = [s / f for s, f in zip(slow, fast, strict=True)]
-    return {"median": round(statistics.median(r), 3), "least": round(min(r), 3), "largest": round(max(r), 3)}
+    return {
+        "median": round(statistics.median(r), 3),
+        "least": round(min(r), 3),
+        "largest": round(max(r), 3),
+    }
 
 
 def compared(slow, fast):
     "The ratios of two lists of seconds, with their number and both medians."
-    return {**ratios(slow, fast), "pairs": len(slow), "slow": statistics.median(slow), "fast": statistics.median(fast)}
+    return {
+        **ratios(slow, fast),
+        "pairs": len(slow),
+        "slow": statistics.median(slow),
+        "fast": statistics.median(fast),
+    }
 
 
 def in_turns(slow, fast, pairs, budget=0.0, draw=tuple, items=(1, 1)):
@@ -81,7 +92,9 @@ def serve(pipe, threads, build, args, settings, warm):
     "A candidate's process: one call, and its figures, whenever it is asked."
     import numpy as np
 
-    if "torch" in sys.modules:  # the candidate's module, which is loaded by now, uses it; where it does not, torch would change how memory is given out
+    if (
+        "torch" in sys.modules
+    ):  # the candidate's module, which is loaded by now, uses it; where it does not, torch would change how memory is given out
         sys.modules["torch"].set_num_threads(threads)
     run = build(*args, **settings)
     for _ in range(warm):
@@ -130,4 +143,7 @@ def measure(candidates, args, rounds, threads, warm=2, budget=0.0):
             for name in list(candidates)[:: -1 if k % 2 else 1]:
                 found[name].append(ask(name))
             k += 1
-    return {name: dict(zip(("wall", "cpu", "faults"), map(list, zip(*rows)))) for name, rows in found.items()}
+    return {
+        name: dict(zip(("wall", "cpu", "faults"), map(list, zip(*rows))))
+        for name, rows in found.items()
+    }

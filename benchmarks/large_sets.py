@@ -32,13 +32,17 @@ STEP = 2048
 
 def drawn(world, N):
     for a in range(0, N, STEP):
-        yield np.ascontiguousarray(np.moveaxis(world.render(np.arange(a, min(N, a + STEP))), 1, -1))  # [b, 64, 64, C]
+        yield np.ascontiguousarray(
+            np.moveaxis(world.render(np.arange(a, min(N, a + STEP))), 1, -1)
+        )  # [b, 64, 64, C]
 
 
 def write_npz(path, name, shape, blocks, **more):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1, allowZip64=True) as z:
         with z.open(name + ".npy", "w", force_zip64=True) as f:
-            np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                f, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             for b in blocks:
                 f.write(b.tobytes())
         for key, a in more.items():
@@ -50,7 +54,9 @@ def write_npz(path, name, shape, blocks, **more):
 def write_dsprites(path):
     f = np.insert(sprites.factors(np.arange(sprites.N)), 0, 0, axis=1)
     blocks = (b // 255 for b in drawn(sprites, sprites.N))
-    write_npz(path, "imgs", (sprites.N, 64, 64), blocks, latents_classes=f, latents_values=f.astype(float))
+    write_npz(
+        path, "imgs", (sprites.N, 64, 64), blocks, latents_classes=f, latents_values=f.astype(float)
+    )
 
 
 def write_shapes3d(path):
@@ -58,7 +64,14 @@ def write_shapes3d(path):
 
     N = 480_000
     with h5py.File(path, "w") as h:
-        d = h.create_dataset("images", (N, 64, 64, 3), "u1", chunks=(256, 64, 64, 3), compression="gzip", compression_opts=1)
+        d = h.create_dataset(
+            "images",
+            (N, 64, 64, 3),
+            "u1",
+            chunks=(256, 64, 64, 3),
+            compression="gzip",
+            compression_opts=1,
+        )
         for k, b in enumerate(drawn(rooms, N)):
             d[k * STEP : k * STEP + len(b)] = b
         h["labels"] = rooms.factors(np.arange(N)).astype(float)
@@ -88,13 +101,25 @@ def measure(name, folder):
             n += B
         speed[B] = round(n / (time.perf_counter() - start))
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"set": name, "images": len(d), "unpacked_gb": round(d.x.nbytes / 1e9, 2), "convert_s": round(converted, 1), "peak_mb": round(peak * unit / 1e6),
-            "before_mb": round(before * unit / 1e6), "open_again_s": round(opened, 2), "images_per_s": speed}
+    return {
+        "set": name,
+        "images": len(d),
+        "unpacked_gb": round(d.x.nbytes / 1e9, 2),
+        "convert_s": round(converted, 1),
+        "peak_mb": round(peak * unit / 1e6),
+        "before_mb": round(before * unit / 1e6),
+        "open_again_s": round(opened, 2),
+        "images_per_s": speed,
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the files are, or are written")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the files are, or are written"
+    )
     parser.add_argument("--sets", nargs="+", choices=WRITE, default=list(WRITE))
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -112,18 +137,42 @@ def main():
             WRITE[name](part)
             os.replace(part, path)
         with tempfile.TemporaryDirectory(dir=a.folder) as cache:
-            command = [sys.executable, "-m", "benchmarks.large_sets", "--folder", a.folder, "--measure", name]
-            done = subprocess.run(list(map(str, command)), env={**os.environ, "GENMIX_CACHE": cache}, check=True, stdout=subprocess.PIPE, text=True)
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.large_sets",
+                "--folder",
+                a.folder,
+                "--measure",
+                name,
+            ]
+            done = subprocess.run(
+                list(map(str, command)),
+                env={**os.environ, "GENMIX_CACHE": cache},
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         r = json.loads(done.stdout)
         rows.append(r)
-        print(f"{name:9} {r['images']:9,} images, {r['unpacked_gb']:5.2f} GB unpacked: converted in {r['convert_s']:6.1f} s with at most {r['peak_mb']} MB "
-              f"of memory, opened again in {r['open_again_s']:.2f} s; random batches: "
-              + ", ".join(f"{v:,}/s at {k}" for k, v in r["images_per_s"].items()), flush=True)
+        print(
+            f"{name:9} {r['images']:9,} images, {r['unpacked_gb']:5.2f} GB unpacked: converted in {r['convert_s']:6.1f} s with at most {r['peak_mb']} MB "
+            f"of memory, opened again in {r['open_again_s']:.2f} s; random batches: "
+            + ", ".join(f"{v:,}/s at {k}" for k, v in r["images_per_s"].items()),
+            flush=True,
+        )
     if a.json:
         what = "files in the official layouts and sizes, with images of genmix.sprites, rooms and arms (synthetic), packed by zip or gzip at level 1"
-        provenance = {"data": what, "genmix": __version__, "machine": machine, "command": "python -m benchmarks.large_sets --folder DIR --json FILE"}
+        provenance = {
+            "data": what,
+            "genmix": __version__,
+            "machine": machine,
+            "command": "python -m benchmarks.large_sets --folder DIR --json FILE",
+        }
         part = a.json.with_name(a.json.name + ".part")
-        part.write_text(json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(part, a.json)
 
 

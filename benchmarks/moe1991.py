@@ -41,7 +41,10 @@ def mixture_step(X, D, params, lr):
     h = joint / joint.sum(1, keepdims=True)
     g = h[:, :, None] * e
     da = o * (g - (g * o).sum(-1, keepdims=True))
-    return [W - lr * np.einsum("nf,nkc->fkc", X, da) / len(X), V - lr * (X.T @ (p - h)) / len(X)], mse
+    return [
+        W - lr * np.einsum("nf,nkc->fkc", X, da) / len(X),
+        V - lr * (X.T @ (p - h)) / len(X),
+    ], mse
 
 
 def backprop_step(X, D, params, lr):
@@ -61,7 +64,10 @@ def one_after_another(model, X, D, lr, seeds, epochs):
     "Final parameters of all runs, in the package's layout."
     step, out = (mixture_step if isinstance(model, Mixture) else backprop_step), []
     for seed in seeds:
-        params = [np.ascontiguousarray(np.moveaxis(a, -1, 0) if a.ndim == 2 else a.transpose(2, 1, 0)) for a in model.init(seed, X.shape[1] - 1, D.shape[1])]
+        params = [
+            np.ascontiguousarray(np.moveaxis(a, -1, 0) if a.ndim == 2 else a.transpose(2, 1, 0))
+            for a in model.init(seed, X.shape[1] - 1, D.shape[1])
+        ]
         for _ in range(epochs):
             params, _ = step(X, D, params, lr)
         out.append([np.moveaxis(a, 0, -1) if a.ndim == 2 else a.transpose(2, 1, 0) for a in params])
@@ -75,7 +81,11 @@ def alone(epochs, runs, fresh=False, loads=None):
     if fresh:
         Mixture.memory = lambda self, R, C, N: (None, None)
     task, model = four_vowels(load("formants")), systems()["4 experts"]
-    return lambda: np.sum(train(model, task.X_train, task.y_train, 1.0, range(runs), epochs=epochs, target_mse=0.0).params[0])
+    return lambda: np.sum(
+        train(
+            model, task.X_train, task.y_train, 1.0, range(runs), epochs=epochs, target_mse=0.0
+        ).params[0]
+    )
 
 
 def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
@@ -85,8 +95,11 @@ def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
     X, D = np.column_stack([task.X_train, np.ones(len(task.X_train))]), np.eye(4)[task.y_train]
     seeds, lr, share, items = range(runs), 1.0, budget / 6, (runs * epochs,) * 2
     for name, model in systems().items():
+
         def together(model=model):
-            return train(model, task.X_train, task.y_train, lr, seeds, epochs=epochs, target_mse=0.0)
+            return train(
+                model, task.X_train, task.y_train, lr, seeds, epochs=epochs, target_mse=0.0
+            )
 
         def loop(model=model):
             return one_after_another(model, X, D, lr, seeds, epochs)
@@ -94,22 +107,40 @@ def measured(pairs=7, budget=0.0, quick=False, epochs=60, runs=25):
         for mine, theirs in zip(together().params, loop(), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
         yield name, in_turns(loop, together, pairs, share, items=items)
-    for name, loads in (("4 experts, fresh arrays", None), ("4 experts, fresh arrays, PyTorch loaded", "torch")):
-        m = measure({k: (alone, {"fresh": k == "fresh", "loads": loads}) for k in ("fresh", "reused")}, (epochs, runs), pairs, 1, budget=share)
+    for name, loads in (
+        ("4 experts, fresh arrays", None),
+        ("4 experts, fresh arrays, PyTorch loaded", "torch"),
+    ):
+        m = measure(
+            {k: (alone, {"fresh": k == "fresh", "loads": loads}) for k in ("fresh", "reused")},
+            (epochs, runs),
+            pairs,
+            1,
+            budget=share,
+        )
         yield name, compared(*([t / items[0] for t in m[k]["wall"]] for k in ("fresh", "reused")))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--runs", type=int, default=25)
     a = parser.parse_args()
-    print(f"{a.runs} runs x {a.epochs} epochs, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
-          f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} interleaved pairs, medians")
-    print(f"{'system':40} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch")
+    print(
+        f"{a.runs} runs x {a.epochs} epochs, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
+        f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} interleaved pairs, medians"
+    )
+    print(
+        f"{'system':40} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch"
+    )
     for name, r in measured(a.pairs, epochs=a.epochs, runs=a.runs):
-        print(f"{name:40} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
+        print(
+            f"{name:40} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,13 @@ def python2_pickle(drawings):
         return b"q" + bytes([i]) if i < 256 else b"r" + struct.pack("<I", i)
 
     def short(n):
-        return b"K" + bytes([n]) if n < 256 else b"M" + struct.pack("<H", n) if n < 65536 else b"J" + struct.pack("<i", n)
+        return (
+            b"K" + bytes([n])
+            if n < 256
+            else b"M" + struct.pack("<H", n)
+            if n < 65536
+            else b"J" + struct.pack("<i", n)
+        )
 
     def dtype(name, tail):
         return b"U\x02" + name + b"K\x00K\x01\x87R" + tail
@@ -50,10 +56,28 @@ def python2_pickle(drawings):
         out.append(b"(")
         for i in range(start, min(start + 1000, len(drawings))):
             d = np.ascontiguousarray(drawings[i], dtype="<i2")
-            kind = b"h\x08" if i else b"h\x04" + dtype(b"i2", b"q\x08(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+            kind = (
+                b"h\x08"
+                if i
+                else b"h\x04"
+                + dtype(b"i2", b"q\x08(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+            )
             raw = d.tobytes()
-            text = b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))
-            out += [b"h\x01h\x02K\x00\x85U\x01b\x87R", put(9 + i), b"(K\x01", short(len(d)), b"K\x03\x86", kind, b"\x89", text, raw, b"tb"]
+            text = (
+                b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))
+            )
+            out += [
+                b"h\x01h\x02K\x00\x85U\x01b\x87R",
+                put(9 + i),
+                b"(K\x01",
+                short(len(d)),
+                b"K\x03\x86",
+                kind,
+                b"\x89",
+                text,
+                raw,
+                b"tb",
+            ]
         out.append(b"e")
     return b"".join(out) + b"tb."
 
@@ -71,14 +95,23 @@ def write_sketches(path, sizes, seed=0):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
         for key, n in zip(("train", "valid", "test"), sizes, strict=True):
             length = rng.integers(20, 70, n)
-            table = np.column_stack([rng.integers(-40, 40, (length.sum(), 2)), rng.random(length.sum()) < 0.1]).astype(np.int16)
+            table = np.column_stack(
+                [rng.integers(-40, 40, (length.sum(), 2)), rng.random(length.sum()) < 0.1]
+            ).astype(np.int16)
             drawings = np.split(table, length.cumsum()[:-1])
             z.writestr(f"{key}.npy", npy_header((n,), "|O") + python2_pickle(drawings))
 
 
 def write_idx(path, images):
     "A gzipped idx file."
-    path.write_bytes(gzip.compress(bytes([0, 0, 8, images.ndim]) + struct.pack(f">{images.ndim}I", *images.shape) + images.tobytes(), 6))
+    path.write_bytes(
+        gzip.compress(
+            bytes([0, 0, 8, images.ndim])
+            + struct.pack(f">{images.ndim}I", *images.shape)
+            + images.tobytes(),
+            6,
+        )
+    )
 
 
 def write_cifar(path, rows=10_000, seed=0):
@@ -171,7 +204,12 @@ def load_h5(path):
 def load_folder(path):
     from PIL import Image
 
-    return np.stack([np.asarray(Image.open(p).convert("L").resize((28, 28), Image.Resampling.LANCZOS)) for p in sorted(Path(path).rglob("*.png"))])
+    return np.stack(
+        [
+            np.asarray(Image.open(p).convert("L").resize((28, 28), Image.Resampling.LANCZOS))
+            for p in sorted(Path(path).rglob("*.png"))
+        ]
+    )
 
 
 def grid(path, kind, shape):
@@ -182,7 +220,12 @@ def grid(path, kind, shape):
 def write_grids(folder, rng):
     "dSprites with half of its positions and Shapes3D with two hues of each, random; sizes of the files are stated in the table."
     shape = (3, 6, 40, 16, 8, 64, 64)
-    labels = np.column_stack([np.zeros(np.prod(shape[:5]), int), *np.unravel_index(np.arange(np.prod(shape[:5])), shape[:5])])
+    labels = np.column_stack(
+        [
+            np.zeros(np.prod(shape[:5]), int),
+            *np.unravel_index(np.arange(np.prod(shape[:5])), shape[:5]),
+        ]
+    )
     images = np.zeros((len(labels), 64, 64), np.uint8)
     images[:, 20:40, 20:40] = rng.integers(0, 2, (len(labels), 20, 1))
     np.savez_compressed(folder / "dsprites.npz", imgs=images, latents_classes=labels)
@@ -191,7 +234,12 @@ def write_grids(folder, rng):
     shape3 = (2, 2, 2, 8, 4, 15, 64, 64, 3)
     n = int(np.prod(shape3[:6]))
     with h5py.File(folder / "rooms.h5", "w") as f:
-        f.create_dataset("images", data=np.tile(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8), (1, 8, 8, 1)), chunks=(64, 64, 64, 3), compression="gzip")
+        f.create_dataset(
+            "images",
+            data=np.tile(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8), (1, 8, 8, 1)),
+            chunks=(64, 64, 64, 3),
+            compression="gzip",
+        )
         f["labels"] = np.column_stack(np.unravel_index(np.arange(n), shape3[:6])).astype(float)
     return shape, shape3
 
@@ -208,8 +256,20 @@ def sketches(folder, drawings):
     mine, theirs = files.read_sketches(path), load_sketches(path)
     for k in theirs:
         same(mine[k], theirs[k])
-    yield name, drawings, lambda: files.read_sketches(path), "np.load(allow_pickle)", lambda: load_sketches(path)
-    yield name, drawings, lambda: files.read_sketches(path), "subclass of pickle._Unpickler", lambda: load_shorter(path)
+    yield (
+        name,
+        drawings,
+        lambda: files.read_sketches(path),
+        "np.load(allow_pickle)",
+        lambda: load_sketches(path),
+    )
+    yield (
+        name,
+        drawings,
+        lambda: files.read_sketches(path),
+        "subclass of pickle._Unpickler",
+        lambda: load_shorter(path),
+    )
 
 
 def arrays(folder, drawings):
@@ -217,15 +277,31 @@ def arrays(folder, drawings):
     write_idx(idx, strokes(rng, 60_000))
     np.savez_compressed(npz, a=strokes(rng, 20_000))
     np.testing.assert_array_equal(files.read_idx(idx)[0], load_idx(idx))
-    yield "idx (MNIST's 60,000)", 60_000, lambda: files.read_idx(idx), "gzip + np.frombuffer", lambda: load_idx(idx)
+    yield (
+        "idx (MNIST's 60,000)",
+        60_000,
+        lambda: files.read_idx(idx),
+        "gzip + np.frombuffer",
+        lambda: load_idx(idx),
+    )
     yield "npz, compressed", 20_000, lambda: files.read_npz(npz), "np.load", lambda: load_npz(npz)
 
 
 def lines(folder, drawings):
     rng, path = np.random.default_rng(1), folder / "lines.ndjson"
-    line = {"word": "square", "recognized": True, "drawing": [rng.integers(0, 256, (2, 12)).tolist() for _ in range(4)]}
+    line = {
+        "word": "square",
+        "recognized": True,
+        "drawing": [rng.integers(0, 256, (2, 12)).tolist() for _ in range(4)],
+    }
     path.write_text((json.dumps(line) + "\n") * 20_000)
-    yield "ndjson (20,000)", 20_000, lambda: files.read_ndjson(path), "json + np.array", lambda: load_ndjson(path)
+    yield (
+        "ndjson (20,000)",
+        20_000,
+        lambda: files.read_ndjson(path),
+        "json + np.array",
+        lambda: load_ndjson(path),
+    )
 
 
 def cifar(folder, drawings):
@@ -233,14 +309,37 @@ def cifar(folder, drawings):
     write_cifar(path)
     c = files.read_cifar(path)
     np.testing.assert_array_equal(np.concatenate([c["train"][0], c["test"][0]]), load_cifar(path))
-    yield "CIFAR-10 (60,000)", 60_000, lambda: files.read_cifar(path), "tarfile + pickle", lambda: load_cifar(path)
+    yield (
+        "CIFAR-10 (60,000)",
+        60_000,
+        lambda: files.read_cifar(path),
+        "tarfile + pickle",
+        lambda: load_cifar(path),
+    )
 
 
 def grids(folder, drawings):
     shape, shape3 = write_grids(folder, np.random.default_rng(2))
-    a, b, n, n3 = folder / "dsprites.npz", folder / "rooms.h5", int(np.prod(shape[:5])), int(np.prod(shape3[:6]))
-    yield f"dSprites npz ({n:,})", n, lambda: grid(a, "dsprites", shape), "np.load, all in memory", lambda: load_grid(a)
-    yield f"Shapes3D h5 ({n3:,})", n3, lambda: grid(b, "shapes3d", shape3), "h5py, all in memory", lambda: load_h5(b)
+    a, b, n, n3 = (
+        folder / "dsprites.npz",
+        folder / "rooms.h5",
+        int(np.prod(shape[:5])),
+        int(np.prod(shape3[:6])),
+    )
+    yield (
+        f"dSprites npz ({n:,})",
+        n,
+        lambda: grid(a, "dsprites", shape),
+        "np.load, all in memory",
+        lambda: load_grid(a),
+    )
+    yield (
+        f"Shapes3D h5 ({n3:,})",
+        n3,
+        lambda: grid(b, "shapes3d", shape3),
+        "h5py, all in memory",
+        lambda: load_h5(b),
+    )
 
 
 def pictures(folder, drawings):
@@ -249,26 +348,48 @@ def pictures(folder, drawings):
     rng = np.random.default_rng(3)
     for i in range(1000):
         (folder / "mine" / str(i % 10)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "mine" / str(i % 10) / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            folder / "mine" / str(i % 10) / f"{i}.png"
+        )
     assert len(files.read_folder(folder / "mine")[0]) == 1000
-    yield "folder of png (1,000)", 1000, lambda: files.read_folder(folder / "mine"), "pillow", lambda: load_folder(folder / "mine")
+    yield (
+        "folder of png (1,000)",
+        1000,
+        lambda: files.read_folder(folder / "mine"),
+        "pillow",
+        lambda: load_folder(folder / "mine"),
+    )
 
 
-FORMATS = {"idx": arrays, "sketch-rnn": sketches, "ndjson": lines, "CIFAR-10": cifar, "grids": grids, "folder": pictures}
+FORMATS = {
+    "idx": arrays,
+    "sketch-rnn": sketches,
+    "ndjson": lines,
+    "CIFAR-10": cifar,
+    "grids": grids,
+    "folder": pictures,
+}
 
 
-def measured(pairs=5, budget=0.0, quick=False, drawings=75_000, formats=("sketch-rnn", "idx", "grids")):
+def measured(
+    pairs=5, budget=0.0, quick=False, drawings=75_000, formats=("sketch-rnn", "idx", "grids")
+):
     "What is compared -> its ratios, one after the other: seconds of ours over those of the baseline, a cost and not a gain."
     drawings, formats = (3000, formats[:1]) if quick else (drawings, formats)
     for f in formats:
         with tempfile.TemporaryDirectory() as tmp:
             for name, n, ours, label, theirs in FORMATS[f](Path(tmp), drawings):
                 r = in_turns(ours, theirs, pairs, budget / 2 / len(formats))
-                yield f"{name.partition(' (')[0]}, {label}", {**r, "format": name, "items": n, "baseline": label}
+                yield (
+                    f"{name.partition(' (')[0]}, {label}",
+                    {**r, "format": name, "items": n, "baseline": label},
+                )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--drawings", type=int, default=75_000)
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
@@ -276,13 +397,26 @@ def main():
     machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
     machine += f", Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{machine}; {a.pairs} interleaved pairs, medians")
-    print(f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}")
+    print(
+        f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}"
+    )
     rows = []
     for _, r in measured(a.pairs, drawings=a.drawings, formats=tuple(FORMATS)):
-        print(f"{r['format']:24} {r['items'] / r['slow']:10,.0f} {r['slow']:8.3f}   {r['baseline']:30} {r['fast']:8.3f} {r['median']:8.2f} "
-              f"({r['least']:.2f}-{r['largest']:.2f})", flush=True)
-        rows.append({"format": r["format"], "items": r["items"], "seconds": round(r["slow"], 3), "baseline": r["baseline"],
-                     "baseline_seconds": round(r["fast"], 3), "ratio": round(r["median"], 2)})
+        print(
+            f"{r['format']:24} {r['items'] / r['slow']:10,.0f} {r['slow']:8.3f}   {r['baseline']:30} {r['fast']:8.3f} {r['median']:8.2f} "
+            f"({r['least']:.2f}-{r['largest']:.2f})",
+            flush=True,
+        )
+        rows.append(
+            {
+                "format": r["format"],
+                "items": r["items"],
+                "seconds": round(r["slow"], 3),
+                "baseline": r["baseline"],
+                "baseline_seconds": round(r["fast"], 3),
+                "ratio": round(r["median"], 2),
+            }
+        )
     if a.json:
         provenance = {
             "data": "files written by the program itself in the official layouts (synthetic)",
@@ -292,7 +426,9 @@ def main():
             "command": "python -m benchmarks.readers --json genmix/published/files.json",
         }
         part = a.json.with_name(a.json.name + ".part")
-        part.write_text(json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(part, a.json)
 
 

@@ -38,7 +38,13 @@ def swept(backend, members, workers):
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
         start = time.perf_counter()
         with experiments.cluster("loky" if backend == "none" else backend, workers=workers):
-            found = runs.sweep(members, partial(experiments.train, out=out), workers, backend=backend, progress=False)
+            found = runs.sweep(
+                members,
+                partial(experiments.train, out=out),
+                workers,
+                backend=backend,
+                progress=False,
+            )
         took = time.perf_counter() - start
     assert not found.failures, found.failures
     if backend == "loky":
@@ -51,9 +57,28 @@ def swept(backend, members, workers):
 def trained(processes, threads, config):
     "Seconds per step of one run, as its history says: without start and measuring."
     with tempfile.TemporaryDirectory() as out:
-        words = [f"--{k}={getattr(config, k)}" for k in ("width", "steps", "samples", "batch")] + ["--no-plots", "--out", out]
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else [sys.executable]
-        subprocess.run([*start, "-m", "genmix", "train", "vae", *words], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        words = [f"--{k}={getattr(config, k)}" for k in ("width", "steps", "samples", "batch")] + [
+            "--no-plots",
+            "--out",
+            out,
+        ]
+        start = (
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={processes}",
+            ]
+            if processes > 1
+            else [sys.executable]
+        )
+        subprocess.run(
+            [*start, "-m", "genmix", "train", "vae", *words],
+            check=True,
+            capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
         folder = next(Path(out).glob("vae/*/result.json")).parent
         made = runs.read_result(folder)["provenance"]
         return made["training_seconds"] / made["steps"]
@@ -72,7 +97,9 @@ def available(backends):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=5)
@@ -82,11 +109,23 @@ def main():
     torch.set_num_threads(1)
     c, began = settings(a.steps), time.time()
     members = [replace(c, seed=s) for s in range(a.runs)]
-    print(f"{a.runs} runs of {a.steps} steps on {cores} cores, {platform.machine()}, torch {torch.__version__}; {a.rounds} rounds", flush=True)
-    ways = {b: partial(swept, b, members, cores) for b in ("none", *available(("loky", "dask", "ray")))}
+    print(
+        f"{a.runs} runs of {a.steps} steps on {cores} cores, {platform.machine()}, torch {torch.__version__}; {a.rounds} rounds",
+        flush=True,
+    )
+    ways = {
+        b: partial(swept, b, members, cores) for b in ("none", *available(("loky", "dask", "ray")))
+    }
     long = replace(c, steps=3 * a.steps, width=16)
-    fits = {"1 thread": (1, 1), f"{cores} threads": (1, cores), f"{cores} processes (torchrun)": (cores, 1)}
-    fits = {name: partial(trained, processes, threads, long) for name, (processes, threads) in fits.items()}
+    fits = {
+        "1 thread": (1, 1),
+        f"{cores} threads": (1, cores),
+        f"{cores} processes (torchrun)": (cores, 1),
+    }
+    fits = {
+        name: partial(trained, processes, threads, long)
+        for name, (processes, threads) in fits.items()
+    }
     found = {}
     for what, candidates in (("sweep", ways), ("training", fits)):
         times = {name: [] for name in candidates}
@@ -94,13 +133,32 @@ def main():
             for name in list(candidates)[:: 1 - 2 * (k % 2)]:
                 times[name].append(candidates[name]())
         base = next(iter(candidates))
-        found[what] = {name: {"seconds": round(statistics.median(t), 4), **ratios(times[base], t)} for name, t in times.items()}
+        found[what] = {
+            name: {"seconds": round(statistics.median(t), 4), **ratios(times[base], t)}
+            for name, t in times.items()
+        }
         for name, r in found[what].items():
-            print(f"{what:9} {name:26} {r['seconds']:9.3f} s  {r['median']:5.2f} times {base} ({r['least']:.2f}-{r['largest']:.2f})", flush=True)
+            print(
+                f"{what:9} {name:26} {r['seconds']:9.3f} s  {r['median']:5.2f} times {base} ({r['least']:.2f}-{r['largest']:.2f})",
+                flush=True,
+            )
     if a.json:
-        about = dict(cores=cores, runs=a.runs, steps=a.steps, rounds=a.rounds, load=round(os.getloadavg()[0], 1))
-        made = runs.provenance("data: digits train, bundled (scikit-learn's load_digits)", time.time() - began, c, **about)
-        runs.save_json(a.json, found | {"provenance": made | {"command": "python -m benchmarks.scaling"}})
+        about = dict(
+            cores=cores,
+            runs=a.runs,
+            steps=a.steps,
+            rounds=a.rounds,
+            load=round(os.getloadavg()[0], 1),
+        )
+        made = runs.provenance(
+            "data: digits train, bundled (scikit-learn's load_digits)",
+            time.time() - began,
+            c,
+            **about,
+        )
+        runs.save_json(
+            a.json, found | {"provenance": made | {"command": "python -m benchmarks.scaling"}}
+        )
 
 
 if __name__ == "__main__":

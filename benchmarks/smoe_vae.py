@@ -45,8 +45,16 @@ class Published(nn.Module):
 
     @staticmethod
     def expert(e, k):
-        m = nn.Sequential(nn.Linear(e.latent, 8 * 49), nn.Unflatten(1, (8, 7, 7)), nn.Upsample(scale_factor=2), nn.Conv2d(8, 16, 3, padding=1), nn.ELU(),
-                          nn.Upsample(scale_factor=2), nn.Conv2d(16, 1, 3, padding=1), nn.Sigmoid())
+        m = nn.Sequential(
+            nn.Linear(e.latent, 8 * 49),
+            nn.Unflatten(1, (8, 7, 7)),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ELU(),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(16, 1, 3, padding=1),
+            nn.Sigmoid(),
+        )
         for layer, w, b in zip((m[0], m[3], m[6]), e.weights, e.biases):
             layer.weight.data, layer.bias.data = w.data[k].clone(), b.data[k].clone()
         return m
@@ -63,7 +71,12 @@ class Published(nn.Module):
         kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum()
         uneven = c.num_experts * ((p.mean(0) - 1 / c.num_experts) ** 2).sum()
         unsure = -(p * (p + 1e-9).log()).sum(1).mean()
-        return (F.mse_loss(image, x, reduction="sum") + c.beta * kl + c.balance * uneven + c.entropy * unsure) / c.batch
+        return (
+            F.mse_loss(image, x, reduction="sum")
+            + c.beta * kl
+            + c.balance * uneven
+            + c.entropy * unsure
+        ) / c.batch
 
     @torch.no_grad()
     def decode(self, z):
@@ -100,13 +113,20 @@ def published(c, d, test):
             opt.step()
             loss.item()
 
-    return obey(steps, lambda: m.eval().evaluate(DataLoader(OneByOne(test), c.batch)), lambda: m.eval().decode(codes(c, len(test))))
+    return obey(
+        steps,
+        lambda: m.eval().evaluate(DataLoader(OneByOne(test), c.batch)),
+        lambda: m.eval().decode(codes(c, len(test))),
+    )
 
 
 def obey(steps, evaluate, decode):
     "What a process of this benchmark does when it is asked: that many steps, or one of the two others."
+
     def run(order=2):
-        {"evaluate": evaluate, "decode": decode}[order]() if isinstance(order, str) else steps(order)
+        {"evaluate": evaluate, "decode": decode}[order]() if isinstance(order, str) else steps(
+            order
+        )
         return 0.0
 
     return run
@@ -136,10 +156,14 @@ def codes(c, n):
 
 def race(K, d, test, threads, epochs, slices, skip, layout, rounds=5):
     "Train both sides through the epochs; time slices; evaluate. -> seconds per step [rounds] for every side and epoch, and of the two others [rounds]."
-    c = SMoEVAEConfig(data=d.name, num_experts=K, encoder="medium", device="cpu", skip=skip, channels_last=layout)
+    c = SMoEVAEConfig(
+        data=d.name, num_experts=K, encoder="medium", device="cpu", skip=skip, channels_last=layout
+    )
     sides, per_epoch, at = ("published", "genmix"), -(-len(d) // c.batch), 0
     times, ends = {n: {} for n in sides}, {n: {"evaluate": [], "decode": []} for n in sides}
-    with at_work(dict(zip(sides, ((published, {}), (ours, {})))), (c, d, test), threads, warm=1) as ask:
+    with at_work(
+        dict(zip(sides, ((published, {}), (ours, {})))), (c, d, test), threads, warm=1
+    ) as ask:
         for epoch in epochs:
             if epoch > at:
                 ask("genmix", (epoch - at) * per_epoch)
@@ -157,39 +181,68 @@ def race(K, d, test, threads, epochs, slices, skip, layout, rounds=5):
 def whole(t, per_epoch):
     "Seconds of 20 epochs by the trapezoidal rule; t: epoch -> seconds per step."
     epochs = list(t)
-    return float(np.trapezoid([t[epochs[0]], *t.values(), t[epochs[-1]]], [0, *epochs, 20.0]) * per_epoch)
+    return float(
+        np.trapezoid([t[epochs[0]], *t.values(), t[epochs[-1]]], [0, *epochs, 20.0]) * per_epoch
+    )
 
 
 def compare(K, times, ends, per_epoch):
     "What is compared -> its ratios."
     first, last = min(times["genmix"]), max(times["genmix"])
-    total = {n: [whole(dict(zip(t, row)), per_epoch) for row in zip(*t.values())] for n, t in times.items()}
-    pairs = {"training" if last >= 16 else f"training, from {last} epochs": total,
-             f"step at epoch {first}": {n: t[first] for n, t in times.items()}, f"step at epoch {last}": {n: t[last] for n, t in times.items()},
-             "evaluation": {n: e["evaluate"] for n, e in ends.items()}, "decoding": {n: e["decode"] for n, e in ends.items()}}
+    total = {
+        n: [whole(dict(zip(t, row)), per_epoch) for row in zip(*t.values())]
+        for n, t in times.items()
+    }
+    pairs = {
+        "training" if last >= 16 else f"training, from {last} epochs": total,
+        f"step at epoch {first}": {n: t[first] for n, t in times.items()},
+        f"step at epoch {last}": {n: t[last] for n, t in times.items()},
+        "evaluation": {n: e["evaluate"] for n, e in ends.items()},
+        "decoding": {n: e["decode"] for n, e in ends.items()},
+    }
     return {f"K = {K}, {what}": compared(p["published"], p["genmix"]) for what, p in pairs.items()}
 
 
 def row(K, times, ends, per_epoch):
     "One row of the published table."
     middle = {n: {e: float(np.median(v)) for e, v in t.items()} for n, t in times.items()}
-    total, found = {n: whole(t, per_epoch) for n, t in middle.items()}, compare(K, times, ends, per_epoch)
-    return {"K": K, "ms_per_step": {n: {e: round(1000 * v, 1) for e, v in t.items()} for n, t in middle.items()},
-            "seconds_of_20_epochs": {n: round(v, 1) for n, v in total.items()}, "training": round(total["published"] / total["genmix"], 2),
-            "evaluation": round(found[f"K = {K}, evaluation"]["median"], 2), "decoding": round(found[f"K = {K}, decoding"]["median"], 2)}
+    total, found = (
+        {n: whole(t, per_epoch) for n, t in middle.items()},
+        compare(K, times, ends, per_epoch),
+    )
+    return {
+        "K": K,
+        "ms_per_step": {
+            n: {e: round(1000 * v, 1) for e, v in t.items()} for n, t in middle.items()
+        },
+        "seconds_of_20_epochs": {n: round(v, 1) for n, v in total.items()},
+        "training": round(total["published"] / total["genmix"], 2),
+        "evaluation": round(found[f"K = {K}, evaluation"]["median"], 2),
+        "decoding": round(found[f"K = {K}, decoding"]["median"], 2),
+    }
 
 
 def measured(pairs=5, budget=240.0, quick=False):
     """What is compared -> its ratios: the same on fewer epochs, which are as many as the budget is good for (the experts that the gate rules out, and
     with them the time of a step, become fewer as training goes on)."""
-    d, test = official("mnist", "train", 256 if quick else 6_400), official("mnist", "test", 64 if quick else 500)
+    d, test = (
+        official("mnist", "train", 256 if quick else 6_400),
+        official("mnist", "test", 64 if quick else 500),
+    )
     epochs, slices = ((1,), 1) if quick else ((1, 4, 16), 2) if budget >= 150 else ((1, 2), 1)
     for K in (5,) if quick else (5, 50):
-        yield from compare(K, *race(K, d, test, int(os.environ["OMP_NUM_THREADS"]), epochs, slices, 0.01, True, pairs)).items()
+        yield from compare(
+            K,
+            *race(
+                K, d, test, int(os.environ["OMP_NUM_THREADS"]), epochs, slices, 0.01, True, pairs
+            ),
+        ).items()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="mnist" if os.environ.get("GENMIX_DATA") else "doodles")
     parser.add_argument("--images", type=int, default=6_400)
     parser.add_argument("--test", type=int, default=2000)
@@ -210,8 +263,16 @@ def main():
         rows.append(row(K, *race(K, d, test, threads, a.epochs, a.slice, a.skip, a.channels_last)))
         print(json.dumps(rows[-1]), flush=True)
     if a.json:
-        about = {"data": d.describe(), "genmix": __version__, "machine": machine, "skip": a.skip, "seconds": round(time.time() - start)}
-        a.json.write_text(json.dumps({"provenance": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        about = {
+            "data": d.describe(),
+            "genmix": __version__,
+            "machine": machine,
+            "skip": a.skip,
+            "seconds": round(time.time() - start),
+        }
+        a.json.write_text(
+            json.dumps({"provenance": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

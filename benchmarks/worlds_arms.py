@@ -38,7 +38,11 @@ def measured(pairs=7, budget=0.0, quick=False, batch=1024, slow=8):
     assert difference < 0.15, difference
     tables()
     batch = 256 if quick else batch
-    for name, n in (("warm, large batches", batch), ("warm, batches of 64", 64), ("cold, large batches", batch)):
+    for name, n in (
+        ("warm, large batches", batch),
+        ("warm, batches of 64", 64),
+        ("cold, large batches", batch),
+    ):
         repeat = 1 if name.startswith("cold") else max(1, 1024 // n)
 
         def draw(name=name, n=n):
@@ -46,24 +50,39 @@ def measured(pairs=7, budget=0.0, quick=False, batch=1024, slow=8):
                 forget()
             return rng.integers(0, arms.COUNT, slow), rng.integers(0, arms.COUNT, n)
 
-        r = in_turns(lambda few, many: [arms.raycast(i, ss=3) for i in few], lambda few, many, repeat=repeat: [arms.render(many) for _ in range(repeat)],
-                     pairs, budget / 3, draw, (slow, n * repeat))
+        r = in_turns(
+            lambda few, many: [arms.raycast(i, ss=3) for i in few],
+            lambda few, many, repeat=repeat: [arms.render(many) for _ in range(repeat)],
+            pairs,
+            budget / 3,
+            draw,
+            (slow, n * repeat),
+        )
         yield name, {**r, "differ": float(difference)}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=1024, help="images per call of ours")
-    parser.add_argument("--slow", type=int, default=8, help="images per measurement of the baseline")
+    parser.add_argument(
+        "--slow", type=int, default=8, help="images per measurement of the baseline"
+    )
     a = parser.parse_args()
     made = seconds(tables)
-    print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
-          f"{a.pairs} interleaved pairs, medians")
+    print(
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
+        f"{a.pairs} interleaved pairs, medians"
+    )
     print(f"all tables of the robot made in {made:.1f} s, {tables() / 1e6:.1f} MB")
     for name, r in measured(a.pairs, batch=a.batch, slow=a.slow):
-        print(f"{name:20} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:8,.0f}/s   {r['median']:6.0f}x ({r['least']:.0f}-{r['largest']:.0f}); "
-              f"they differ by {r['differ']:.2f} of 255 on average", flush=True)
+        print(
+            f"{name:20} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:8,.0f}/s   {r['median']:6.0f}x ({r['least']:.0f}-{r['largest']:.0f}); "
+            f"they differ by {r['differ']:.2f} of 255 on average",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

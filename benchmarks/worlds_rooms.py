@@ -32,7 +32,11 @@ def measured(pairs=7, budget=0.0, quick=False, batch=2048, slow=8):
         assert abs(255 * rooms.raycast(f, p) - x).max() < 0.55
     rooms.prepare()
     batch = 256 if quick else batch
-    for name, n in (("warm, large batches", batch), ("warm, batches of 64", 64), ("cold, large batches", batch)):
+    for name, n in (
+        ("warm, large batches", batch),
+        ("warm, batches of 64", 64),
+        ("cold, large batches", batch),
+    ):
         repeat = max(1, 1024 // n)
 
         def draw(name=name, n=n):
@@ -40,24 +44,41 @@ def measured(pairs=7, budget=0.0, quick=False, batch=2048, slow=8):
                 forget()
             return rooms.factors(rng.integers(0, 480_000, slow)), rng.integers(0, 480_000, n)
 
-        yield name, in_turns(lambda few, many: [rooms.raycast(f, p) for f in few],
-                             lambda few, many, repeat=repeat: [rooms.render(many) for _ in range(repeat)],
-                             pairs, budget / 3, draw, (slow, n * repeat))
+        yield (
+            name,
+            in_turns(
+                lambda few, many: [rooms.raycast(f, p) for f in few],
+                lambda few, many, repeat=repeat: [rooms.render(many) for _ in range(repeat)],
+                pairs,
+                budget / 3,
+                draw,
+                (slow, n * repeat),
+            ),
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2048, help="pictures per call of ours")
-    parser.add_argument("--slow", type=int, default=8, help="pictures per measurement of the baseline")
+    parser.add_argument(
+        "--slow", type=int, default=8, help="pictures per measurement of the baseline"
+    )
     a = parser.parse_args()
     everything = seconds(rooms.prepare)
-    print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
-          f"{a.pairs} interleaved pairs, medians")
+    print(
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
+        f"{a.pairs} interleaved pairs, medians"
+    )
     print(f"all 480 geometries made in {everything:.1f} s, {rooms._table()[0].nbytes / 1e6:.0f} MB")
     for name, r in measured(a.pairs, batch=a.batch, slow=a.slow):
-        print(f"{name:22} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:9,.0f}/s   "
-              f"{r['median']:7.1f}x ({r['least']:.1f}-{r['largest']:.1f})", flush=True)
+        print(
+            f"{name:22} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:9,.0f}/s   "
+            f"{r['median']:7.1f}x ({r['least']:.1f}-{r['largest']:.1f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -61,16 +61,28 @@ def against(ours, theirs, batch, rng, pairs, budget, count, fewer=1):
     def draw():
         return ([rng.integers(0, N, batch) for _ in range(count)],)
 
-    return in_turns(lambda batches: [theirs(rows) for rows in batches[:few]], lambda batches: [ours(rows) for rows in batches],
-                    pairs, budget, draw, (few * batch, count * batch))
+    return in_turns(
+        lambda batches: [theirs(rows) for rows in batches[:few]],
+        lambda batches: [ours(rows) for rows in batches],
+        pairs,
+        budget,
+        draw,
+        (few * batch, count * batch),
+    )
 
 
 def measured(pairs=7, budget=0.0, quick=False, batch=256, cache=True):
     "What is compared -> its ratios, one after the other; seconds are per image."
     rng, some = np.random.default_rng(0), np.arange(0, N, N // 500)
-    assert (contains_points(some) == sprites.render(some)).all((1, 2, 3)).mean() > .95
-    yield "render / Pillow polygon, one by one", against(sprites.render, pillow, batch, rng, pairs, budget / 4, 24, 8)
-    yield "render / matplotlib contains_points, one by one", against(sprites.render, contains_points, batch, rng, pairs, budget / 4, 24, 24)
+    assert (contains_points(some) == sprites.render(some)).all((1, 2, 3)).mean() > 0.95
+    yield (
+        "render / Pillow polygon, one by one",
+        against(sprites.render, pillow, batch, rng, pairs, budget / 4, 24, 8),
+    )
+    yield (
+        "render / matplotlib contains_points, one by one",
+        against(sprites.render, contains_points, batch, rng, pairs, budget / 4, 24, 24),
+    )
     if quick or not cache:
         return
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"GENMIX_CACHE": folder}):
@@ -78,26 +90,48 @@ def measured(pairs=7, budget=0.0, quick=False, batch=256, cache=True):
         bytes_in_memory = sprites.render(np.arange(0, N, 15)[:50_000])
         rows = rng.integers(0, N, batch)
         assert np.array_equal(sprites.render(rows), x[rows])
-        yield "packed file / array of bytes in memory (50,000 images)", against(
-            x.__getitem__, lambda rows: bytes_in_memory[rows % len(bytes_in_memory)], batch, rng, pairs, budget / 4, 60)
-        yield "packed file / render", against(x.__getitem__, sprites.render, batch, rng, pairs, budget / 4, 60)
+        yield (
+            "packed file / array of bytes in memory (50,000 images)",
+            against(
+                x.__getitem__,
+                lambda rows: bytes_in_memory[rows % len(bytes_in_memory)],
+                batch,
+                rng,
+                pairs,
+                budget / 4,
+                60,
+            ),
+        )
+        yield (
+            "packed file / render",
+            against(x.__getitem__, sprites.render, batch, rng, pairs, budget / 4, 60),
+        )
         del x  # Windows cannot remove a mapped file
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--no-cache", action="store_true", help="do not build the file of 377 MB")
     a = parser.parse_args()
-    print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; batches of {a.batch}; "
-          f"{a.pairs} interleaved pairs, medians, images per second")
+    print(
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; batches of {a.batch}; "
+        f"{a.pairs} interleaved pairs, medians, images per second"
+    )
     some = np.random.default_rng(0).integers(0, N, 500)
     for name, f in (("Pillow", pillow), ("matplotlib", contains_points)):
-        print(f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 random images exactly as we do")
+        print(
+            f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 random images exactly as we do"
+        )
     print(f"{'':58} {'baseline':>10} {'genmix':>10} {'ratio':>9} (min-max)")
     for name, r in measured(a.pairs, batch=a.batch, cache=not a.no_cache):
-        print(f"{name:58} {1 / r['slow']:10,.0f} {1 / r['fast']:10,.0f} {r['median']:8.2f}x ({r['least']:.2f}-{r['largest']:.2f})", flush=True)
+        print(
+            f"{name:58} {1 / r['slow']:10,.0f} {1 / r['fast']:10,.0f} {r['median']:8.2f}x ({r['least']:.2f}-{r['largest']:.2f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

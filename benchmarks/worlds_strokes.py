@@ -33,7 +33,7 @@ def pillow(sketches, size=28, times=4):
         lines = to_lines(sketch)
         q = np.concatenate(lines)
         low, high = q.min(axis=0), q.max(axis=0)
-        scale = big * (1 - 2*PADDING - THICKNESS) / max((high - low).max(), 1)
+        scale = big * (1 - 2 * PADDING - THICKNESS) / max((high - low).max(), 1)
         image = Image.new("L", (big, big))
         canvas = ImageDraw.Draw(image)
         for line in lines:
@@ -41,7 +41,7 @@ def pillow(sketches, size=28, times=4):
             if len(points) > 1:
                 canvas.line(points, fill=255, width=round(pen), joint="curve")
             for x, y in (points[0], points[-1]):  # round ends, and dots
-                canvas.ellipse([x - pen/2, y - pen/2, x + pen/2, y + pen/2], fill=255)
+                canvas.ellipse([x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2], fill=255)
         out[i, 0] = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     return out
 
@@ -51,6 +51,7 @@ def measured(pairs=5, budget=0.0, quick=False, drawings=2000):
     drawings = 200 if quick else drawings
     sketches, _, _ = doodles(drawings)
     for detail, times in ((1, 2), (2, 4), (4, 4)):
+
         def ours(detail=detail):
             return rasterize(sketches, detail=detail)
 
@@ -58,35 +59,60 @@ def measured(pairs=5, budget=0.0, quick=False, drawings=2000):
             return pillow(sketches, times=times)
 
         same = np.corrcoef(ours().ravel(), theirs().ravel())[0, 1]
-        assert same > .95, f"they draw different pictures: correlation {same:.3f}"
-        yield f"detail {detail}, Pillow at {times}x", {**in_turns(theirs, ours, pairs, budget / 3, items=(drawings, drawings)), "correlation": float(same)}
+        assert same > 0.95, f"they draw different pictures: correlation {same:.3f}"
+        yield (
+            f"detail {detail}, Pillow at {times}x",
+            {
+                **in_turns(theirs, ours, pairs, budget / 3, items=(drawings, drawings)),
+                "correlation": float(same),
+            },
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--drawings", type=int, default=2000)
-    parser.add_argument("--real", type=Path, help="folder with real data: quickdraw/sketchrnn/*.npz")
+    parser.add_argument(
+        "--real", type=Path, help="folder with real data: quickdraw/sketchrnn/*.npz"
+    )
     a = parser.parse_args()
     sketches, _, _ = doodles(a.drawings)
-    print(f"{a.drawings} doodles, {np.mean([len(s) for s in sketches]):.0f} points each, 28 x 28; "
-          f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, "
-          f"numpy {np.__version__}, Pillow {PIL.__version__}; {a.pairs} interleaved pairs, medians")
-    print(f"{'':24} {'rasterize':>10} {'Pillow':>10} {'ratio':>7} {'(min-max)':>13}   drawings per second")
+    print(
+        f"{a.drawings} doodles, {np.mean([len(s) for s in sketches]):.0f} points each, 28 x 28; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, "
+        f"numpy {np.__version__}, Pillow {PIL.__version__}; {a.pairs} interleaved pairs, medians"
+    )
+    print(
+        f"{'':24} {'rasterize':>10} {'Pillow':>10} {'ratio':>7} {'(min-max)':>13}   drawings per second"
+    )
     for name, r in measured(a.pairs, drawings=a.drawings):
-        print(f"{name:24} {1 / r['fast']:10,.0f} {1 / r['slow']:10,.0f} {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f}), "
-              f"correlation of the pictures {r['correlation']:.3f}", flush=True)
+        print(
+            f"{name:24} {1 / r['fast']:10,.0f} {1 / r['slow']:10,.0f} {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f}), "
+            f"correlation of the pictures {r['correlation']:.3f}",
+            flush=True,
+        )
     made = [seconds(lambda: doodles(a.drawings, seed=1)) for _ in range(a.pairs)]
     drawn = [seconds(lambda: images(a.drawings, seed=1)) for _ in range(a.pairs)]
-    print(f"doodles: {a.drawings / statistics.median(made):,.0f} per second as pen movements, "
-          f"{a.drawings / statistics.median(drawn):,.0f} per second as pictures (detail 2)")
+    print(
+        f"doodles: {a.drawings / statistics.median(made):,.0f} per second as pen movements, "
+        f"{a.drawings / statistics.median(drawn):,.0f} per second as pictures (detail 2)"
+    )
     if a.real:
         files = sorted((a.real / "quickdraw" / "sketchrnn").glob("*.npz"))
         real = []
-        read = seconds(lambda: real.extend(s for f in files for part in read_sketches(f).values() for s in part))
+        read = seconds(
+            lambda: real.extend(
+                s for f in files for part in read_sketches(f).values() for s in part
+            )
+        )
         draw = seconds(lambda: rasterize(real))
-        print(f"real: {len(files)} categories, {len(real):,} drawings: read in {read:.2f} s, drawn in {draw:.2f} s "
-              f"({len(real) / draw:,.0f} per second)")
+        print(
+            f"real: {len(files)} categories, {len(real):,} drawings: read in {read:.2f} s, drawn in {draw:.2f} s "
+            f"({len(real) / draw:,.0f} per second)"
+        )
 
 
 if __name__ == "__main__":

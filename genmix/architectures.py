@@ -17,33 +17,42 @@ def plot_moe1991() -> plt.Figure:
     parts = {
         "x": (2.8, .42, "input $x$\n$[N, F]$", "data", 1.5, .64),
         "gate": (.74, 1.5, "gate $p_i$\n$[K, N]$", "gate", 1.2, .7),
-        "0": (2.02, 1.5, "expert 0\n$o_0$ $[C, N]$", 0, 1.13, .7), "1": (3.25, 1.5, "expert 1\n$o_1$ $[C, N]$", 1, 1.13, .7),
-        "dots": (3.99, 1.5, "…", "words", .3, .3), "K": (4.82, 1.5, "expert $K$−1\n$o_{K-1}$ $[C, N]$", 4, 1.36, .7),
+        "0": (2.02, 1.5, "expert 0\n$o_0$ $[C, N]$", 0, 1.13, .7),
+        "1": (3.25, 1.5, "expert 1\n$o_1$ $[C, N]$", 1, 1.13, .7),
+        "dots": (3.99, 1.5, "…", "words", .3, .3),
+        "K": (4.82, 1.5, "expert $K$−1\n$o_{K-1}$ $[C, N]$", 4, 1.36, .7),
         "bus": (2.83, 2.2, "", "bus", 5.34, .04),
         "answer": (1.01, 2.95, "answer\n$\\Sigma_i\\,p_i\\,o_i$ $[C, N]$", "data", 1.7, .7),
-        "loss": (3.76, 2.98, "$-\\log\\ \\Sigma_i\\,p_i\\,\\exp(-\\Vert d-o_i\\Vert^2/2\\sigma^2)$\n(1.3)", "loss", 3.5, .76),
+        "loss": (3.76, 2.98,
+                 "$-\\log\\ \\Sigma_i\\,p_i\\,\\exp(-\\Vert d-o_i\\Vert^2/2\\sigma^2)$\n(1.3)",
+                 "loss", 3.5, .76),
         "d": (3.76, 3.98, "target $d$\n$[C, 1, N]$", "data", 1.5, .64),
     }
-    arrows = [("x", "gate"), *(("x", k) for k in "01K"), ("gate", "bus", "-"), *((k, "bus", "-") for k in "01K"), ("bus", "answer"), ("bus", "loss", "--"), ("d", "loss", "--")]
+    arrows = [("x", "gate"), *(("x", k) for k in "01K"), ("gate", "bus", "-"),
+              *((k, "bus", "-") for k in "01K"), ("bus", "answer"), ("bus", "loss", "--"),
+              ("d", "loss", "--")]
     return diagram(parts, arrows)
 
 # %% ../nbs/architectures.ipynb #1c6ddd10
 def plot_latent_opt() -> plt.Figure:
     "One decoder, two sources of codes: an encoder (left), or a table with a row for every image (right) (chapter 03)."
     parts = {
-        "left": (1.15, .17, "with an encoder", "words", 2, .3), "right": (4.45, .17, "free codes", "words", 2, .3),
+        "left": (1.15, .17, "with an encoder", "words", 2, .3),
+        "right": (4.45, .17, "free codes", "words", 2, .3),
         "x": (1.15, .72, "image $x_i$\n$[B, 1, 28, 28]$", "data", 1.7, .64),
         "encoder": (1.15, 1.62, "encoder $f_\\phi$", "encoder", 1.7, .56),
         "table": (4.45, 1.3, "a row per image\n$[N, 2L]$", "table", 1.9, .7),
-        "q": (1.15, 2.5, "$\\mu_i,\\ \\ell_i$\n$[B, L]$ each", "code", 1.7, .68), "row": (4.45, 2.5, "row $i$: $\\mu_i,\\ \\ell_i$\n$[B, L]$ each", "code", 1.8, .68),
+        "q": (1.15, 2.5, "$\\mu_i,\\ \\ell_i$\n$[B, L]$ each", "code", 1.7, .68),
+        "row": (4.45, 2.5, "row $i$: $\\mu_i,\\ \\ell_i$\n$[B, L]$ each", "code", 1.8, .68),
         "kl": (2.78, 2.5, "$\\mathrm{KL}(q_i\\,\\Vert\\,p)$", "loss", 1.1, .5),
         "z": (2.8, 3.45, "$z = \\mu_i + \\sigma_i\\,\\varepsilon$\n$[B, L]$", "code", 1.9, .68),
         "decoder": (2.8, 4.38, "decoder $p_\\theta(x\\,|\\,z)$", "decoder", 2.3, .56),
         "out": (1.45, 5.28, "$\\hat x_i$\n$[B, 1, 28, 28]$", "data", 1.7, .64),
         "loss": (4.05, 5.28, "$-\\log p_\\theta(x_i\\,|\\,z)$", "loss", 1.9, .56),
     }
-    arrows = [("x", "encoder"), ("encoder", "q"), ("table", "row"), ("q", "z"), ("row", "z"), ("z", "decoder"), ("decoder", "out"),
-              ("q", "kl", "--"), ("row", "kl", "--"), ("decoder", "loss", "--")]
+    arrows = [("x", "encoder"), ("encoder", "q"), ("table", "row"), ("q", "z"), ("row", "z"),
+              ("z", "decoder"), ("decoder", "out"), ("q", "kl", "--"), ("row", "kl", "--"),
+              ("decoder", "loss", "--")]
     return diagram(parts, arrows)
 
 # %% ../nbs/architectures.ipynb #853bb74a
@@ -52,19 +61,30 @@ def plot_smoe_vae() -> plt.Figure:
     parts = {
         "x": (2.85, .4, "image $x$\n$[B, 1, 28, 28]$", "data", 1.7, .64),
         "encoder": (2.85, 1.24, "encoder $\\mu, \\ell$", "encoder", 1.7, .54),
-        "z": (2.85, 2.1, "code $z$\n$[B, L]$", "code", 1.36, .66), "kl": (4.75, 2.1, "$\\beta\\,\\mathrm{KL}$", "loss", 1.2, .5),
-        "use": (.95, 2.05, "$\\lambda_{\\mathrm{lb}}$ balance\n$+\\ \\lambda_{\\mathrm{ent}}\\ H(p)$", "loss", 1.55, .72),
+        "z": (2.85, 2.1, "code $z$\n$[B, L]$", "code", 1.36, .66),
+        "kl": (4.75, 2.1, "$\\beta\\,\\mathrm{KL}$", "loss", 1.2, .5),
+        "use": (.95, 2.05,
+                "$\\lambda_{\\mathrm{lb}}$ balance\n$+\\ \\lambda_{\\mathrm{ent}}\\ H(p)$", "loss",
+                1.55, .72),
         "gate": (.8, 3.12, "gate $p_k$\n$[B, K]$", "gate", 1.3, .7),
-        "0": (2.15, 3.12, "expert 0\n$D_0(z)$", 0, 1.16, .7), "1": (3.4, 3.12, "expert 1\n$D_1(z)$", 1, 1.16, .7),
-        "dots": (4.17, 3.12, "…", "words", .3, .3), "K": (4.92, 3.12, "expert $K$−1\n$D_{K-1}(z)$", 4, 1.16, .7),
+        "0": (2.15, 3.12, "expert 0\n$D_0(z)$", 0, 1.16, .7),
+        "1": (3.4, 3.12, "expert 1\n$D_1(z)$", 1, 1.16, .7),
+        "dots": (4.17, 3.12, "…", "words", .3, .3),
+        "K": (4.92, 3.12, "expert $K$−1\n$D_{K-1}(z)$", 4, 1.16, .7),
         "bus": (2.83, 3.78, "", "bus", 5.34, .04),
-        "blend": (1.3, 4.55, "blend  $\\hat x = \\Sigma_k\\,p_k D_k$\n$[B, 1, 28, 28]$", "data", 2.35, .72),
+        "blend": (1.3, 4.55, "blend  $\\hat x = \\Sigma_k\\,p_k D_k$\n$[B, 1, 28, 28]$", "data",
+                  2.35, .72),
         "sse": (1.3, 5.4, "$\\Vert x-\\hat x\\Vert^2$  (4.4)", "loss", 1.8, .5),
         "each": (4.62, 4.0, "each $[B, 1, 28, 28]$", "words", 1.8, .3),
-        "compete": (4.1, 4.85, "compete  (4.6)\n$-2\\sigma^2\\ \\log\\ \\Sigma_k\\,p_k\\;\\cdot$\n$\\exp(-\\Vert x-D_k\\Vert^2/2\\sigma^2)$", "loss", 2.6, 1.1),
+        "compete": (
+            4.1, 4.85,
+            "compete  (4.6)\n$-2\\sigma^2\\ \\log\\ \\Sigma_k\\,p_k\\;\\cdot$\n$\\exp(-\\Vert x-D_k\\Vert^2/2\\sigma^2)$",
+            "loss", 2.6, 1.1),
     }
-    arrows = [("x", "encoder"), ("encoder", "z"), ("z", "kl", "--"), ("gate", "use", "--"), ("z", "gate"), *(("z", k) for k in "01K"), ("gate", "bus", "-"), *((k, "bus", "-") for k in "01K"),
-              ("bus", "blend"), ("blend", "sse", "--"), ("bus", "compete", "--")]
+    arrows = [("x", "encoder"), ("encoder", "z"), ("z", "kl", "--"), ("gate", "use", "--"),
+              ("z", "gate"), *(("z", k) for k in "01K"), ("gate", "bus", "-"),
+              *((k, "bus", "-") for k in "01K"), ("bus", "blend"), ("blend", "sse", "--"),
+              ("bus", "compete", "--")]
     return diagram(parts, arrows)
 
 # %% ../nbs/architectures.ipynb #4417f4da
@@ -76,39 +96,62 @@ def plot_beta_vae() -> plt.Figure:
         "z": (1.05, 2.22, "code $z$\n$[B, L]$", "code", 1.5, .68),
         "decoder": (1.05, 3.12, "decoder", "decoder", 1.75, .56),
         "out": (1.05, 4.4, "$\\hat x$\n$[B, C, 64, 64]$", "data", 1.75, 1.4),
-        "one": (3.0, .42, "phase 1\nAdam", "words", 1.1, .6), "two": (4.7, .42, "phase 2\nfresh Adam", "words", 1.2, .6),
+        "one": (3.0, .42, "phase 1\nAdam", "words", 1.1, .6),
+        "two": (4.7, .42, "phase 2\nfresh Adam", "words", 1.2, .6),
         "same": (3.82, 1.12, "same network,\nsame weights", "words", 1.3, .5),
-        "kl": (3.85, 2.22, "$\\beta\\ \\mathrm{KL}(q(z\\,|\\,x)\\,\\Vert\\,p(z))$", "loss", 3.3, .56),
+        "kl": (3.85, 2.22, "$\\beta\\ \\mathrm{KL}(q(z\\,|\\,x)\\,\\Vert\\,p(z))$", "loss", 3.3,
+               .56),
         "bce": (3.85, 4.05, "$\\mathrm{BCE}(x, \\hat x)$", "loss", 3.3, .56),
         "l2": (4.7, 4.78, "$\\lambda\\,\\Vert x-\\hat x\\Vert^2$", "loss", 1.6, .56),
     }
-    return diagram(parts, [("x", "encoder"), ("encoder", "z"), ("z", "decoder"), ("decoder", "out"), ("one", "two"), ("z", "kl", "--"), ("out", "bce", "--"), ("out", "l2", "--")])
+    return diagram(parts, [("x", "encoder"), ("encoder", "z"), ("z", "decoder"), ("decoder", "out"),
+                           ("one", "two"), ("z", "kl", "--"), ("out", "bce", "--"),
+                           ("out", "l2", "--")])
 
 # %% ../nbs/architectures.ipynb #eb74d35e
 def plot_vlae(
-    seen: np.ndarray | None = None,  # bool [rows, width], what the pixel in the middle of the last row sees; None: a window of 5 x 3
+    seen: np.ndarray |
+    None = None,  # bool [rows, width], what the pixel in the middle of the last row sees; None: a window of 5 x 3
 ) -> plt.Figure:
     "A code for what is far, a window for what is near, and a prior that is learned (chapter 06)."
-    seen = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool) if seen is None else np.asarray(seen, bool)
+    seen = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]],
+                    bool) if seen is None else np.asarray(seen, bool)
     parts = {
         "x": (1.05, .42, "image $x$\n$[B, 1, 28, 28]$", "data", 1.75, .64),
         "encoder": (1.05, 1.3, "encoder $\\mu, \\ell$", "encoder", 1.75, .54),
         "z": (1.05, 2.2, "code $z$\n$[B, L]$", "code", 1.5, .68),
-        "flow": (2.85, 2.2, "flow $f$", "prior", 1.1, .56), "eps": (4.62, 2.2, "$\\epsilon \\sim N(0, 1)$\n$[B, L]$", "code", 1.6, .68),
+        "flow": (2.85, 2.2, "flow $f$", "prior", 1.1, .56),
+        "eps": (4.62, 2.2, "$\\epsilon \\sim N(0, 1)$\n$[B, L]$", "code", 1.6, .68),
         "kl": (3.85, 1.3, "$\\log q(z\\,|\\,x) - \\log p(z)$", "loss", 2.5, .54),
         "decoder": (1.05, 3.1, "decoder", "decoder", 1.75, .56),
         "m": (1.05, 4.0, "map $m$\n$[B, \\mathrm{maps}, 28, 28]$", "data", 1.95, .66),
         "near": (4.15, 3.5, "", "data", 2.2, 1.2),
         "net": (2.6, 4.98, "masked convolutions", "decoder", 2.5, .56),
-        "p": (1.3, 5.88, "$p(x_i\\,|\\,z,\\,x_{\\mathrm{window}(i)})$\n$[B, 1, 28, 28]$", "data", 2.4, .74),
+        "p": (1.3, 5.88, "$p(x_i\\,|\\,z,\\,x_{\\mathrm{window}(i)})$\n$[B, 1, 28, 28]$", "data",
+              2.4, .74),
         "loss": (4.15, 5.88, "$-\\Sigma_i \\log\\ p(x_i\\,|\\,...)$\n(6.4)", "loss", 2.2, .74),
     }
-    fig = diagram(parts, [("x", "encoder"), ("encoder", "z"), ("eps", "flow"), ("flow", "z"), ("z", "decoder"), ("decoder", "m"), ("m", "net"), ("near", "net"), ("net", "p"),
-                          ("net", "loss", "--"), ("encoder", "kl", "--"), ("flow", "kl", "--")])
+    fig = diagram(parts, [("x", "encoder"), ("encoder", "z"), ("eps", "flow"), ("flow", "z"),
+                          ("z", "decoder"), ("decoder", "m"), ("m", "net"), ("near", "net"),
+                          ("net", "p"), ("net", "loss", "--"), ("encoder", "kl", "--"),
+                          ("flow", "kl", "--")])
     ax, (rows, w) = fig.axes[0], seen.shape
     s = min(.2, 1.9/w, .6/rows)
-    ax.text(4.15, 3.1, "pixel $i$ sees $x_{\\mathrm{window}(i)}$", ha="center", va="center", fontsize=12, zorder=4)
+    ax.text(4.15,
+            3.1,
+            "pixel $i$ sees $x_{\\mathrm{window}(i)}$",
+            ha="center",
+            va="center",
+            fontsize=12,
+            zorder=4)
     for r, c in [*zip(*np.nonzero(seen)), (rows - 1, w//2)]:
         fill = PALETTE[4] if (r, c) == (rows - 1, w//2) else "#8a8a8a"
-        ax.add_patch(plt.Rectangle((4.15 + (c - w/2)*s, 3.66 + (r - rows/2)*s), s, s, fc=fill, ec="white", lw=1, zorder=4))
+        ax.add_patch(
+            plt.Rectangle((4.15 + (c - w/2)*s, 3.66 + (r - rows/2)*s),
+                          s,
+                          s,
+                          fc=fill,
+                          ec="white",
+                          lw=1,
+                          zorder=4))
     return fig

@@ -15,7 +15,15 @@ from importlib import resources
 import numpy as np
 
 # %% ../nbs/00j_arms.ipynb #02772ca0
-FACTORS = {"color": 6, "shape": 6, "size": 2, "camera": 3, "background": 3, "horizontal": 40, "vertical": 40}
+FACTORS = {
+    "color": 6,
+    "shape": 6,
+    "size": 2,
+    "camera": 3,
+    "background": 3,
+    "horizontal": 40,
+    "vertical": 40
+}
 VALUES = {
     "color": ("white", "green", "red", "blue", "brown", "olive"),
     "shape": ("cone", "cube", "cylinder", "hexagonal", "pyramid", "sphere"),
@@ -34,7 +42,8 @@ def factors(
     "The seven factors of each image."
     i = np.atleast_1d(np.asarray(index))
     if i.ndim != 1 or i.dtype.kind not in "iu":
-        raise ValueError(f"arms: an index is a whole number or a list of them, got {i.dtype} {list(i.shape)}")
+        raise ValueError(
+            f"arms: an index is a whole number or a list of them, got {i.dtype} {list(i.shape)}")
     if i.size and (i.min() < 0 or i.max() >= COUNT):
         raise IndexError(f"arms: indices run from 0 to {COUNT - 1}, got {i.min()} to {i.max()}")
     return np.stack(np.unravel_index(i, tuple(FACTORS.values())), axis=-1)
@@ -45,10 +54,13 @@ def index(
     "Equation 0j.1: the official number of each row of factors."
     f = np.atleast_2d(np.asarray(factors))
     if f.ndim != 2 or f.shape[1] != 7 or f.dtype.kind not in "iu":
-        raise ValueError(f"arms: factors are whole numbers [n, 7] in the order {', '.join(FACTORS)}; got {f.dtype} {list(f.shape)}")
+        raise ValueError(
+            f"arms: factors are whole numbers [n, 7] in the order {', '.join(FACTORS)}; got {f.dtype} {list(f.shape)}"
+        )
     for k, (name, size) in enumerate(FACTORS.items()):
         if len(f) and (f[:, k].min() < 0 or f[:, k].max() >= size):
-            raise IndexError(f"arms: {name} runs from 0 to {size - 1}, got {f[:, k].min()} to {f[:, k].max()}")
+            raise IndexError(
+                f"arms: {name} runs from 0 to {size - 1}, got {f[:, k].min()} to {f[:, k].max()}")
     return np.ravel_multi_index(tuple(f.T), tuple(FACTORS.values()))
 
 # %% ../nbs/00j_arms.ipynb #375c0a9d
@@ -60,7 +72,10 @@ def published() -> dict:
 
 def parameters() -> dict:
     "The fitted parameters, a new copy each time: name -> float or array."
-    return {k: np.array(v) if isinstance(v, list) else v for k, v in published()["parameters"].items()}
+    return {
+        k: np.array(v) if isinstance(v, list) else v
+        for k, v in published()["parameters"].items()
+    }
 
 # %% ../nbs/00j_arms.ipynb #4d336758
 def pose(
@@ -95,7 +110,8 @@ def project(
     "Equation 0j.4: where a point appears."
     C, r, d, f = camera(p, c)
     w = ((X - C)*f).sum(-1)
-    return np.stack([32 + p["focal"]*((X - C)*r).sum(-1)/w, 32 + p["focal"]*((X - C)*d).sum(-1)/w, w], axis=-1)
+    return np.stack(
+        [32 + p["focal"]*((X - C)*r).sum(-1)/w, 32 + p["focal"]*((X - C)*d).sum(-1)/w, w], axis=-1)
 
 # %% ../nbs/00j_arms.ipynb #859aa229
 SIDE = 64  # pixels
@@ -124,7 +140,8 @@ def backdrop(
     t = -C[:, 2]/z
     x, y = C[:, 0] + t*x, C[:, 1] + t*y
     inner, outer = p["ring"]
-    on = _pool(((x*x + y*y > inner*inner) & (x*x + y*y < outer*outer) & (t > 0)).astype("f4"), ss)[:, None]
+    on = _pool(((x*x + y*y > inner*inner) & (x*x + y*y < outer*outer) & (t > 0)).astype("f4"),
+               ss)[:, None]
     color = p["ring_color"][g][:, :, None, None]*(1 - p["falloff"]*_pool(x*x, ss)[:, None])
     return p["floor"]*(1 - on) + color*on
 
@@ -140,14 +157,16 @@ def _prism(n, r, z0, z1, roll=0.0):
 def _pyramid(n, r, h, roll=0.0):
     "Normals [n+1, 3] and offsets [n+1] of a pyramid of height h over a regular polygon with inner radius r."
     t = np.arange(n)*2*np.pi/n + roll
-    N = np.concatenate([np.stack([h*np.cos(t), h*np.sin(t), np.full(n, r)], -1)/np.hypot(r, h), [[0, 0, -1]]])
+    N = np.concatenate(
+        [np.stack([h*np.cos(t), h*np.sin(t), np.full(n, r)], -1)/np.hypot(r, h), [[0, 0, -1]]])
     return N, np.concatenate([np.full(n, r*h/np.hypot(r, h)), [0]])
 
 def _solid(p, s, z):
     "The faces of shape s (all but the sphere) in size z; the third axis points along the arm."
     r, h = p["shape"][s]*p["size"][z]
     circle = r*np.sqrt(np.pi/ROUND/np.tan(np.pi/ROUND))  # a polygon with the circle's area
-    return (_pyramid(ROUND, circle, h), _prism(4, r, 0, h, p["roll"][0]), _prism(ROUND, circle, 0, h),
+    return (_pyramid(ROUND, circle, h), _prism(4, r, 0, h,
+                                               p["roll"][0]), _prism(ROUND, circle, 0, h),
             _prism(6, r, 0, h, p["roll"][1]), _pyramid(4, r, h, p["roll"][0]))[s]
 
 # %% ../nbs/00j_arms.ipynb #2b9d699a
@@ -174,8 +193,12 @@ def _cast(k, front, light, u, v):
     "Inverse depth (0: missed) and light of the nearest face, [n, H, W] each."
     near = np.full(np.broadcast_shapes(u.shape, v.shape), np.float32(9e9))
     far, lit = np.zeros_like(near), np.zeros_like(near)
-    order, count = np.argsort(~front, axis=1, kind="stable"), front.sum(axis=1)  # faces that look at us come first
-    k, light = np.take_along_axis(k, order[..., None], axis=1)[..., None, None], np.take_along_axis(light, order, axis=1)
+    order, count = np.argsort(~front, axis=1,
+                              kind="stable"), front.sum(axis=1)  # faces that look at us come first
+    k, light = np.take_along_axis(k, order[..., None], axis=1)[..., None,
+                                                               None], np.take_along_axis(light,
+                                                                                         order,
+                                                                                         axis=1)
     for j in range(count.max()):
         q = (k[:, j, 0] + k[:, j, 1]*u) + k[:, j, 2]*v
         seen = (q < near) & (j < count)[:, None, None]
@@ -190,7 +213,8 @@ def _cast(k, front, light, u, v):
 def _ball(p, c, O, R, u, v):
     "A sphere around O with radius R: inverse depth (0: missed) and light, [n, H, W] each."
     C, r, d, f = (x.astype("f4")[..., None, None] for x in camera(p, c))
-    o, u, v, R = C - O.astype("f4")[..., None, None], u/np.float32(p["focal"]), v/np.float32(p["focal"]), np.float32(R)
+    o, u, v, R = C - O.astype("f4")[..., None, None], u/np.float32(p["focal"]), v/np.float32(
+        p["focal"]), np.float32(R)
     ray = [f[:, i] + u*r[:, i] + v*d[:, i] for i in range(3)]
     A = ray[0]*ray[0] + ray[1]*ray[1] + ray[2]*ray[2]
     B = ray[0]*o[:, 0] + ray[1]*o[:, 1] + ray[2]*o[:, 2]
@@ -207,7 +231,8 @@ def _parts(p, v):
     tall, flat = np.stack([np.cross(b, up), b, up], -1), np.stack([np.cross(b, up), up, b], -1)
     shoulder = zero + [0, 0, p["height"]]
     return [(_prism(ROUND, r, z0, z1), R, O, (z0, z1, g0, g1))
-            for (r, z0, z1, g0, g1), R, O in ((p["base"], tall, zero), (p["pillar"], tall, zero), (p["head"], flat, shoulder))]
+            for (r, z0, z1, g0, g1), R, O in ((p["base"], tall, zero), (p["pillar"], tall, zero),
+                                              (p["head"], flat, shoulder))]
 
 def _nearest(p, c, parts, u, v):
     "Inverse depth (0: missed) and gray of the nearest of some parts, [n, H, W] each."
@@ -215,7 +240,8 @@ def _nearest(p, c, parts, u, v):
     C, _, d, f = (e[:, 2, None, None] for e in camera(p, c))
     for solid, R, O, (z0, z1, g0, g1) in parts:
         k, light = _cast(*_faces(p, c, O, R, *solid, _gray_light), u, v)
-        z = C + (f + v/p["focal"]*d)/np.maximum(k, np.float32(1e-6))  # height of the place that was hit
+        z = C + (f + v/p["focal"]*d)/np.maximum(
+            k, np.float32(1e-6))  # height of the place that was hit
         gray = np.where(k > q, light*(g0 + (g1 - g0)*np.clip((z - z0)/(z1 - z0), 0, 1)), gray)
         q = np.maximum(q, k)
     return q, gray.astype("f4")
@@ -224,10 +250,13 @@ def _pillar(p, c, v, ss=4):
     "Disk, pillar and head: gray (times coverage) and coverage, [n, 64, 64] each."
     n, W, T = len(c), 20, 44
     foot = project(p, c, np.zeros((n, 3)))
-    x0, y0 = (np.clip(np.rint(x), 0, SIDE - k).astype(int) for x, k in ((foot[:, 0] - W/2, W), (foot[:, 1] - T + 8, T)))
+    x0, y0 = (np.clip(np.rint(x), 0, SIDE - k).astype(int)
+              for x, k in ((foot[:, 0] - W/2, W), (foot[:, 1] - T + 8, T)))
     q, gray = _nearest(p, c, _parts(p, v), *_lattice(x0, y0, W, T, ss))
     G, A = np.zeros((2, n, SIDE, SIDE), "f4")
-    box = np.arange(n)[:, None, None], y0[:, None, None] + np.arange(T)[:, None], x0[:, None, None] + np.arange(W)
+    box = np.arange(n)[:, None,
+                       None], y0[:, None, None] + np.arange(T)[:, None], x0[:, None,
+                                                                            None] + np.arange(W)
     A[box], G[box] = _pool((q > 0).astype("f4"), ss), _pool(gray*(q > 0), ss)
     return G, A
 
@@ -244,7 +273,8 @@ def _rod(p, z, c, h, v):
     x = np.arange(SIDE) + 0.5
     X, Y = (x - P[:, 0, None, None]).astype("f4"), (x[:, None] - P[:, 1, None, None]).astype("f4")
     dx, dy, _ = (Q - P).astype("f4").T[..., None, None]
-    t = np.clip((X*dx + Y*dy)/np.maximum(dx*dx + dy*dy, np.float32(1e-6)), 0, 1)  # place along the line
+    t = np.clip((X*dx + Y*dy)/np.maximum(dx*dx + dy*dy, np.float32(1e-6)), 0,
+                1)  # place along the line
     width = (radius*p["focal"]*((1 - t)/P[:, 2, None, None] + t/Q[:, 2, None, None])).astype("f4")
     A = np.clip(width + np.float32(0.5) - np.hypot(X - t*dx, Y - t*dy), 0, 1)*np.minimum(2*width, 1)
     return A*_rod_gray(p, a)[:, None, None], A
@@ -263,8 +293,13 @@ def _arm(p, z, c, h, v, body=None):
 def _box(p, s, z):
     "Side, in pixels, of a box that holds shape s in size z wherever it goes."
     r, h = p["shape"][s]*p["size"][z]
-    R = r if s == 5 else np.hypot(r*{1: np.sqrt(2), 3: 2/np.sqrt(3), 4: np.sqrt(2)}.get(s, 1.01), h/2)
-    nearest = np.linalg.norm(p["camera"][:, :3] - [0, 0, p["height"]], axis=1).min() - np.hypot(1 + p["gap"].max() + h/2, p["offset"])
+    R = r if s == 5 else np.hypot(r*{
+        1: np.sqrt(2),
+        3: 2/np.sqrt(3),
+        4: np.sqrt(2)
+    }.get(s, 1.01), h/2)
+    nearest = np.linalg.norm(p["camera"][:, :3] - [0, 0, p["height"]], axis=1).min() - np.hypot(
+        1 + p["gap"].max() + h/2, p["offset"])
     return int(np.ceil(2*R*p["focal"]/(nearest - R))) + 2
 
 def _base(p, z, s, a, b):
@@ -280,7 +315,8 @@ def _object(p, s, z, color, c, h, v, ss=3):
     B, m = _box(p, s, z), project(p, c, middle)
     x0, y0 = (np.clip(np.rint(m[:, i] - B/2), 0, SIDE - B).astype(int) for i in (0, 1))
     u, w = _lattice(x0, y0, B, B, ss)
-    q, lit = _ball(p, c, middle, r, u, w) if s == 5 else _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
+    q, lit = _ball(p, c, middle, r, u, w) if s == 5 else _cast(
+        *_faces(p, c, O, R, *_solid(p, s, z)), u, w)
     hit = (q > 0).astype("f4")
     A = _pool(hit, ss)
     lit = _pool(lit*hit, ss)/np.maximum(A, np.float32(1e-6))
@@ -301,17 +337,20 @@ def _robots(z, c):
     for v in range(40):
         body = tuple(np.repeat(x, 40, axis=0) for x in _pillar(p, np.array([c]), np.array([v])))
         G, A = _arm(p, np.full(40, z), np.full(40, c), h, np.full(40, v), body)
-        rows.append(np.rint(np.stack([G, 255*A], axis=1)).clip(0, 255).astype(np.uint8).reshape(40, 2, -1))
+        rows.append(
+            np.rint(np.stack([G, 255*A], axis=1)).clip(0, 255).astype(np.uint8).reshape(40, 2, -1))
     rows = np.stack(rows, axis=1).reshape(1600, 2, -1)  # horizontal slowest
     K = int((rows[:, 1] > 0).sum(-1).max())
-    order = np.argsort(rows[:, 1] == 0, axis=1, kind="stable")[:, :K]  # pixels the robot touches first
+    order = np.argsort(rows[:, 1] == 0, axis=1,
+                       kind="stable")[:, :K]  # pixels the robot touches first
     G, A = (np.take_along_axis(rows[:, k], order, axis=1) for k in (0, 1))
     return order.astype(np.uint16), np.where(A > 0, G, 0).astype(np.uint8), A
 
 # %% ../nbs/00j_arms.ipynb #b4b158d8
 def _paint(canvas, which, pixels, rgb, A):
     "Paint premultiplied colors [m, 3 or 1, K] with coverage [m, K] over pixels [m, K] of images `which` of canvas [n, 3, 4096]."
-    at = ((which[:, None]*3 + np.arange(3))*canvas.shape[2])[:, :, None] + pixels[:, None].astype(np.int64)
+    at = ((which[:, None]*3 + np.arange(3))*canvas.shape[2])[:, :, None] + pixels[:, None].astype(
+        np.int64)
     flat = canvas.reshape(-1)
     flat[at] = (rgb + (1 - A[:, None])*flat[at] + np.float32(0.5)).astype(np.uint8)
 
@@ -322,7 +361,8 @@ def _paint_robots(canvas, f):
         if len(i):
             pixels, G, A = _robots(z, c)
             at = f[i, 5]*40 + f[i, 6]
-            _paint(canvas, i, pixels[at], G[at].astype("f4")[:, None], A[at].astype("f4")/np.float32(255))
+            _paint(canvas, i, pixels[at], G[at].astype("f4")[:, None],
+                   A[at].astype("f4")/np.float32(255))
 
 def _paint_scene(p, canvas, f):
     "Paint the objects behind the robot, the robot, and the objects in front of it."
@@ -333,7 +373,8 @@ def _paint_scene(p, canvas, f):
             if len(i):
                 rgb, A, x0, y0, front = _object(p, s, z, f[i, 0], f[i, 3], f[i, 5], f[i, 6])
                 k = np.arange(A.shape[1])
-                pixels = ((y0[:, None] + k)[:, :, None]*SIDE + (x0[:, None] + k)[:, None]).reshape(len(i), -1)
+                pixels = ((y0[:, None] + k)[:, :, None]*SIDE + (x0[:, None] + k)[:, None]).reshape(
+                    len(i), -1)
                 rgb, A = rgb.reshape(len(i), 3, -1), A.reshape(len(i), -1)
                 _paint(canvas, i[~front], pixels[~front], rgb[~front], A[~front])
                 late.append((i[front], pixels[front], rgb[front], A[front]))
@@ -369,7 +410,9 @@ def raycast(
     q, gray = _nearest(p, c, _parts(p, v), u, w)
     k, _ = _cast(*_faces(p, c, o, R, *_prism(8, p["rod"][0], -p["rod"][1], 1 + p["gap"][z])), u, w)
     gray, q = np.where(k > q, _rod_gray(p, a), gray), np.maximum(q, k)
-    k, light = _ball(p, c, O + r*a, r, u, w) if s == 5 else _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
-    rgb = np.where(k > q, np.minimum(p["albedo"][color][:, None, None]*light, 255), gray)*(np.maximum(k, q) > 0)  # [3, 64 ss, 64 ss]
+    k, light = _ball(p, c, O +
+                     r*a, r, u, w) if s == 5 else _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
+    rgb = np.where(k > q, np.minimum(p["albedo"][color][:, None, None]*light, 255), gray)*(
+        np.maximum(k, q) > 0)  # [3, 64 ss, 64 ss]
     hit = _pool((np.maximum(k, q) > 0).astype("f4"), ss)
     return _pool(rgb, ss) + (1 - hit)*backdrop(p, c, g)[0]

@@ -74,8 +74,8 @@ def linear_terms(
     "The terms of equation 5.3, without weights."
     n, m = v.A.shape[-2:]
     left = np.eye(n) - v.A @ v.B
-    R = left @ Sigma_Y @ _t(left) + v.A @ v.Sigma_W @ _t(v.A)                                  # [n, n]
-    recon = .5 * (n * math.log(2 * math.pi) + _logdet(v.Sigma_Z) + _trace(np.linalg.solve(v.Sigma_Z, R)))
+    R = left @ Sigma_Y @ _t(left) + v.A @ v.Sigma_W @ _t(v.A)  # [n, n]
+    recon = .5*(n*math.log(2*math.pi) + _logdet(v.Sigma_Z) + _trace(np.linalg.solve(v.Sigma_Z, R)))
     kl = .5 * (_trace(v.B @ Sigma_Y @ _t(v.B)) + _trace(v.Sigma_W) - m - _logdet(v.Sigma_W))
     return dict(recon=recon, kl=kl, l2=_trace(R))
 
@@ -96,7 +96,7 @@ def best_decoder(
     Sigma_Y: np.ndarray,  # [n, n]
 ) -> tuple[np.ndarray, np.ndarray]:  # A [n, m], Sigma_Z [n, n]
     "Equation 5.4, in the form that inverts m x m numbers only."
-    K = Sigma_Y @ _t(B)                                                                        # [n, m] covariance of Y and X
+    K = Sigma_Y @ _t(B)  # [n, m] covariance of Y and X
     A = _t(np.linalg.solve(B @ K + Sigma_W, _t(K)))
     return A, Sigma_Y - A @ _t(K)
 
@@ -107,7 +107,7 @@ def best_encoder(
     lambda_: float = 0.,  # weight of the squared error
 ) -> tuple[np.ndarray, np.ndarray]:  # B [m, n], Sigma_W [m, m]
     "Equation 5.5."
-    SA = (np.linalg.solve(Sigma_Z, A) + 2 * lambda_ * A) / beta                                # [n, m]
+    SA = (np.linalg.solve(Sigma_Z, A) + 2 * lambda_ * A) / beta  # [n, m]
     Sigma_W = np.linalg.inv(np.eye(A.shape[-1]) + _t(A) @ SA)
     return Sigma_W @ _t(SA), Sigma_W
 
@@ -121,7 +121,8 @@ def linear_start(
     "Encoders to start from: B uniform from 0 to 1, Sigma_W a random positive definite matrix."
     from sklearn.datasets import make_spd_matrix
     rng = np.random.RandomState(seed)
-    return rng.uniform(size=(starts, m, n)), np.stack([make_spd_matrix(m, random_state=rng) for _ in range(starts)])
+    return rng.uniform(size=(starts, m, n)), np.stack(
+        [make_spd_matrix(m, random_state=rng) for _ in range(starts)])
 
 def fixed_point(
     Sigma_Y: np.ndarray,  # [n, n]
@@ -129,15 +130,18 @@ def fixed_point(
     beta: float,  # weight of the KL term
     lambda_: float = 0.,  # weight of the squared error
     rounds: int = 300,  # of decoder and encoder, at most
-    every: Callable | None = None,  # called as every(LinearVAE) in every round, between its two halves: the encoder so far and its best decoder
+    every: Callable |
+    None = None,  # called as every(LinearVAE) in every round, between its two halves: the encoder so far and its best decoder
 ) -> LinearVAE:
     "Best decoder, best encoder, best decoder, ... until nothing changes."
     B, Sigma_W = start
     for _ in range(rounds):
         A, Sigma_Z = best_decoder(B, Sigma_W, Sigma_Y)
-        if every: every(LinearVAE(A, Sigma_Z, B, Sigma_W))
+        if every:
+            every(LinearVAE(A, Sigma_Z, B, Sigma_W))
         last, (B, Sigma_W) = B, best_encoder(A, Sigma_Z, beta, lambda_)
-        if abs(B - last).max() < 1e-7: break
+        if abs(B - last).max() < 1e-7:
+            break
     return LinearVAE(*best_decoder(B, Sigma_W, Sigma_Y), B, Sigma_W)
 
 # %% ../nbs/05_beta_vae.ipynb #0c09b484
@@ -168,11 +172,24 @@ def plot_gains(
     world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
     fig, ax = subplots(height=3.4)
     for k, (beta, lambda_) in enumerate(((1, 0), (4, 0), (16, 0), (4, 2), (16, 2))):
-        found = gains(world, beta, lambda_, start); last = np.flatnonzero(found > 3e-4)[-1]
-        ax.semilogy(range(1, last + 2), found[:last + 1], marker="o", ms=3, color=PALETTE[k], ls="-" if lambda_ else "--")
-        ax.annotate(f"β = {beta}, λ = {lambda_}", (last + 1, found[last]), (6, 0), textcoords="offset points", va="center", color=PALETTE[k])
-    ax.set(xlabel="round", ylabel="gain of the encoder", xlim=(.5, 16.5)); ax.set_xticks(range(1, 13))
-    return caption(fig, f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}; one start, seed {seed}")
+        found = gains(world, beta, lambda_, start)
+        last = np.flatnonzero(found > 3e-4)[-1]
+        ax.semilogy(range(1, last + 2),
+                    found[:last + 1],
+                    marker="o",
+                    ms=3,
+                    color=PALETTE[k],
+                    ls="-" if lambda_ else "--")
+        ax.annotate(f"β = {beta}, λ = {lambda_}", (last + 1, found[last]), (6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=PALETTE[k])
+    ax.set(xlabel="round", ylabel="gain of the encoder", xlim=(.5, 16.5))
+    ax.set_xticks(range(1, 13))
+    return caption(
+        fig,
+        f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}; one start, seed {seed}"
+    )
 
 # %% ../nbs/05_beta_vae.ipynb #275be02e
 def water_filling(
@@ -182,11 +199,16 @@ def water_filling(
     m: int = 10,  # latent variables
 ) -> dict:  # level D; recon, information: nats; kept: directions
     "The stable fixed point without iterating (equations 5.7 and 5.8)."
-    if beta <= 1: raise ConfigError(f"beta is {beta:g}; it must be above 1, or no water level stops the encoder")
-    v = np.linalg.eigvalsh(Sigma_Y)[::-1]                                                      # variances, the largest first
+    if beta <= 1:
+        raise ConfigError(
+            f"beta is {beta:g}; it must be above 1, or no water level stops the encoder")
+    v = np.linalg.eigvalsh(Sigma_Y)[::-1]  # variances, the largest first
     D = (beta - 1) / (2 * lambda_) if lambda_ else math.inf
     left = np.where(np.arange(len(v)) < m, np.minimum(v, D), v)
-    return dict(level=D, recon=.5 * np.log(2 * np.pi * np.e * left).sum(), information=.5 * np.log(v / left).sum(), kept=int((left < v).sum()))
+    return dict(level=D,
+                recon=.5*np.log(2*np.pi*np.e*left).sum(),
+                information=.5*np.log(v/left).sum(),
+                kept=int((left < v).sum()))
 
 # %% ../nbs/05_beta_vae.ipynb #693d5edc
 def plot_water(
@@ -195,15 +217,29 @@ def plot_water(
 ) -> plt.Figure:  # the figure
     "Variance of the images in their own directions, and what the code leaves of it."
     world, start = linear_world(seed=seed), linear_start(10, 50, seed=seed)
-    v, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))                               # [n], [n, n]
-    fig, axes = subplots(1, len(settings), height=3.2, width=3.8 * len(settings), sharey=True, squeeze=False); axes = axes[0]
+    v, U = (a[..., ::-1] for a in np.linalg.eigh(world.Sigma_Y))  # [n], [n, n]
+    fig, axes = subplots(1,
+                         len(settings),
+                         height=3.2,
+                         width=3.8*len(settings),
+                         sharey=True,
+                         squeeze=False)
+    axes = axes[0]
     for ax, (beta, lambda_) in zip(axes, settings):
-        left, D = np.diag(U.T @ fixed_point(world.Sigma_Y, start, beta, lambda_).Sigma_Z[0] @ U), (beta - 1) / (2 * lambda_)
-        ax.bar(range(1, 9), v[:8], color="#dddddd"); ax.bar(range(1, 9), left[:8], color=PALETTE[0])
-        ax.axhline(D, color=PALETTE[4], lw=1); ax.text(8.4, D * 1.15, f"D = {D:.3g}", color=PALETTE[4], ha="right")
+        left, D = np.diag(U.T @ fixed_point(world.Sigma_Y, start, beta, lambda_).Sigma_Z[0]
+                          @ U), (beta - 1)/(2*lambda_)
+        ax.bar(range(1, 9), v[:8], color="#dddddd")
+        ax.bar(range(1, 9), left[:8], color=PALETTE[0])
+        ax.axhline(D, color=PALETTE[4], lw=1)
+        ax.text(8.4, D * 1.15, f"D = {D:.3g}", color=PALETTE[4], ha="right")
         ax.set(yscale="log", title=f"β = {beta}, λ = {lambda_}", xlabel="direction of the images")
-    axes[0].set_ylabel("variance"); axes[0].text(8.4, v[0], "images", color="#888888", ha="right"); axes[0].text(8.4, v[0] * .4, "left unexplained", color=PALETTE[0], ha="right")
-    return caption(fig, f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}. Log scale: the gray above the blue is what the code tells")
+    axes[0].set_ylabel("variance")
+    axes[0].text(8.4, v[0], "images", color="#888888", ha="right")
+    axes[0].text(8.4, v[0] * .4, "left unexplained", color=PALETTE[0], ha="right")
+    return caption(
+        fig,
+        f"Linear world, 50 pixels, 5 factors, 10 latent variables, seed {seed}. Log scale: the gray above the blue is what the code tells"
+    )
 
 # %% ../nbs/05_beta_vae.ipynb #06538712
 def linear_scores(
@@ -212,14 +248,18 @@ def linear_scores(
 ) -> dict:  # recon (nats), sap, im (nats): arrays [S]
     "Reconstruction loss, SAP and I_m of linear models, in closed form (equation 5.9)."
     from scipy.optimize import linear_sum_assignment
-    covariance = v.B @ world.Gamma @ world.Sigma_V                                             # [S, m, s]
-    variance = np.diagonal(v.B @ world.Sigma_Y @ _t(v.B) + v.Sigma_W, axis1=-2, axis2=-1)      # [S, m]
+    covariance = v.B @ world.Gamma @ world.Sigma_V  # [S, m, s]
+    variance = np.diagonal(v.B @ world.Sigma_Y @ _t(v.B) + v.Sigma_W, axis1=-2, axis2=-1)  # [S, m]
     r2 = covariance**2 / variance[..., None] / np.diag(world.Sigma_V)
     top = np.sort(r2, axis=-2)[..., ::-1, :]
-    information = -.5 * np.log1p(-r2)                                                          # [S, m, s]
+    information = -.5 * np.log1p(-r2)  # [S, m, s]
     def matched(I: np.ndarray) -> float: i, j = linear_sum_assignment(-I); return I[i, j].sum()
-    im = np.array([matched(I) for I in information.reshape(-1, *information.shape[-2:])]).reshape(information.shape[:-2])
-    return dict(recon=linear_terms(v, world.Sigma_Y)["recon"], sap=(top[..., 0, :] - top[..., 1, :]).mean(-1), im=im)
+
+    im = np.array([matched(I) for I in information.reshape(-1, *information.shape[-2:])
+                   ]).reshape(information.shape[:-2])
+    return dict(recon=linear_terms(v, world.Sigma_Y)["recon"],
+                sap=(top[..., 0, :] - top[..., 1, :]).mean(-1),
+                im=im)
 
 # %% ../nbs/05_beta_vae.ipynb #849f9f8c
 def theory_table(
@@ -233,7 +273,13 @@ def theory_table(
     start, rows = linear_start(m, len(world.Sigma_Y), starts, seed), []
     for beta, lambda_ in settings:
         scores = linear_scores(world, fixed_point(world.Sigma_Y, start, beta, lambda_))
-        row = {k: a.mean() for k, a in scores.items()} | {f"{k}_se": a.std(ddof=1) / math.sqrt(starts) for k, a in scores.items()}
+        row = {
+            k: a.mean()
+            for k, a in scores.items()
+        } | {
+            f"{k}_se": a.std(ddof=1)/math.sqrt(starts)
+            for k, a in scores.items()
+        }
         rows.append(dict(beta=beta, **{"lambda": lambda_}) | row)
     return pd.DataFrame(rows)
 
@@ -241,7 +287,9 @@ def theory_table(
 def _check_shape(shape):
     "(C, H, W) of images that the published networks take."
     if len(shape) != 3 or tuple(shape[1:]) != (64, 64):
-        raise ConfigError(f"beta-vae needs images of 64x64 pixels, such as sprites, rooms and arms, and these are {'x'.join(map(str, shape))}")
+        raise ConfigError(
+            f"beta-vae needs images of 64x64 pixels, such as sprites, rooms and arms, and these are {'x'.join(map(str, shape))}"
+        )
     return [shape[0], 32, 32, 64, 64]
 
 class Encoder(nn.Module):
@@ -254,8 +302,11 @@ class Encoder(nn.Module):
         super().__init__()
         w = _check_shape(shape)
         convs = [m for a, b in zip(w, w[1:]) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
-        self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(64 * 4 * 4, 256), nn.ReLU(), nn.Linear(256, 2 * latent))
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
+        self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(64*4*4, 256), nn.ReLU(),
+                                 nn.Linear(256, 2*latent))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.net(x).chunk(2, 1)  # mu, logvar: [B, L] each
 
 class Decoder(nn.Module):
     "Its mirror image: linear layers, then four transposed convolutions, to the log-odds of every pixel."
@@ -266,8 +317,10 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         w = _check_shape(shape)[::-1]
-        ups = [m for a, b in zip(w, w[1:]) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
-        self.net = nn.Sequential(nn.Linear(latent, 256), nn.ReLU(), nn.Linear(256, 64 * 4 * 4), nn.ReLU(), nn.Unflatten(1, (64, 4, 4)), *ups)
+        ups = [m for a, b in zip(w, w[1:])
+               for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
+        self.net = nn.Sequential(nn.Linear(latent, 256), nn.ReLU(), nn.Linear(256, 64*4*4),
+                                 nn.ReLU(), nn.Unflatten(1, (64, 4, 4)), *ups)
     def forward(self, z: torch.Tensor) -> torch.Tensor: return self.net(z)  # [B, C, 64, 64]
 
 # %% ../nbs/05_beta_vae.ipynb #6592f979
@@ -277,7 +330,8 @@ def total_correlation(
     logvar: torch.Tensor,  # logarithms of the variances [B, L]
 ) -> torch.Tensor:  # a number, nats
     "KL(q(z) || prod_i q(z_i)), estimated from a batch (equation 5.12)."
-    log_q = -.5 * ((z[:, None] - mu)**2 * (-logvar).exp() + logvar + math.log(2 * math.pi))    # [B, B, L]: log q(z_i of image a | image b)
+    log_q = -.5*((z[:, None] - mu)**2*(-logvar).exp() + logvar + math.log(2*math.pi)
+                 )  # [B, B, L]: log q(z_i of image a | image b)
     joint, each = log_q.sum(2).logsumexp(1), log_q.logsumexp(1).sum(1)                         # [B]
     return (joint - each).mean() + (z.shape[1] - 1) * math.log(len(z))
 
@@ -296,7 +350,8 @@ class BetaVAE(VAE):
         config: BetaVAEConfig,  # settings
         shape: tuple,  # of an image: (C, 64, 64)
     ):
-        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent), Bernoulli(binarize=False), last_beta(config))
+        super().__init__(Encoder(shape, config.latent), Decoder(shape, config.latent),
+                         Bernoulli(binarize=False), last_beta(config))
         self.penalty, self.lambda_ = config.penalty, config.lambda_
 
     def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
@@ -304,11 +359,14 @@ class BetaVAE(VAE):
         x = batch.x                                                             # [B, C, 64, 64]
         mu, logvar = (t.float() if t.dtype != torch.float64 else t for t in self.encoder(x))
         z = reparameterize(mu, logvar, rng)                                     # [B, L]
-        out = self.outputs(z)                                                   # [B, C, 64, 64] log-odds
-        terms = dict(recon=-self.likelihood.log_prob(x, out).mean(), kl=kl_normal(mu, logvar).sum(1).mean(),
-                     l2=(x - self.likelihood.mean(out)).square().sum() / len(x))
-        if self.penalty == "tc": terms["tc"] = total_correlation(z, mu, logvar)
-        weighted = self.beta * terms["kl"] if self.penalty == "kl" else terms["kl"] + (self.beta - 1) * terms["tc"]
+        out = self.outputs(z)  # [B, C, 64, 64] log-odds
+        terms = dict(recon=-self.likelihood.log_prob(x, out).mean(),
+                     kl=kl_normal(mu, logvar).sum(1).mean(),
+                     l2=(x - self.likelihood.mean(out)).square().sum()/len(x))
+        if self.penalty == "tc":
+            terms["tc"] = total_correlation(z, mu, logvar)
+        weighted = self.beta*terms["kl"] if self.penalty == "kl" else terms["kl"] + (self.beta -
+                                                                                     1)*terms["tc"]
         return dict(loss=terms["recon"] + weighted + self.lambda_ * terms["l2"], **terms)
 
 # %% ../nbs/05_beta_vae.ipynb #26d2cb64
@@ -336,9 +394,11 @@ def view(
         x = rows(part).x
         mu, logvar = model.encoder(x)
         drawn = model.outputs(reparameterize(mu, logvar, Noise(seed, 50, k, device=dev)))
-        recon, l2 = -model.likelihood.log_prob(x, drawn), (x - model.likelihood.mean(drawn)).square().flatten(1).sum(1)
+        recon, l2 = -model.likelihood.log_prob(x, drawn), (
+            x - model.likelihood.mean(drawn)).square().flatten(1).sum(1)
         out.append((mu, logvar, kl_normal(mu, logvar), recon, l2))
-    return dict(zip(("mu", "logvar", "kl", "recon", "l2"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
+    return dict(
+        zip(("mu", "logvar", "kl", "recon", "l2"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
 
 # %% ../nbs/05_beta_vae.ipynb #fdaeaba9
 MEASURED = ("mig", "sap", "im", "modularity")  # what every run measures; chapter 05a has more
@@ -351,15 +411,30 @@ def measure(
 ) -> tuple[dict, dict]:  # metrics, and arrays for figures
     "Losses and, of images whose factors are known, how well each latent variable follows one of them."
     v = view(model, test, config.seed)
-    found = dict(recon_test=float(v["recon"].mean()), kl_test=float(v["kl"].sum(1).mean()), l2_test=float(v["l2"].mean()),
-                 kl_per_latent=v["kl"].mean(0).tolist(), active_units=int((v["mu"].var(0) > .01).sum()), images_test=len(test), images_train=len(train))
-    arrays = dict(mu=v["mu"].astype(np.float32), kl=v["kl"].mean(0), caption=np.array(about(train, config)))
+    found = dict(recon_test=float(v["recon"].mean()),
+                 kl_test=float(v["kl"].sum(1).mean()),
+                 l2_test=float(v["l2"].mean()),
+                 kl_per_latent=v["kl"].mean(0).tolist(),
+                 active_units=int((v["mu"].var(0) > .01).sum()),
+                 images_test=len(test),
+                 images_train=len(train))
+    arrays = dict(mu=v["mu"].astype(np.float32),
+                  kl=v["kl"].mean(0),
+                  caption=np.array(about(train, config)))
     if test.factors is not None:
-        t = metrics.evaluate(v["mu"], test.factors, test.factor_sizes, MEASURED, names=test.factor_names)
+        t = metrics.evaluate(v["mu"],
+                             test.factors,
+                             test.factor_sizes,
+                             MEASURED,
+                             names=test.factor_names)
         found |= dict(zip(t.metric, t.value))
-        arrays |= dict(information=metrics.mutual_information(v["mu"], test.factors), assigned=metrics.im(v["mu"], test.factors).codes,
-                       factors=test.factors, factor_names=np.array(test.factor_names), factor_sizes=np.array(test.factor_sizes))
-    if config.plots: arrays |= pictures(model, test, v["kl"].mean(0), config)
+        arrays |= dict(information=metrics.mutual_information(v["mu"], test.factors),
+                       assigned=metrics.im(v["mu"], test.factors).codes,
+                       factors=test.factors,
+                       factor_names=np.array(test.factor_names),
+                       factor_sizes=np.array(test.factor_sizes))
+    if config.plots:
+        arrays |= pictures(model, test, v["kl"].mean(0), config)
     return found, arrays
 
 def about(
@@ -370,7 +445,8 @@ def about(
     first = config.steps or config.epochs * -(-len(train) // config.batch)
     steps = f"{first:,} + {config.lambda_steps:,} steps" if config.lambda_steps else f"{first:,} steps"
     kind = "beta-TCVAE" if config.penalty == "tc" else "beta-VAE"
-    beta = f"{config.beta:g}" + (f" and then {config.second_beta:g}" if config.second_beta is not None else "")
+    beta = f"{config.beta:g}" + (f" and then {config.second_beta:g}"
+                                 if config.second_beta is not None else "")
     data, factors, _ = train.describe().removeprefix("data: ").partition(", factors")
     return f"{kind}, β = {beta}, λ = {config.lambda_:g}; trained on {data}{')' if factors else ''}; seed {config.seed}, {steps}"
 
@@ -387,7 +463,7 @@ def traverse(
     dev = next(model.parameters()).device
     z = torch.as_tensor(mu, dtype=torch.float32, device=dev)
     n, L = z.shape
-    z = z[:, None, None].repeat(1, L, frames, 1)                                               # [n, L, frames, L]
+    z = z[:, None, None].repeat(1, L, frames, 1)  # [n, L, frames, L]
     z[:, torch.arange(L), :, torch.arange(L)] = torch.linspace(low, high, frames, device=dev)
     x = torch.cat([model.decode(part) for part in z.reshape(-1, L).split(500)])
     return (x * 255).round().byte().cpu().numpy().reshape(n, L, frames, *x.shape[1:])
@@ -404,8 +480,10 @@ def pictures(
     rows = np.sort(np.random.default_rng(config.seed).permutation(len(test))[:64])
     x = Rows(test, dev, known=False)(torch.from_numpy(rows)).x
     mu, order = model.encode(x)[0], np.argsort(-np.asarray(kl), kind="stable")
-    return dict(shown=(x * 255).round().byte().cpu().numpy(), drawn=(model.decode(mu) * 255).round().byte().cpu().numpy(),
-                traversals=traverse(model, mu[:5])[:, order], order=order)
+    return dict(shown=(x*255).round().byte().cpu().numpy(),
+                drawn=(model.decode(mu)*255).round().byte().cpu().numpy(),
+                traversals=traverse(model, mu[:5])[:, order],
+                order=order)
 
 # %% ../nbs/05_beta_vae.ipynb #e09397b9
 def names_of(
@@ -413,19 +491,25 @@ def names_of(
     least: float = .1,  # nats of KL from which a latent variable says something
 ) -> list:  # L texts, in the order of the latents
     "The factor that each latent variable knows most about, as a label."
-    if "information" not in s: return [f"z{i + 1}" for i in range(len(s["kl"]))]
+    if "information" not in s:
+        return [f"z{i + 1}" for i in range(len(s["kl"]))]
     best = [str(s["factor_names"][j]) for j in s["information"].argmax(1)]
-    return [f"z{i + 1} {b}" if k >= least else f"z{i + 1} (silent)" for i, (b, k) in enumerate(zip(best, s["kl"]))]
+    return [
+        f"z{i + 1} {b}" if k >= least else f"z{i + 1} (silent)"
+        for i, (b, k) in enumerate(zip(best, s["kl"]))
+    ]
 
 def plot_originals(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "64 test images, and what the model makes of them, side by side."
     fill = np.full((-len(s["shown"]) % 8, *s["shown"].shape[1:]), 255, np.uint8)
-    x, y = (np.concatenate([s[k], fill]).reshape(-1, 8, *fill.shape[1:]) for k in ("shown", "drawn"))      # [8, 8, C, H, W]
+    x, y = (np.concatenate([s[k], fill]).reshape(-1, 8, *fill.shape[1:])
+            for k in ("shown", "drawn"))  # [8, 8, C, H, W]
     gap = np.full_like(x[:, :1], 255)
-    sheet = np.concatenate([x, gap, y], 1)                                                     # [8, 17, C, H, W]
-    return caption(image_grid(sheet.reshape(-1, *x.shape[2:]), 17, width=8), f"Left: test images. Right: reconstructions. {s['caption']}")
+    sheet = np.concatenate([x, gap, y], 1)  # [8, 17, C, H, W]
+    return caption(image_grid(sheet.reshape(-1, *x.shape[2:]), 17, width=8),
+                   f"Left: test images. Right: reconstructions. {s['caption']}")
 
 def plot_traversal(
     s: dict,  # arrays of `measure`
@@ -433,8 +517,13 @@ def plot_traversal(
 ) -> plt.Figure:  # the figure
     "One code, every latent variable moved from -2 to 2."
     t, names = s["traversals"][image], names_of(s)
-    return caption(image_grid(t.reshape(-1, *t.shape[2:]), t.shape[1], row_labels=[names[i] for i in s["order"]], width=6.4),
-                   f"One latent variable moves from -2 to 2, labeled with the factor it knows most about. {s['caption']}")
+    return caption(
+        image_grid(t.reshape(-1, *t.shape[2:]),
+                   t.shape[1],
+                   row_labels=[names[i] for i in s["order"]],
+                   width=6.4),
+        f"One latent variable moves from -2 to 2, labeled with the factor it knows most about. {s['caption']}"
+    )
 
 def plot_information(
     s: dict,  # arrays of `measure`
@@ -444,9 +533,17 @@ def plot_information(
     fig, ax = subplots(width=1.8 + .8 * M.shape[1], height=.42 * len(M) + 1.3)
     heatmap(M[order], [f"z{i + 1}" for i in order], [str(f) for f in s["factor_names"]], ax)
     for j, i in enumerate(s["assigned"]):
-        if i >= 0: ax.add_patch(Rectangle((j - .48, int(np.flatnonzero(order == i)[0]) - .46), .96, .92, fill=False, ec=PALETTE[4], lw=2))
+        if i >= 0:
+            ax.add_patch(
+                Rectangle((j - .48, int(np.flatnonzero(order == i)[0]) - .46),
+                          .96,
+                          .92,
+                          fill=False,
+                          ec=PALETTE[4],
+                          lw=2))
     ax.set(xlabel="factor", ylabel="latent variable, by KL")
-    return caption(fig, f"Mutual information in nats, 20 bins; framed: the assignment of I_m. {s['caption']}")
+    return caption(
+        fig, f"Mutual information in nats, 20 bins; framed: the assignment of I_m. {s['caption']}")
 
 # %% ../nbs/05_beta_vae.ipynb #68bf9835
 def traversal_film(
@@ -455,19 +552,24 @@ def traversal_film(
 ) -> Path:  # the path
     "An animation: five images (rows), every latent variable (columns) moving from -2 to 2 and back."
     from genmix.plots import save_gif
-    t = s["traversals"]                                                                        # [5, L, frames, C, H, W]
+    t = s["traversals"]  # [5, L, frames, C, H, W]
     way = [*range(t.shape[2]), *range(t.shape[2] - 2, 0, -1)]
     names = [w.replace(" ", "\n") for w in np.array(names_of(s))[s["order"]]]
     def draw(k: int) -> plt.Figure:
         x = t[:, :, way[k]]
-        return image_grid(x.reshape(-1, *x.shape[2:]), t.shape[1], titles=[*names, *[""] * (t.shape[1] * (len(t) - 1))], width=8)
+        return image_grid(x.reshape(-1, *x.shape[2:]),
+                          t.shape[1],
+                          titles=[*names, *[""]*(t.shape[1]*(len(t) - 1))],
+                          width=8)
     return save_gif(draw, len(way), path)
 
 def run_films(
     arrays: dict,  # of `measure`
 ) -> dict:  # name -> function that writes a GIF to a path
     "The animations that a stored run can show."
-    return {"traversals": lambda path: traversal_film(arrays, path)} if "traversals" in arrays else {}
+    return {
+        "traversals": lambda path: traversal_film(arrays, path)
+    } if "traversals" in arrays else {}
 
 def run_figures(
     arrays: dict,  # of `measure`
@@ -475,8 +577,10 @@ def run_figures(
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
     plots = {}
-    if "shown" in arrays: plots |= dict(originals=plot_originals, traversal=plot_traversal)
-    if "information" in arrays: plots |= dict(information=plot_information)
+    if "shown" in arrays:
+        plots |= dict(originals=plot_originals, traversal=plot_traversal)
+    if "information" in arrays:
+        plots |= dict(information=plot_information)
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items()}
 
 # %% ../nbs/05_beta_vae.ipynb #15c33c75
@@ -490,14 +594,21 @@ def explore(
     import ipywidgets as w
     from PIL import Image
     picture, start = w.Image(format="png", width=256), [float(v) for v in np.ravel(mu)]
-    sliders = [w.FloatSlider(v, min=-3, max=3, step=.1, description=str(name)) for v, name in zip(start, names or [f"z{i + 1}" for i in range(len(start))])]
+    sliders = [
+        w.FloatSlider(v, min=-3, max=3, step=.1, description=str(name))
+        for v, name in zip(start, names or [f"z{i + 1}" for i in range(len(start))])
+    ]
     @torch.no_grad()
     def draw(_: dict | None = None) -> None:
-        x = model.eval().decode(torch.tensor([[s.value for s in sliders]], device=next(model.parameters()).device))[0]
+        x = model.eval().decode(
+            torch.tensor([[s.value for s in sliders]], device=next(model.parameters()).device))[0]
         sheet, out = (x * 255).round().byte().cpu().numpy(), io.BytesIO()
-        Image.fromarray(np.moveaxis(sheet, 0, -1).squeeze(-1) if len(sheet) == 1 else np.moveaxis(sheet, 0, -1)).resize((256, 256), Image.NEAREST).save(out, "PNG")
+        Image.fromarray(
+            np.moveaxis(sheet, 0, -1).squeeze(-1) if len(sheet) ==
+            1 else np.moveaxis(sheet, 0, -1)).resize((256, 256), Image.NEAREST).save(out, "PNG")
         picture.value = out.getvalue()
-    for s in sliders: s.observe(draw, "value")
+    for s in sliders:
+        s.observe(draw, "value")
     draw()
     return w.HBox([w.VBox(sliders), picture])
 
@@ -505,38 +616,57 @@ def explore(
 class _Loss(nn.Module):
     "A model's loss as a function of weights, images, noise, beta and lambda: what `vmap` can run over."
     def __init__(self, model): super().__init__(); self.model = model
-    def forward(self, x: torch.Tensor, noise: torch.Tensor, beta: torch.Tensor, lambda_: torch.Tensor) -> dict:
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor, beta: torch.Tensor,
+                lambda_: torch.Tensor) -> dict:
         self.model.beta, self.model.lambda_ = beta, lambda_
-        return self.model.loss(Batch(x, None, None), 0, SimpleNamespace(normal=lambda *shape: noise))
+        return self.model.loss(Batch(x, None, None), 0,
+                               SimpleNamespace(normal=lambda *shape: noise))
 
 class Stack(nn.Module):
     "Models of one build as one model: its loss is the sum of theirs, on each one's own images."
+
     def __init__(
         self,
         models: list,  # `BetaVAE`s with the same networks and penalty
         configs: list,  # their settings: seed, beta, lambda, batch
-        data: ImageData | list[ImageData],  # images that all are trained on, or a list with each one's own (as many images, of the same shape)
+        data: ImageData | list[
+            ImageData],  # images that all are trained on, or a list with each one's own (as many images, of the same shape)
     ):
         super().__init__()
         self.data = data if isinstance(data, list) else [data] * len(models)
-        if len({(len(d), d.x.shape[1:]) for d in self.data}) > 1: raise ConfigError("models of a stack must be trained on equally many images of the same shape")
-        if len({(c.batch, c.latent, c.penalty, c.lr, c.lr_schedule, c.lr_warmup) for c in configs}) > 1:
-            raise ConfigError("models of a stack must agree in batch, latent, penalty and the step size with its schedule")
-        if any(c.clip for c in configs): raise ConfigError("clip is not 0: a stack cannot clip the gradients of its models one by one")
+        if len({(len(d), d.x.shape[1:]) for d in self.data}) > 1:
+            raise ConfigError(
+                "models of a stack must be trained on equally many images of the same shape")
+        if len({(c.batch, c.latent, c.penalty, c.lr, c.lr_schedule, c.lr_warmup)
+                for c in configs}) > 1:
+            raise ConfigError(
+                "models of a stack must agree in batch, latent, penalty and the step size with its schedule"
+            )
+        if any(c.clip for c in configs):
+            raise ConfigError(
+                "clip is not 0: a stack cannot clip the gradients of its models one by one")
         params, _ = torch.func.stack_module_state(models)                       # name -> [M, ...]
         self.names, self.params = list(params), nn.ParameterList(params.values())
         self.configs, self.rows = configs, None
-        self.build = (_Loss(deepcopy(models[0])).to("meta"),)                   # the structure without weights; in a tuple, to be no part of the stack
-        self.register_buffer("beta", torch.tensor([m.beta for m in models])); self.register_buffer("lambda_", torch.tensor([m.lambda_ for m in models]))
+        self.build = (_Loss(deepcopy(models[0])).to("meta"),
+                      )  # the structure without weights; in a tuple, to be no part of the stack
+        self.register_buffer("beta", torch.tensor([m.beta for m in models]))
+        self.register_buffer("lambda_", torch.tensor([m.lambda_ for m in models]))
 
     def own(self, step: int, device: torch.device) -> Iterator[torch.Tensor]:
         "What every member would see in this step if it were alone: images [M, B, C, H, W] and noise [M, B, L]."
-        if self.rows is None: self.rows, self.orders = {id(d): Rows(d, device) for d in self.data}, {}
+        if self.rows is None:
+            self.rows, self.orders = {id(d): Rows(d, device) for d in self.data}, {}
         c, N = self.configs[0], len(self.data[0])
-        (epoch, k), keys, seen = divmod(step, -(-N // c.batch)), [(c.seed, id(d)) for c, d in zip(self.configs, self.data)], {}
+        (epoch, k), keys, seen = divmod(step, -(-N // c.batch)), [
+            (c.seed, id(d)) for c, d in zip(self.configs, self.data)
+        ], {}
         for seed, d in dict.fromkeys(keys):
             if self.orders.get(seed, (None,))[0] != epoch:
-                self.orders[seed] = epoch, torch.randperm(N, generator=torch.Generator().manual_seed(seed_of(seed, 1, epoch)))
+                self.orders[seed] = epoch, torch.randperm(N,
+                                                          generator=torch.Generator().manual_seed(
+                                                              seed_of(seed, 1, epoch)))
             x = self.rows[d](self.orders[seed][1][k * c.batch:(k + 1) * c.batch]).x
             seen[seed, d] = x, Noise(seed, 0, step, device=device).normal(len(x), c.latent)
         return (torch.stack([seen[key][j] for key in keys]) for j in (0, 1))
@@ -548,19 +678,29 @@ def loss(self: Stack, batch: Batch, step: int, rng: Noise) -> dict:
     dtype = self.params[0].dtype
     x, noise = (t.to(dtype) for t in self.own(step, batch.x.device))
     names = [f"model.{k}" for k in self.names]
-    def one(values: tuple, *args) -> dict: return torch.func.functional_call(self.build[0], dict(zip(names, values)), args)
-    terms = torch.vmap(one)(tuple(self.params), x, noise, self.beta.to(dtype), self.lambda_.to(dtype))
+
+    def one(values: tuple, *args) -> dict:
+        return torch.func.functional_call(self.build[0], dict(zip(names, values)), args)
+
+    terms = torch.vmap(one)(tuple(self.params), x, noise, self.beta.to(dtype),
+                            self.lambda_.to(dtype))
     return dict(loss=terms.pop("loss").sum(), **{k: v.mean() for k, v in terms.items()})
 
 @patch
 @torch.no_grad()
 def into(self: Stack, models: list) -> list:
     "Hand every member its weights."
-    for m, model in enumerate(models): model.load_state_dict({k: p[m] for k, p in zip(self.names, self.params)})
+    for m, model in enumerate(models):
+        model.load_state_dict({k: p[m] for k, p in zip(self.names, self.params)})
     return models
 
 # %% ../nbs/05_beta_vae.ipynb #6c5c6e72
-NUMBERS = dict(recon_test="reconstruction (nats)", kl_test="KL (nats)", l2_test="squared error", sap="SAP", mig="MIG", im="I_m (nats)")
+NUMBERS = dict(recon_test="reconstruction (nats)",
+               kl_test="KL (nats)",
+               l2_test="squared error",
+               sap="SAP",
+               mig="MIG",
+               im="I_m (nats)")
 
 def collect(
     folders: Iterable[str | Path],  # of finished runs of beta-vae
@@ -569,9 +709,16 @@ def collect(
     rows = []
     for folder in folders:
         c, r = load_config(folder), read_result(folder)
-        kept = {k: getattr(c, k) for k in ("data", "beta", "lambda_", "penalty", "precision", "latent", "n", "seed", "steps", "lambda_steps")}
+        kept = {
+            k: getattr(c, k)
+            for k in ("data", "beta", "lambda_", "penalty", "precision", "latent", "n", "seed",
+                      "steps", "lambda_steps")
+        }
         kept["second_beta"] = last_beta(c)
-        rows.append(kept | {k: v for k, v in r["metrics"].items() if not isinstance(v, (list, str))})
+        rows.append(kept | {
+            k: v
+            for k, v in r["metrics"].items() if not isinstance(v, (list, str))
+        })
     return pd.DataFrame(rows).rename(columns={"lambda_": "lambda"})
 
 def summary(
@@ -579,9 +726,13 @@ def summary(
 ) -> pd.DataFrame:  # data, penalty, beta, second_beta (if any differs from beta), lambda, runs, then "mean ± std" of every number
     "Every setting in a row."
     by, rows = ["data", "penalty", "beta", "second_beta", "lambda"], []
-    if (df.second_beta == df.beta).all(): by.remove("second_beta")
+    if (df.second_beta == df.beta).all():
+        by.remove("second_beta")
     for key, g in df.groupby(by):
-        said = {k: f"{g[k].mean():.4g}" + (f" ± {g[k].std():.2g}" if len(g) > 1 else "") for k in NUMBERS if k in g}
+        said = {
+            k: f"{g[k].mean():.4g}" + (f" ± {g[k].std():.2g}" if len(g) > 1 else "")
+            for k in NUMBERS if k in g
+        }
         rows.append(dict(zip(by, key)) | dict(runs=len(g)) | said)
     return pd.DataFrame(rows)
 
@@ -600,9 +751,16 @@ def change(
     df, rows = one_beta(df), []
     for data, d in df.groupby("data", sort=False):
         base = d[(d.beta == 1) & (d["lambda"] == 0)]
-        if not len(base): raise ConfigError(f"{data} has no run with beta = 1 and lambda = 0 to compare with")
+        if not len(base):
+            raise ConfigError(f"{data} has no run with beta = 1 and lambda = 0 to compare with")
         for (lambda_, beta), g in d.groupby(["lambda", "beta"]):
-            rows.append({"data": data, "lambda": lambda_, "beta": beta, "runs": len(g)} | {k: 100 * (g[k].mean() / base[k].mean() - 1) for k in NUMBERS if k in g})
+            rows.append({
+                "data": data,
+                "lambda": lambda_,
+                "beta": beta,
+                "runs": len(g)
+            } | {k: 100*(g[k].mean()/base[k].mean() - 1)
+                 for k in NUMBERS if k in g})
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_beta_vae.ipynb #8a2c7461
@@ -612,22 +770,48 @@ def plot_boxes(
     values: Sequence[str] = ("recon_test", "sap", "mig", "im"),  # rows of panels
 ) -> plt.Figure:  # the figure
     "Numbers against beta, a column of panels per data set: a box per setting (with one run: a line), left lambda = 0, right the others."
-    df = one_beta(df); sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
-    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=1.9 * len(values) + .5, squeeze=False, sharex="col")
+    df = one_beta(df)
+    sets, lambdas = list(df["data"].unique()), sorted(df["lambda"].unique())
+    fig, axes = subplots(len(values),
+                         len(sets),
+                         width=2.8*len(sets) + .6,
+                         height=1.9*len(values) + .5,
+                         squeeze=False,
+                         sharex="col")
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            d = df[df["data"] == data]; betas = sorted(d.beta.unique())
+            d = df[df["data"] == data]
+            betas = sorted(d.beta.unique())
             for k, lambda_ in enumerate(lambdas):
-                groups = [d[(d.beta == b) & (d["lambda"] == lambda_)][value].dropna() for b in betas]
+                groups = [
+                    d[(d.beta == b) & (d["lambda"] == lambda_)][value].dropna() for b in betas
+                ]
                 at = np.arange(len(betas)) + .36 * (k - (len(lambdas) - 1) / 2)
                 some = [j for j, g in enumerate(groups) if len(g)]
-                ax.boxplot([groups[j] for j in some], positions=at[some], widths=.28, patch_artist=True, showfliers=False, medianprops=dict(color="black"),
-                           boxprops=dict(facecolor=PALETTE[k], alpha=.5, lw=.8), whiskerprops=dict(lw=.8), capprops=dict(lw=.8))
-                for j in some: ax.plot([at[j]] * len(groups[j]), groups[j], "o", ms=3, color=PALETTE[k])
+                ax.boxplot([groups[j] for j in some],
+                           positions=at[some],
+                           widths=.28,
+                           patch_artist=True,
+                           showfliers=False,
+                           medianprops=dict(color="black"),
+                           boxprops=dict(facecolor=PALETTE[k], alpha=.5, lw=.8),
+                           whiskerprops=dict(lw=.8),
+                           capprops=dict(lw=.8))
+                for j in some:
+                    ax.plot([at[j]] * len(groups[j]), groups[j], "o", ms=3, color=PALETTE[k])
             ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
-            ax.set(xlim=(-.6, len(betas) - .4), title=data if r_ == 0 else "", xlabel="β" if r_ == len(values) - 1 else "")
+            ax.set(xlim=(-.6, len(betas) - .4),
+                   title=data if r_ == 0 else "",
+                   xlabel="β" if r_ == len(values) - 1 else "")
         row[0].set_ylabel(NUMBERS[value])
-    for k, lambda_ in enumerate(lambdas): axes[0][0].text(.03, .93 - .13 * k, f"λ = {lambda_:g}", color=PALETTE[k], transform=axes[0][0].transAxes, va="top", weight="bold")
+    for k, lambda_ in enumerate(lambdas):
+        axes[0][0].text(.03,
+                        .93 - .13*k,
+                        f"λ = {lambda_:g}",
+                        color=PALETTE[k],
+                        transform=axes[0][0].transAxes,
+                        va="top",
+                        weight="bold")
     return caption(fig, text)
 
 # %% ../nbs/05_beta_vae.ipynb #f7c8e056
@@ -639,21 +823,36 @@ def plot_heat(
 ) -> plt.Figure:  # the figure
     "Means over seeds, lambda down, beta to the right, a column of panels per data set."
     df = one_beta(df)
-    t = change(df) if percent else df.groupby(["data", "lambda", "beta"], as_index=False, sort=False)[list(values)].mean()
+    t = change(df) if percent else df.groupby(
+        ["data", "lambda", "beta"], as_index=False, sort=False)[list(values)].mean()
     sets = list(df["data"].unique())
-    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * t["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
+    fig, axes = subplots(len(values),
+                         len(sets),
+                         width=2.8*len(sets) + .6,
+                         height=(.4*t["lambda"].nunique() + .75)*len(values) + .5,
+                         squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
             M = t[t["data"] == data].pivot(index="lambda", columns="beta", values=value)
             a = M.to_numpy()
-            heatmap(np.abs(a) if percent else a, [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns], ax, fmt=".0f" if percent else ".3g")
+            heatmap(np.abs(a) if percent else a, [f"{l:g}" for l in M.index],
+                    [f"{b:g}" for b in M.columns],
+                    ax,
+                    fmt=".0f" if percent else ".3g")
             if percent:
                 im, most = ax.images[0], max(np.abs(a).max(), 1e-9)
-                im.set_data(a); im.set_cmap("PuOr"); im.set_clim(-most, most)          # two colors: more, and less
+                im.set_data(a)
+                im.set_cmap("PuOr")
+                im.set_clim(-most, most)          # two colors: more, and less
                 for text_, v, at in zip(ax.texts, a.ravel(), itertools.product(M.index, M.columns)):
-                    text_.set_text("ref" if at == (0, 1) else f"{v:+.{1 if abs(v) < .95 else 0}f} %")
-                    text_.set_color(max("black", "white", key=lambda k: contrast(k, im.cmap(im.norm(v))[:3])))
-            ax.set(xlabel="β" if r_ == len(values) - 1 else "", ylabel="λ" if c_ == 0 else "", title=f"{data}: {NUMBERS[value]}")
+                    text_.set_text("ref" if at == (0,
+                                                   1) else f"{v:+.{1 if abs(v) < .95 else 0}f} %")
+                    text_.set_color(
+                        max("black", "white", key=lambda k: contrast(k,
+                                                                     im.cmap(im.norm(v))[:3])))
+            ax.set(xlabel="β" if r_ == len(values) - 1 else "",
+                   ylabel="λ" if c_ == 0 else "",
+                   title=f"{data}: {NUMBERS[value]}")
     return caption(fig, text)
 
 # %% ../nbs/05_beta_vae.ipynb #6e19b591
@@ -663,7 +862,8 @@ def pareto(
 ) -> np.ndarray:  # [N] bool
     "Which settings no other one beats in both."
     c, g = np.asarray(cost, float), np.asarray(gain, float)
-    beaten = (c[None] <= c[:, None]) & (g[None] >= g[:, None]) & ((c[None] < c[:, None]) | (g[None] > g[:, None]))
+    beaten = (c[None] <= c[:, None]) & (g[None] >= g[:, None]) & ((c[None] < c[:, None]) |
+                                                                  (g[None] > g[:, None]))
     return ~beaten.any(1)
 
 def tchebycheff(
@@ -673,7 +873,9 @@ def tchebycheff(
 ) -> np.ndarray:  # [N], 0 where both are at their best
     "The larger of both weighted distances to the best values, each in units of its range."
     def away(v: np.ndarray) -> np.ndarray: return (v - v.min()) / max(np.ptp(v), 1e-12)
-    return np.maximum(weight * away(np.asarray(cost, float)), (1 - weight) * away(-np.asarray(gain, float)))
+
+    return np.maximum(weight*away(np.asarray(cost, float)),
+                      (1 - weight)*away(-np.asarray(gain, float)))
 
 # %% ../nbs/05_beta_vae.ipynb #05cbe517
 def plot_pareto(
@@ -683,19 +885,38 @@ def plot_pareto(
 ) -> plt.Figure:  # the figure
     "Reconstruction against disentanglement: a point per setting, in gray its runs; the line joins settings that no other one beats."
     sets = list(df["data"].unique())
-    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.2 * len(values) + .4, squeeze=False)
+    fig, axes = subplots(len(values),
+                         len(sets),
+                         width=2.8*len(sets) + .6,
+                         height=2.2*len(values) + .4,
+                         squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
             d = one_beta(df[df["data"] == data], tc=True)
             ax.plot(d.recon_test, d[value], "o", ms=3, color="#cccccc")
-            m = d.groupby(["penalty", "beta", "lambda"], as_index=False)[["recon_test", value]].mean()
+            m = d.groupby(["penalty", "beta", "lambda"], as_index=False)[["recon_test",
+                                                                          value]].mean()
             front = m[pareto(m.recon_test, m[value])].sort_values("recon_test")
             ax.plot(front.recon_test, front[value], color="#888888", lw=1)
             for k, (kind, g) in enumerate(m.groupby(["penalty", "lambda"])):
                 ax.plot(g.recon_test, g[value], MARKERS[k], ms=6, color=PALETTE[k])
-                for _, r in g.iterrows(): ax.annotate(f"{r.beta:g}", (r.recon_test, r[value]), (4, 3), textcoords="offset points", fontsize=8.5, color=PALETTE[k])
-                if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, ("TCVAE" if kind[0] == "tc" else f"λ = {kind[1]:g}"), color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
-            ax.margins(.12); ax.set(xlabel=NUMBERS["recon_test"] if r_ == len(values) - 1 else "", ylabel=NUMBERS[value] if c_ == 0 else "", title=data if r_ == 0 else "")
+                for _, r in g.iterrows():
+                    ax.annotate(f"{r.beta:g}", (r.recon_test, r[value]), (4, 3),
+                                textcoords="offset points",
+                                fontsize=8.5,
+                                color=PALETTE[k])
+                if r_ == c_ == 0:
+                    ax.text(.98,
+                            .97 - .12*k, ("TCVAE" if kind[0] == "tc" else f"λ = {kind[1]:g}"),
+                            color=PALETTE[k],
+                            transform=ax.transAxes,
+                            ha="right",
+                            va="top",
+                            weight="bold")
+            ax.margins(.12)
+            ax.set(xlabel=NUMBERS["recon_test"] if r_ == len(values) - 1 else "",
+                   ylabel=NUMBERS[value] if c_ == 0 else "",
+                   title=data if r_ == 0 else "")
     return caption(fig, text)
 
 def plot_tchebycheff(
@@ -705,13 +926,24 @@ def plot_tchebycheff(
 ) -> plt.Figure:  # the figure
     "The trade-off of every setting: 0 would be best in both, and lighter is better."
     df, sets = one_beta(df), list(df["data"].unique())
-    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=(.4 * df["lambda"].nunique() + .75) * len(values) + .5, squeeze=False)
+    fig, axes = subplots(len(values),
+                         len(sets),
+                         width=2.8*len(sets) + .6,
+                         height=(.4*df["lambda"].nunique() + .75)*len(values) + .5,
+                         squeeze=False)
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            m = df[df["data"] == data].groupby(["lambda", "beta"], as_index=False)[["recon_test", value]].mean()
-            M = m.assign(t=tchebycheff(m.recon_test, m[value])).pivot(index="lambda", columns="beta", values="t")
-            heatmap(M.to_numpy(), [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns], ax, vmax=.5)
-            ax.set(xlabel="β" if r_ == len(values) - 1 else "", ylabel="λ" if c_ == 0 else "", title=f"{data}: {NUMBERS[value]}")
+            m = df[df["data"] == data].groupby(["lambda", "beta"],
+                                               as_index=False)[["recon_test", value]].mean()
+            M = m.assign(t=tchebycheff(m.recon_test, m[value])).pivot(index="lambda",
+                                                                      columns="beta",
+                                                                      values="t")
+            heatmap(M.to_numpy(), [f"{l:g}" for l in M.index], [f"{b:g}" for b in M.columns],
+                    ax,
+                    vmax=.5)
+            ax.set(xlabel="β" if r_ == len(values) - 1 else "",
+                   ylabel="λ" if c_ == 0 else "",
+                   title=f"{data}: {NUMBERS[value]}")
     return caption(fig, text)
 
 # %% ../nbs/05_beta_vae.ipynb #80c70c8e
@@ -725,9 +957,13 @@ def study_text(
     df: pd.DataFrame,  # of `collect`
 ) -> str:
     "Data, seeds and steps of a study's runs, for captions."
-    seeds = {d: sorted(g.seed.unique().tolist()) for d, g in main_study(df).groupby("data", sort=False)}
+    seeds = {
+        d: sorted(g.seed.unique().tolist())
+        for d, g in main_study(df).groupby("data", sort=False)
+    }
     made = {"sprites": " (rebuilt)", "rooms": " (synthetic)", "arms": " (synthetic)"}
-    said = "; ".join(f"{d}{made.get(d, '')}: seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}" for d, s in seeds.items())
+    said = "; ".join(f"{d}{made.get(d, '')}: seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}"
+                     for d, s in seeds.items())
     return f"{said}. {df.steps.iloc[0]:,} + {df.lambda_steps.iloc[0]:,} steps, {df.images_test.iloc[0]:,} test images"
 
 # %% ../nbs/05_beta_vae.ipynb #2f952ee9
@@ -738,11 +974,19 @@ def at_equal_kl(
     "Runs with lambda, with another beta in the second phase, or of the TCVAE, minus plain beta-VAEs at the same KL: their curve is straight lines in log KL."
     rows = []
     for (data, seed), d in df.reset_index(drop=True).groupby(["data", "seed"], sort=False):
-        curve = one_beta(d[d["lambda"] == 0]).sort_values("kl_test"); log_kl = np.log(curve.kl_test)
+        curve = one_beta(d[d["lambda"] == 0]).sort_values("kl_test")
+        log_kl = np.log(curve.kl_test)
         for _, r in d.drop(curve.index).iterrows():
-            if len(curve) < 2 or not log_kl.min() <= math.log(r.kl_test) <= log_kl.max(): continue
+            if len(curve) < 2 or not log_kl.min() <= math.log(r.kl_test) <= log_kl.max():
+                continue
             there = {k: float(np.interp(math.log(r.kl_test), log_kl, curve[k])) for k in values}
-            rows.append({k: r[k] for k in ("data", "seed", "penalty", "beta", "second_beta", "lambda", "kl_test")} | {k: r[k] - v for k, v in there.items()})
+            rows.append({
+                k: r[k]
+                for k in ("data", "seed", "penalty", "beta", "second_beta", "lambda", "kl_test")
+            } | {
+                k: r[k] - v
+                for k, v in there.items()
+            })
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_beta_vae.ipynb #07a50ad3
@@ -759,22 +1003,59 @@ def plot_rate(
 ) -> plt.Figure:  # the figure
     "Means against KL: a line for runs without lambda, points for others, labeled with beta (→: of the second phase); settings that lack a seed are left out."
     df, by = df.reset_index(drop=True), ["data", "penalty", "beta", "second_beta", "lambda"]
-    df = df[df.groupby(by).seed.transform("nunique") == df.groupby("data").seed.transform("nunique")]
+    df = df[df.groupby(by).seed.transform("nunique") == df.groupby("data").seed.transform(
+        "nunique")]
     sets, kind = list(df["data"].unique()), [rate_kind(r) for _, r in df.iterrows()]
-    kind, kinds = pd.Series(kind, df.index), sorted(set(kind), key=lambda k: (k == "TCVAE", k == "second β", k))
-    fig, axes = subplots(len(values), len(sets), width=2.8 * len(sets) + .6, height=2.3 * len(values) + .4, squeeze=False, sharex="col")
+    kind, kinds = pd.Series(kind, df.index), sorted(set(kind),
+                                                    key=lambda k:
+                                                    (k == "TCVAE", k == "second β", k))
+    fig, axes = subplots(len(values),
+                         len(sets),
+                         width=2.8*len(sets) + .6,
+                         height=2.3*len(values) + .4,
+                         squeeze=False,
+                         sharex="col")
     for r_, (row, value) in enumerate(zip(axes, values)):
         for c_, (ax, data) in enumerate(zip(row, sets)):
-            m = df[df["data"] == data].assign(kind=kind).groupby(["kind", "beta", "second_beta"], as_index=False)[["kl_test", value]].mean()
+            m = df[df["data"] == data].assign(kind=kind).groupby(["kind", "beta", "second_beta"],
+                                                                 as_index=False)[["kl_test",
+                                                                                  value]].mean()
             for k, name in enumerate(kinds):
                 g = m[m.kind == name].sort_values("kl_test")
-                ax.plot(g.kl_test, g[value], MARKERS[k] + ("-" if name == "λ = 0" else ""), ms=6, lw=1, color=PALETTE[k])
-                where = dict(xytext=(0, -13), ha="center") if name == "second β" else dict(xytext=(4, 3))
+                ax.plot(g.kl_test,
+                        g[value],
+                        MARKERS[k] + ("-" if name == "λ = 0" else ""),
+                        ms=6,
+                        lw=1,
+                        color=PALETTE[k])
+                where = dict(xytext=(0,
+                                     -13), ha="center") if name == "second β" else dict(xytext=(4,
+                                                                                                3))
                 for _, r in g.iterrows():
                     said = f"{r.beta:g}" if r.second_beta == r.beta else f"→{r.second_beta:g}"
-                    ax.annotate(said, (r.kl_test, r[value]), textcoords="offset points", fontsize=8.5, color=PALETTE[k], **where)
-                if r_ == c_ == 0: ax.text(.98, .97 - .12 * k, name, color=PALETTE[k], transform=ax.transAxes, ha="right", va="top", weight="bold")
-            ax.set(xscale="log", xlabel="KL (nats)" if r_ == len(values) - 1 else "", ylabel=NUMBERS[value] if c_ == 0 else "", title=data if r_ == 0 else "")
-            ax.margins(.12); ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100) if m.kl_test.min() <= t <= m.kl_test.max()]
-            ax.set_xticks(ticks, ticks); ax.minorticks_off()
+                    ax.annotate(said, (r.kl_test, r[value]),
+                                textcoords="offset points",
+                                fontsize=8.5,
+                                color=PALETTE[k],
+                                **where)
+                if r_ == c_ == 0:
+                    ax.text(.98,
+                            .97 - .12*k,
+                            name,
+                            color=PALETTE[k],
+                            transform=ax.transAxes,
+                            ha="right",
+                            va="top",
+                            weight="bold")
+            ax.set(xscale="log",
+                   xlabel="KL (nats)" if r_ == len(values) - 1 else "",
+                   ylabel=NUMBERS[value] if c_ == 0 else "",
+                   title=data if r_ == 0 else "")
+            ax.margins(.12)
+            ticks = [
+                t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+                if m.kl_test.min() <= t <= m.kl_test.max()
+            ]
+            ax.set_xticks(ticks, ticks)
+            ax.minorticks_off()
     return caption(fig, text)

@@ -27,8 +27,10 @@ from .files import DataError
 def user_cache() -> Path:
     "The folder where this operating system wants a user's cached files."
     home = Path(os.path.expanduser("~"))
-    if sys.platform == "darwin": return home / "Library" / "Caches" / "genmix"
-    if os.name == "nt": return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "genmix" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "genmix"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA") or home/"AppData"/"Local")/"genmix"/"Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "genmix"
 
 # %% ../nbs/00e_cache.ipynb #f40444e0
@@ -41,32 +43,42 @@ def cache_root() -> Path:
 def _npy_header(shape: tuple, dtype: np.dtype) -> bytes:
     "The first bytes of a .npy file: from them `np.load` knows shape and type."
     f = io.BytesIO()
-    np.lib.format.write_array_header_1_0(f, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape))
+    np.lib.format.write_array_header_1_0(
+        f, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape))
     return f.getvalue()
 
 # %% ../nbs/00e_cache.ipynb #651c6a4b
 class _Plan:
     "What shall stand in a file, and the names of the files beside it."
     def __init__(self, target, shape, dtype, made_of, what):
-        self.target, self.shape, self.dtype, self.what = Path(target), tuple(int(s) for s in shape), np.dtype(dtype), what
+        self.target, self.shape, self.dtype, self.what = Path(target), tuple(
+            int(s) for s in shape), np.dtype(dtype), what
         if not self.shape or min(self.shape) < 1 or self.dtype.hasobject:
-            raise DataError(f"{self.target.name}: {what} of shape {list(self.shape)} and type {self.dtype} cannot be stored; "
-                            "expected at least one row, of numbers")
+            raise DataError(
+                f"{self.target.name}: {what} of shape {list(self.shape)} and type {self.dtype} cannot be stored; "
+                "expected at least one row, of numbers")
         self.N, self.head = self.shape[0], _npy_header(self.shape, self.dtype)
-        self.row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))  # bytes in a row
+        self.row = self.dtype.itemsize*int(np.prod(self.shape[1:],
+                                                   dtype=np.int64))  # bytes in a row
         self.bytes = self.end(self.N)  # of the whole file
-        self.claim = json.loads(json.dumps(dict(made_of=made_of, shape=self.shape, dtype=self.dtype.str, bytes=self.bytes)))
+        self.claim = json.loads(
+            json.dumps(
+                dict(made_of=made_of, shape=self.shape, dtype=self.dtype.str, bytes=self.bytes)))
         names = (".json", ".part", ".part.json", ".lock")
-        self.side, self.part, self.note, self.lock = (self.target.with_name(self.target.name + s) for s in names)
+        self.side, self.part, self.note, self.lock = (self.target.with_name(self.target.name + s)
+                                                      for s in names)
 
     def end(self, rows: int) -> int: return len(self.head) + rows * self.row  # equation 0e.1
 
 # %% ../nbs/00e_cache.ipynb #b7e1522f
 def _read_note(path: Path) -> tuple[dict, dict]:
     "A side file as (what it says the rows are, all the rest); empty if it cannot be read."
-    try: note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError): return {}, {}
-    if not isinstance(note, dict): return {}, {}
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}, {}
+    if not isinstance(note, dict):
+        return {}, {}
     return {k: note.pop(k, None) for k in ("made_of", "shape", "dtype", "bytes")}, note
 
 def _write_note(path: Path, note: dict):
@@ -74,16 +86,19 @@ def _write_note(path: Path, note: dict):
     new = path.with_name(path.name + ".new")
     with open(new, "w", encoding="utf-8") as f:
         json.dump(note, f)
-        f.flush(); os.fsync(f.fileno())
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(new, path)
 
 # %% ../nbs/00e_cache.ipynb #17783f89
 def _is_whole(plan: _Plan) -> bool:
     "Is the target there, of the right size, and made of what was asked for?"
     try:
-        with open(plan.target, "rb") as f: head = f.read(len(plan.head))
+        with open(plan.target, "rb") as f:
+            head = f.read(len(plan.head))
         size = plan.target.stat().st_size
-    except OSError: return False
+    except OSError:
+        return False
     return size == plan.bytes and head == plan.head and _read_note(plan.side)[0] == plan.claim
 
 # %% ../nbs/00e_cache.ipynb #b156802f
@@ -92,15 +107,19 @@ def _crc(path: Path, end: int, chunk: int = 2**22) -> int | None:
     crc = 0
     try:
         with open(path, "rb") as f:
-            while end > 0 and (b := f.read(min(end, chunk))): crc, end = zlib.crc32(b, crc), end - len(b)
-    except OSError: return None
+            while end > 0 and (b := f.read(min(end, chunk))):
+                crc, end = zlib.crc32(b, crc), end - len(b)
+    except OSError:
+        return None
     return crc if end == 0 else None
 
 def _resume(plan: _Plan) -> tuple[int, int]:
     "Rows of the unfinished file that can be kept, and the CRC-32 up to their end; (0, 0) to begin anew."
     claim, note = _read_note(plan.note)
     rows, crc = note.get("rows"), note.get("crc32")
-    if claim != plan.claim or type(crc) is not int or type(rows) is not int or not 0 < rows <= plan.N: return 0, 0
+    if claim != plan.claim or type(crc) is not int or type(
+            rows) is not int or not 0 < rows <= plan.N:
+        return 0, 0
     return (rows, crc) if _crc(plan.part, plan.end(rows)) == crc else (0, 0)
 
 # %% ../nbs/00e_cache.ipynb #7d03de7c
@@ -113,20 +132,26 @@ class _Part:
         _check_space(plan, self.rows)
         self.f = open(plan.part, "r+b" if self.rows else "wb", buffering=0)
         self.safe = plan.end(self.rows) if self.rows else 0  # bytes on the disk
-        self.f.truncate(self.safe); self.f.seek(self.safe)
-        if not self.rows: self._write(plan.head, 0)
+        self.f.truncate(self.safe)
+        self.f.seek(self.safe)
+        if not self.rows:
+            self._write(plan.head, 0)
 
     def _write(self, data, rows: int):
         view = memoryview(data)
-        while len(view): view = view[self.f.write(view):]
-        self.rows, self.crc = self.rows + rows, zlib.crc32(data, self.crc)  # only when all is written
+        while len(view):
+            view = view[self.f.write(view):]
+        self.rows, self.crc = self.rows + rows, zlib.crc32(data,
+                                                           self.crc)  # only when all is written
 
     def append(self, block: np.ndarray) -> None:
         self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8), len(block))
-        if self.plan.end(self.rows) - self.safe >= SAVE: self.save()
+        if self.plan.end(self.rows) - self.safe >= SAVE:
+            self.save()
 
     def save(self) -> None:
-        if self.rows == 0 or self.plan.end(self.rows) == self.safe: return
+        if self.rows == 0 or self.plan.end(self.rows) == self.safe:
+            return
         os.fsync(self.f.fileno())
         _write_note(self.plan.note, self.plan.claim | dict(rows=self.rows, crc32=self.crc))
         self.safe = self.plan.end(self.rows)
@@ -136,29 +161,38 @@ def _check_space(plan: _Plan, rows: int):
     "Refuse to start what cannot end."
     need, free = plan.bytes - plan.end(rows) + 2**20, shutil.disk_usage(plan.target.parent).free
     if need > free:
-        raise DataError(f"{plan.target}: {need / 1e6:,.0f} MB more are needed, but only {free / 1e6:,.0f} MB are free in "
-                        f"{plan.target.parent}. Make room, or set GENMIX_CACHE to a folder on another disk.")
+        raise DataError(
+            f"{plan.target}: {need / 1e6:,.0f} MB more are needed, but only {free / 1e6:,.0f} MB are free in "
+            f"{plan.target.parent}. Make room, or set GENMIX_CACHE to a folder on another disk.")
 
 @contextmanager
 def _disk(plan: _Plan):
     "Turn the operating system's complaint into one that says what to do."
-    try: yield
+    try:
+        yield
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-        why, remedy = ("the disk is full", "Make room") if full else (e.strerror or e, "Allow writing there")
-        raise DataError(f"{plan.target}: cannot be written ({why}). {remedy}, or set GENMIX_CACHE to another folder. "
-                        "The unfinished file is kept, and the next call goes on from there.") from None
+        why, remedy = ("the disk is full", "Make room") if full else (e.strerror or e,
+                                                                      "Allow writing there")
+        raise DataError(
+            f"{plan.target}: cannot be written ({why}). {remedy}, or set GENMIX_CACHE to another folder. "
+            "The unfinished file is kept, and the next call goes on from there.") from None
 
 # %% ../nbs/00e_cache.ipynb #8431bf19
 def _check_block(plan: _Plan, rows: int, block):
     "Is this what comes next?"
     array = isinstance(block, np.ndarray) and block.ndim > 0
     if not array or block.dtype != plan.dtype or block.shape[1:] != plan.shape[1:]:
-        found = f"{block.dtype} {list(block.shape)}" if isinstance(block, np.ndarray) else f"a {type(block).__name__}"
+        found = f"{block.dtype} {list(block.shape)}" if isinstance(
+            block, np.ndarray) else f"a {type(block).__name__}"
         want = ", ".join(["b", *map(str, plan.shape[1:])])
-        raise DataError(f"{plan.target.name}: the block from row {rows:,} on is {found}; expected {plan.dtype} [{want}]")
+        raise DataError(
+            f"{plan.target.name}: the block from row {rows:,} on is {found}; expected {plan.dtype} [{want}]"
+        )
     if rows + len(block) > plan.N:
-        raise DataError(f"{plan.target.name}: the source gives more than the {plan.N:,} {plan.what} that were announced")
+        raise DataError(
+            f"{plan.target.name}: the source gives more than the {plan.N:,} {plan.what} that were announced"
+        )
 
 def _fill(plan: _Plan, part: _Part, blocks, progress: bool):
     "Write what is missing."
@@ -167,22 +201,29 @@ def _fill(plan: _Plan, part: _Part, blocks, progress: bool):
     with tqdm(total=plan.N, initial=part.rows, **style) as bar:
         for block in blocks(part.rows) if part.rows < plan.N else ():
             _check_block(plan, part.rows, block)
-            if len(block) == 0: continue
-            with _disk(plan): part.append(block)
+            if len(block) == 0:
+                continue
+            with _disk(plan):
+                part.append(block)
             bar.update(len(block))
     if part.rows < plan.N:
-        raise DataError(f"{plan.target.name}: the source ended after {part.rows:,} of {plan.N:,} {plan.what}; is it complete?")
+        raise DataError(
+            f"{plan.target.name}: the source ended after {part.rows:,} of {plan.N:,} {plan.what}; is it complete?"
+        )
 
 # %% ../nbs/00e_cache.ipynb #922acf1d
 def _make(plan: _Plan, blocks, progress: bool):
     "Build the target, or finish what an earlier process began."
     with _disk(plan):
-        for path in (plan.target, plan.side): path.unlink(missing_ok=True)
+        for path in (plan.target, plan.side):
+            path.unlink(missing_ok=True)
         part = _Part(plan)
     with part.f:
-        try: _fill(plan, part, blocks, progress)
+        try:
+            _fill(plan, part, blocks, progress)
         finally:
-            with _disk(plan): part.save()
+            with _disk(plan):
+                part.save()
     with _disk(plan):
         _write_note(plan.side, plan.claim | dict(crc32=part.crc))
         os.replace(plan.part, plan.target)
@@ -195,29 +236,41 @@ def _alone(plan: _Plan):
     from filelock import FileLock, Timeout
     lock = FileLock(str(plan.lock))
     with _disk(plan):
-        try: lock.acquire(timeout=0)
+        try:
+            lock.acquire(timeout=0)
         except Timeout:
-            print(f"genmix: another process is writing {plan.target.name}; waiting until it is done", file=sys.stderr, flush=True)
+            print(
+                f"genmix: another process is writing {plan.target.name}; waiting until it is done",
+                file=sys.stderr,
+                flush=True)
             lock.acquire()
-    try: yield
-    finally: lock.release()
+    try:
+        yield
+    finally:
+        lock.release()
 
 # %% ../nbs/00e_cache.ipynb #02388a0f
 def build(
-    target: str | Path,  # the .npy file
-    shape: tuple,  # of the whole array, rows first
-    dtype: type | str | np.dtype,  # of its numbers
-    blocks: Callable[[int], Iterable[np.ndarray]],  # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
-    made_of: object,  # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and its version
-    progress: bool = True,  # show a progress bar on stderr
-    what: str = "images",  # what the rows are called
+        target: str | Path,  # the .npy file
+        shape: tuple,  # of the whole array, rows first
+        dtype: type | str | np.dtype,  # of its numbers
+        blocks:
+    Callable[[int], Iterable[
+        np.
+        ndarray]],  # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
+        made_of:
+    object,  # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and its version
+        progress: bool = True,  # show a progress bar on stderr
+        what: str = "images",  # what the rows are called
 ) -> np.memmap:  # read-only
     "Map an array that lies on the disk. If it is not there, write it first: once, by one process, resuming where another was stopped."
     plan = _Plan(target, shape, dtype, made_of, what)
     if not _is_whole(plan):
-        with _disk(plan): plan.target.parent.mkdir(parents=True, exist_ok=True)
+        with _disk(plan):
+            plan.target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(plan):
-            if not _is_whole(plan): _make(plan, blocks, progress)
+            if not _is_whole(plan):
+                _make(plan, blocks, progress)
     return np.load(plan.target, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/00e_cache.ipynb #757583ea
@@ -228,7 +281,8 @@ def verify(
     target = Path(target)
     claim, note = _read_note(target.with_name(target.name + ".json"))
     size, crc = claim.get("bytes"), note.get("crc32")
-    if type(size) is not int or type(crc) is not int or not target.is_file(): return False
+    if type(size) is not int or type(crc) is not int or not target.is_file():
+        return False
     return target.stat().st_size == size and _crc(target, size) == crc
 
 # %% ../nbs/00e_cache.ipynb #a9339f0b
@@ -236,15 +290,21 @@ LIMIT = 2 * 10**9  # bytes; more than this is never unpacked or drawn in one go
 
 def _row_numbers(i, n: int) -> np.ndarray:
     "What stands in the brackets, as row numbers from 0 to n - 1."
-    if isinstance(i, slice): return np.arange(*i.indices(n))
+    if isinstance(i, slice):
+        return np.arange(*i.indices(n))
     a = np.asarray(i)
-    if a.size == 0 and a.dtype != bool: a = a.astype(np.int64)
-    if a.dtype == bool and a.shape == (n,): return np.flatnonzero(a)
+    if a.size == 0 and a.dtype != bool:
+        a = a.astype(np.int64)
+    if a.dtype == bool and a.shape == (n,):
+        return np.flatnonzero(a)
     if a.dtype.kind not in "iu" or isinstance(i, tuple):
-        raise IndexError("images are chosen by a number, a slice, an array of numbers, or one True or False for each of the "
-                         f"{n:,}; got {i!r:.60}")
+        raise IndexError(
+            "images are chosen by a number, a slice, an array of numbers, or one True or False for each of the "
+            f"{n:,}; got {i!r:.60}")
     if a.size and not -n <= a.min() <= a.max() < n:
-        raise IndexError(f"image {a.min() if a.min() < -n else a.max()} is out of range: there are {n:,}, numbered 0 to {n - 1:,}")
+        raise IndexError(
+            f"image {a.min() if a.min() < -n else a.max()} is out of range: there are {n:,}, numbered 0 to {n - 1:,}"
+        )
     a = a.astype(np.int64)
     return np.where(a < 0, a + n, a)
 
@@ -257,7 +317,8 @@ class Images:
         self._of, self._shape = int(n), tuple(int(s) for s in shape)  # images there are; [C, H, W]
         self._rows = None if rows is None else _row_numbers(rows, self._of).reshape(-1)
 
-    def _get(self, rows: np.ndarray) -> np.ndarray: raise NotImplementedError  # rows [n] -> uint8 [n, C, H, W]
+    def _get(self, rows: np.ndarray) -> np.ndarray:
+        raise NotImplementedError  # rows [n] -> uint8 [n, C, H, W]
     def __len__(self): return self._of if self._rows is None else len(self._rows)
     def __repr__(self): return f"{type(self).__name__} uint8 {list(self.shape)}"
 
@@ -281,14 +342,16 @@ def __getitem__(
     rows = _row_numbers(i, len(self))
     size = rows.size * int(np.prod(self._shape))
     if size > LIMIT:
-        raise DataError(f"{rows.size:,} images of {list(self._shape)} in one go take {size / 1e9:.1f} GB of memory; "
-                        "take them in batches, as in x[0:1000]")
+        raise DataError(
+            f"{rows.size:,} images of {list(self._shape)} in one go take {size / 1e9:.1f} GB of memory; "
+            "take them in batches, as in x[0:1000]")
     of = rows.reshape(-1) if self._rows is None else self._rows[rows.reshape(-1)]
     return self._get(of).reshape(*rows.shape, *self._shape)
 
 @patch
 def __array__(self: Images, dtype=None, copy=None) -> np.ndarray:
-    if copy is False: raise ValueError("these images have to be copied to become an array")
+    if copy is False:
+        raise ValueError("these images have to be copied to become an array")
     return np.asarray(self[:], dtype=dtype)
 
 @patch
@@ -311,7 +374,8 @@ class Stored(Images):
     ):
         self.x = np.asarray(x)
         if self.x.ndim != 4 or self.x.dtype != np.uint8:
-            raise DataError(f"expected images uint8 [N, C, H, W], got {self.x.dtype} {list(self.x.shape)}")
+            raise DataError(
+                f"expected images uint8 [N, C, H, W], got {self.x.dtype} {list(self.x.shape)}")
         super().__init__(len(self.x), self.x.shape[1:], rows)
 
     def _get(self, rows): return self.x[rows]
@@ -334,7 +398,9 @@ class Packed(Images):
     ):
         self.bits, want = np.asarray(bits), -(-int(np.prod(size)) // 8)
         if self.bits.ndim != 2 or self.bits.dtype != np.uint8 or self.bits.shape[1] != want:
-            raise DataError(f"images of {size[0]} x {size[1]} need bits uint8 [N, {want}], got {self.bits.dtype} {list(self.bits.shape)}")
+            raise DataError(
+                f"images of {size[0]} x {size[1]} need bits uint8 [N, {want}], got {self.bits.dtype} {list(self.bits.shape)}"
+            )
         super().__init__(len(self.bits), (1, *size), rows)
 
     def _get(self, rows):
@@ -356,5 +422,6 @@ class Rendered(Images):
 
     def _get(self, rows, step=2048):
         out = np.empty((len(rows), *self._shape), np.uint8)
-        for a in range(0, len(rows), step): out[a : a + step] = self.render(rows[a : a + step])
+        for a in range(0, len(rows), step):
+            out[a : a + step] = self.render(rows[a : a + step])
         return out

@@ -66,8 +66,10 @@ def one_line(
 Dir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 MaybeDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 MaybeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")]
-Values = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=VALUE,... ...]", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional,
+                  tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")]
+Values = Annotated[tuple[str, ...], tyro.conf.Positional,
+                   tyro.conf.arg(metavar="[NAME=VALUE,... ...]", help_behavior_hint="")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 # %% ../nbs/09_cli.ipynb #2fe9b85e
@@ -148,8 +150,12 @@ class DataFetch(DataCommand):
 
         if not self.names:
             can = [name for name, s in data.SETS.items() if s.files] + ["sprites"]
-            raise data.DataError(f"say which to fetch, for instance: genmix data fetch mnist. There is {', '.join(can)}")
-        return for_each(self.names, lambda name: "\n".join(f"{name}: {path}" for path in data.fetch(name, root=self.root)))
+            raise data.DataError(
+                f"say which to fetch, for instance: genmix data fetch mnist. There is {', '.join(can)}"
+            )
+        return for_each(
+            self.names,
+            lambda name: "\n".join(f"{name}: {path}" for path in data.fetch(name, root=self.root)))
 
 # %% ../nbs/09_cli.ipynb #a9835d13
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ class DataCheck(DataCommand):
         for name in here if not self.names else ():
             if not here[name]:
                 print(f"{name}: not here, not checked (genmix data fetch {name})")
-        return for_each(self.names or filter(here.get, here), lambda name: data.check(name, root=self.root))
+        return for_each(self.names or filter(here.get, here),
+                        lambda name: data.check(name, root=self.root))
 
 # %% ../nbs/09_cli.ipynb #02506a48
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +191,9 @@ class DataShow(DataCommand):
       genmix data show my_photos/ --color --size 64
     """
 
-    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]]  # a data set, a folder of images, a file
+    name: tyro.conf.Positional[Annotated[str,
+                                         tyro.conf.arg(metavar="NAME", help_behavior_hint=""
+                                                       )]]  # a data set, a folder of images, a file
     n: int = 50  # how many pictures
     split: Literal["all", "train", "validation", "test"] = "all"  # which part of the set
     seed: int = 0  # of the choice
@@ -198,13 +207,28 @@ class DataShow(DataCommand):
 
         if not 1 <= self.n <= 1000:
             raise configs.ConfigError(f"--n is {self.n}: expected 1 to 1000 pictures")
-        d = data.load(self.name, self.split, self.root, seed=self.seed, download=self.download, size=self.size, color=self.color)
+        d = data.load(self.name,
+                      self.split,
+                      self.root,
+                      seed=self.seed,
+                      download=self.download,
+                      size=self.size,
+                      color=self.color)
         if not isinstance(d, data.ImageData):
-            raise data.DataError(f"{self.name} is a table and has no pictures; genmix train moe1991 draws it")
+            raise data.DataError(
+                f"{self.name} is a table and has no pictures; genmix train moe1991 draws it")
         d = d.subset(data.stratified(d.y, min(self.n, len(d)), self.seed))
         print(d.describe())
-        fig = plots.image_grid(d.x[:], ncols=10, titles=[d.classes[k] for k in d.y] if len(d.classes) > 1 else None, width=8)
-        print(plots.save(plots.caption(fig, f"{d.name} {d.split}, {data.ORIGINS[d.origin]}; {len(d)} images, seed {self.seed}"), self.out))
+        fig = plots.image_grid(d.x[:],
+                               ncols=10,
+                               titles=[d.classes[k] for k in d.y] if len(d.classes) > 1 else None,
+                               width=8)
+        print(
+            plots.save(
+                plots.caption(
+                    fig,
+                    f"{d.name} {d.split}, {data.ORIGINS[d.origin]}; {len(d)} images, seed {self.seed}"
+                ), self.out))
 
 # %% ../nbs/09_cli.ipynb #a346eaad
 Settings = TypeVar("Settings")
@@ -230,7 +254,8 @@ class Train(Command, Generic[Settings, Preset]):
     config: MaybeFile = None  # take them from the config.json of an earlier run instead
     out: Dir = Path("runs")  # folder that all runs go to
     download: Flag = False  # fetch real data that is missing
-    settings: tyro.conf.OmitArgPrefixes[Settings] = None  # The settings of the run. Those not given are the preset's.
+    settings: tyro.conf.OmitArgPrefixes[
+        Settings] = None  # The settings of the run. Those not given are the preset's.
 
     def do(self) -> int | None:
         from genmix import experiments
@@ -258,24 +283,39 @@ class Sweep(Command):
       genmix sweep vae seed=0,1,2,3 --backend dask --address tcp://10.0.0.5:8786
     """
 
-    system: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SYSTEM", help_behavior_hint="")]]  # what to train, such as smoe-vae (genmix --help lists them)
+    system: tyro.conf.Positional[Annotated[
+        str, tyro.conf.arg(metavar="SYSTEM", help_behavior_hint=""
+                           )]]  # what to train, such as smoe-vae (genmix --help lists them)
     values: Values = ()  # settings and their values
-    preset: Literal[(*configs.PRESETS, *configs.NAMED)] = "quick"  # where all other settings come from
+    preset: Literal[(*configs.PRESETS,
+                     *configs.NAMED)] = "quick"  # where all other settings come from
     out: Dir = Path("runs")  # folder that all runs go to
     workers: int = 0  # processes (0: one per core)
-    backend: Literal["loky", "dask", "ray"] = "loky"  # where they are: on this machine, or on a Dask or Ray cluster
-    address: Annotated[str, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = ""  # of the cluster's scheduler, such as tcp://10.0.0.5:8786 (default: a cluster on this machine)
+    backend: Literal["loky", "dask",
+                     "ray"] = "loky"  # where they are: on this machine, or on a Dask or Ray cluster
+    address: Annotated[str, tyro.conf.arg(
+        metavar="URL", help_behavior_hint=""
+    )] = ""  # of the cluster's scheduler, such as tcp://10.0.0.5:8786 (default: a cluster on this machine)
     stacked: Flag = False  # beta-vae, on a GPU: train all models of one size as one
     download: Flag = False  # fetch real data that is missing
 
     def do(self) -> int | None:
         if self.workers < 0:
-            raise configs.ConfigError(f"--workers is {self.workers}: expected 0 (one per core) or above")
+            raise configs.ConfigError(
+                f"--workers is {self.workers}: expected 0 (one per core) or above")
         configs.preset(self.preset, self.system)  # a system that there is?
         from genmix import experiments
 
         show_at_once()
-        experiments.sweep_runs(self.system, self.values, preset=self.preset, out=self.out, workers=self.workers, download=self.download, stacked=self.stacked, backend=self.backend, address=self.address)
+        experiments.sweep_runs(self.system,
+                               self.values,
+                               preset=self.preset,
+                               out=self.out,
+                               workers=self.workers,
+                               download=self.download,
+                               stacked=self.stacked,
+                               backend=self.backend,
+                               address=self.address)
 
 # %% ../nbs/09_cli.ipynb #6ee94c10
 @dataclass(frozen=True, kw_only=True)
@@ -291,8 +331,12 @@ class Metrics(Command):
       genmix metrics runs/beta-vae/NAME --metrics dci factor_vae
     """
 
-    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]]  # a .npz file, or a run's folder
-    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("mig", "sap", "im", "modularity")  # mig, sap, im, modularity, dci, factor_vae, beta_vae, explicitness, or all
+    path: tyro.conf.Positional[Annotated[
+        Path,
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="")]]  # a .npz file, or a run's folder
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
+        "mig", "sap", "im", "modularity"
+    )  # mig, sap, im, modularity, dci, factor_vae, beta_vae, explicitness, or all
     bins: int = 20  # of every code, for the information metrics
     seed: int = 0  # of the rows that are held out, and of draws
     out: MaybeFile = None  # write the table as CSV, too
@@ -302,7 +346,9 @@ class Metrics(Command):
 
         p = metrics.paired(*metrics.read_codes(self.path))
         chosen = "all" if self.metrics == ("all",) else self.metrics
-        print(f"{len(p.z):,} codes of {p.z.shape[1]} variables, {len(p.names)} factors: {', '.join(p.names)}", flush=True)
+        print(
+            f"{len(p.z):,} codes of {p.z.shape[1]} variables, {len(p.names)} factors: {', '.join(p.names)}",
+            flush=True)
         t = metrics.evaluate(p, metrics=chosen, seed=self.seed, bins=self.bins)
         print(t.round(4).to_string(index=False))
         if self.out:
@@ -321,8 +367,12 @@ class Sample(Command):
       genmix sample vlae-mnist-class --digit 7
     """
 
-    run: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]]  # a run's folder, or published weights
-    digit: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None  # of this class only, for a prior with classes (class, class-flow); the class's number, from 0
+    run: tyro.conf.Positional[Annotated[str,
+                                        tyro.conf.arg(metavar="RUN", help_behavior_hint=""
+                                                      )]]  # a run's folder, or published weights
+    digit: Annotated[int | None, tyro.conf.arg(
+        metavar="INT", help_behavior_hint=""
+    )] = None  # of this class only, for a prior with classes (class, class-flow); the class's number, from 0
     n: int = 100  # how many
     seed: int = 0  # of the draw
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")  # the picture
@@ -353,7 +403,9 @@ class Reproduce(Command):
     """
 
     systems: Names = ()  # chapters to reproduce (default: all there are)
-    preset: Literal[tuple(configs.PRESETS)] = "quick"  # how thoroughly: quick (minutes), debug (a minute or two, with numbers that mean nothing) or paper (the publications' settings: hours to weeks, see --cost)
+    preset: Literal[tuple(
+        configs.PRESETS
+    )] = "quick"  # how thoroughly: quick (minutes), debug (a minute or two, with numbers that mean nothing) or paper (the publications' settings: hours to weeks, see --cost)
     config: MaybeFile = None  # instead repeat the one run that this config.json belongs to
     cost: Flag = False  # say what it will cost (data to fetch, hours on this machine), and do nothing
     data: str = "auto"  # auto (each chapter's own), or a set for the chapters that can use it: vowels or formants (moe1991), digits, mnist ... (latent-opt, smoe-vae, vlae), sprites, rooms, arms (beta-vae)
@@ -363,9 +415,11 @@ class Reproduce(Command):
     def do(self) -> int | None:
         unknown = [s for s in self.systems if s not in configs.CHAPTERS]
         if unknown:
-            raise configs.ConfigError(f"cannot reproduce {unknown[0]!r}; there is {', '.join(configs.CHAPTERS)}")
+            raise configs.ConfigError(
+                f"cannot reproduce {unknown[0]!r}; there is {', '.join(configs.CHAPTERS)}")
         if self.config and self.systems:
-            raise configs.ConfigError(f"--config says what to run: leave out {' '.join(self.systems)}")
+            raise configs.ConfigError(
+                f"--config says what to run: leave out {' '.join(self.systems)}")
         show_at_once()
         if self.config:
             from genmix.experiments import train
@@ -376,7 +430,12 @@ class Reproduce(Command):
         else:
             from genmix.reproduce import reproduce
 
-            reproduce(list(self.systems), preset=self.preset, out=self.out, data=self.data, download=self.download, cost=self.cost)
+            reproduce(list(self.systems),
+                      preset=self.preset,
+                      out=self.out,
+                      data=self.data,
+                      download=self.download,
+                      cost=self.cost)
 
 # %% ../nbs/09_cli.ipynb #e2b72f5b
 @dataclass(frozen=True)
@@ -393,7 +452,8 @@ class Figures(Command):
       genmix figures moe1991-lines --run runs/moe1991/NAME
     """
 
-    names: Names = ()  # figures to draw (default: all that the published results, or the run, can show)
+    names: Names = (
+    )  # figures to draw (default: all that the published results, or the run, can show)
     run: MaybeDir = None  # draw the results of this run instead of the published ones
     out: Dir = Path("figures")  # folder for the figures
     format: Literal["png", "svg", "pdf"] = "png"  # of the files
@@ -406,7 +466,10 @@ class Figures(Command):
             for name, figure in figures.FIGURES.items():
                 print(f"{name:32} {getattr(figure, 'description', figure)}")
         else:
-            for path in figures.draw(list(self.names) or None, run=self.run, out=self.out, format=self.format):
+            for path in figures.draw(list(self.names) or None,
+                                     run=self.run,
+                                     out=self.out,
+                                     format=self.format):
                 print(path)
 
 # %% ../nbs/09_cli.ipynb #a0d5147c
@@ -418,7 +481,10 @@ COMMANDS = {
     "data fetch": DataFetch,
     "data check": DataCheck,
     "data show": DataShow,
-    **{f"train {system}": Train[settings, Literal[configs.preset_names(system)]] for system, settings in configs.SYSTEMS.items()},
+    **{
+        f"train {system}": Train[settings, Literal[configs.preset_names(system)]]
+        for system, settings in configs.SYSTEMS.items()
+    },
     "sweep": Sweep,
     "metrics": Metrics,
     "sample": Sample,
@@ -493,7 +559,8 @@ def starting_point(
         return configs.preset(preset or "quick", system)
     found = configs.load_config(config)
     if configs.system_of(found) != system:
-        raise configs.ConfigError(f"{config} has settings of {configs.system_of(found)}, not of {system}")
+        raise configs.ConfigError(
+            f"{config} has settings of {configs.system_of(found)}, not of {system}")
     return found
 
 # %% ../nbs/09_cli.ipynb #2ffdb651
@@ -504,7 +571,8 @@ def parse(
     "Read the options of a command."
     preset, config = option(args, "--preset"), option(args, "--config")
     if preset and config:
-        raise configs.ConfigError("--preset and --config both say where the settings come from: give one of them")
+        raise configs.ConfigError(
+            "--preset and --config both say where the settings come from: give one of them")
     start = {}
     if words.startswith("train "):
         start["default"] = Train(settings=starting_point(words.split()[1], preset, config))
@@ -527,16 +595,25 @@ def dispatch(
     if group and argv[1:2] in (["--help"], ["-h"]):
         return print(overview(argv[0] + " "))
     if group:
-        said = f"'genmix {' '.join(argv[:2])}' is no command" if argv[1:] and argv[1][:1] != "-" else f"genmix {argv[0]}: say what"
+        said = f"'genmix {' '.join(argv[:2])}' is no command" if argv[1:] and argv[
+            1][:1] != "-" else f"genmix {argv[0]}: say what"
         raise configs.ConfigError(f"{said}; there is genmix {', genmix '.join(group)}")
     known = dict.fromkeys(words.split()[0] for words in COMMANDS)
-    raise configs.ConfigError(f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
+    raise configs.ConfigError(
+        f"there is no command {argv[0]!r}; there is {', '.join(known)} (see genmix --help)")
 
 # %% ../nbs/09_cli.ipynb #9736ee15
-def say_warning(message: Warning, category: type, filename: str, lineno: int, file: object = None, line: str | None = None) -> None:
+def say_warning(message: Warning,
+                category: type,
+                filename: str,
+                lineno: int,
+                file: object = None,
+                line: str | None = None) -> None:
     "Warnings of ours as a line for users, without the place in the code."
     ours = category.__module__.startswith("genmix.")
-    print(f"genmix: note: {message}" if ours else warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr)
+    print(f"genmix: note: {message}" if ours else warnings.formatwarning(
+        message, category, filename, lineno, line),
+          file=sys.stderr)
 
 def prepare_terminal() -> None:
     "Replace what cannot be shown; no color if none is wanted."

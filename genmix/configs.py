@@ -28,16 +28,51 @@ class ConfigError(ValueError):
     "A setting that cannot work: the message names the setting, the value, and what is possible."
 
 # %% ../nbs/00b_configs.ipynb #bfaee6a8
-AT_LEAST = dict(experts=1, hidden=1, trials=1, epochs=1, smooth=1, plot_every=0, seed=0, sigma=1e-6, tau=1e-6)
-AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6, tau=1e6)  # more would only fill the memory
-AT_LEAST |= dict(steps=0, batch=1, lr_warmup=0, clip=0, ema=0, n=0, width=1, latent=1, beta=0, warmup=0, free_bits=0, samples=1, new_steps=1, refine=0)
+AT_LEAST = dict(experts=1,
+                hidden=1,
+                trials=1,
+                epochs=1,
+                smooth=1,
+                plot_every=0,
+                seed=0,
+                sigma=1e-6,
+                tau=1e-6)
+AT_MOST = dict(experts=1000, hidden=1000, trials=10_000, sigma=1e6,
+               tau=1e6)  # more would only fill the memory
+AT_LEAST |= dict(steps=0,
+                 batch=1,
+                 lr_warmup=0,
+                 clip=0,
+                 ema=0,
+                 n=0,
+                 width=1,
+                 latent=1,
+                 beta=0,
+                 warmup=0,
+                 free_bits=0,
+                 samples=1,
+                 new_steps=1,
+                 refine=0)
 AT_LEAST |= dict(num_experts=1, balance=0, balanced=0, entropy=0, skip=0, revive=0, fraction=1e-9)
 AT_MOST |= dict(num_experts=1000, balance=1e9, entropy=1e9, skip=0.5, fraction=1)
 AT_LEAST |= dict(lambda_=0, lambda_steps=0, second_beta=0)
 AT_LEAST |= dict(window=1, layers=1, channels=0, maps=1, upper=1, flows=1, levels=2, images=1)
 AT_MOST |= dict(lambda_=1e6, second_beta=1e6)
-AT_MOST |= dict(window=99, layers=100, channels=4096, maps=4096, upper=65_536, flows=100, levels=256)
-AT_MOST |= dict(batch=1_000_000, ema=0.999999, width=4096, latent=65_536, clip=1e9, beta=1e6, free_bits=1e6, samples=1_000_000)
+AT_MOST |= dict(window=99,
+                layers=100,
+                channels=4096,
+                maps=4096,
+                upper=65_536,
+                flows=100,
+                levels=256)
+AT_MOST |= dict(batch=1_000_000,
+                ema=0.999999,
+                width=4096,
+                latent=65_536,
+                clip=1e9,
+                beta=1e6,
+                free_bits=1e6,
+                samples=1_000_000)
 
 # %% ../nbs/00b_configs.ipynb #c1102f31
 def checked(
@@ -67,10 +102,13 @@ def checked(
         expected = "a whole number" if not whole else f"at least {small}" if value < small else f"at most {large}"
     elif kind is float:
         zero = AT_LEAST.get(name) == 0
-        ok = isinstance(value, Real) and not isinstance(value, bool) and (0 < value <= sys.float_info.max or zero and value == 0)
+        ok = isinstance(value,
+                        Real) and not isinstance(value, bool) and (0 < value <= sys.float_info.max
+                                                                   or zero and value == 0)
         expected = "a finite number, 0 or above" if zero else "a finite number above 0"
         if ok and name in AT_MOST:
-            ok, expected = AT_LEAST[name] <= value <= AT_MOST[name], f"from {AT_LEAST[name]:g} to {AT_MOST[name]:g}"
+            ok, expected = AT_LEAST[name] <= value <= AT_MOST[
+                name], f"from {AT_LEAST[name]:g} to {AT_MOST[name]:g}"
     else:
         ok = isinstance(value, str) and value.strip() and "\0" not in value
         expected = "a text that is not empty"
@@ -93,16 +131,26 @@ class VowelConfig(Config):
     "The task, the experts and the stopping rule of chapter 01."
 
     data: str = "auto"  # auto (real vowels if found, else synthetic formants), vowels (real), formants (synthetic), or a Peterson-Barney CSV file
-    split: Literal["stratified", "shifted"] = "stratified"  # training speakers: a share of each type, or the file's first (men, women; test: women, children)
-    expert: Literal["softmax", "linear"] = "softmax"  # what an expert puts out: class probabilities, or plain linear outputs (moe)
-    error: Literal["cooperation", "competition", "mixture"] = "mixture"  # error function: equation 1.1, 1.2 or 1.3 of the paper (moe)
+    split: Literal[
+        "stratified",
+        "shifted"] = "stratified"  # training speakers: a share of each type, or the file's first (men, women; test: women, children)
+    expert: Literal[
+        "softmax",
+        "linear"] = "softmax"  # what an expert puts out: class probabilities, or plain linear outputs (moe)
+    error: Literal[
+        "cooperation", "competition",
+        "mixture"] = "mixture"  # error function: equation 1.1, 1.2 or 1.3 of the paper (moe)
     sigma: float = 1.0  # width of the Gaussians in equation 1.3 (the paper has none, which is 1)
     tau: float = 1.0  # temperature of the gate's softmax
     epochs: int = 10_000  # give up after so many epochs
     target_mse: float = 0.08  # stop when the average squared training error is this small
-    average: Literal["half", "sum", "mean"] = "half"  # which average: half the squared error summed over classes; that sum; or its mean over classes as well
+    average: Literal[
+        "half", "sum",
+        "mean"] = "half"  # which average: half the squared error summed over classes; that sum; or its mean over classes as well
     zscore: bool = False  # standardize the formants with the training speakers' mean and SD (the paper only divides by 1000)
-    init: Literal["equal", "random"] = "equal"  # gates start equal as in the paper, or random as in the earlier implementation
+    init: Literal[
+        "equal",
+        "random"] = "equal"  # gates start equal as in the paper, or random as in the earlier implementation
     seed: int = 0  # seed of the initial weights
     plots: bool = True  # draw figures
 
@@ -134,13 +182,17 @@ class Table1Config(VowelConfig):
 class FitConfig(Config):
     "How `fit` trains a model (chapter 02a)."
 
-    reads: ClassVar[dict] = {}  # of every run of a system: how pictures in a folder of one's own are read
-    many: ClassVar[bool] = False  # and whether its sets are large and its runs short: then few images validate
+    reads: ClassVar[dict] = {
+    }  # of every run of a system: how pictures in a folder of one's own are read
+    many: ClassVar[
+        bool] = False  # and whether its sets are large and its runs short: then few images validate
     epochs: int = 10  # passes through the training data
     steps: int = 0  # end after so many steps instead (0: epochs decides)
     batch: int = 128  # images in a step, over all processes together
     lr: float = 1e-3  # Adam's step size
-    lr_schedule: Literal["constant", "cosine"] = "constant"  # step size over the run: as it is, or down to 0 along half a cosine
+    lr_schedule: Literal[
+        "constant",
+        "cosine"] = "constant"  # step size over the run: as it is, or down to 0 along half a cosine
     lr_warmup: int = 0  # steps in which the step size first grows from 0
     clip: float = 0.0  # longest gradient; a longer one is scaled down (0: no limit)
     ema: float = 0.0  # Polyak averaging: the averaged weights keep so much of themselves in each step (0: no averaging)
@@ -157,10 +209,14 @@ class VAEConfig(FitConfig):
 
     data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own
     n: int = 0  # training images, in the proportions of the classes (0: all)
-    net: Literal["conv", "residual", "bottleneck"] = "conv"  # networks: plain convolutions, residual blocks, or the earlier implementation's
+    net: Literal[
+        "conv", "residual",
+        "bottleneck"] = "conv"  # networks: plain convolutions, residual blocks, or the earlier implementation's
     width: int = 32  # channels after the first convolution
     latent: int = 16  # number of latent variables
-    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "continuous-bernoulli"] = "bernoulli"  # p(x|z); bernoulli tosses every pixel anew in every step
+    likelihood: Literal[
+        "bernoulli", "gaussian", "learned-gaussian",
+        "continuous-bernoulli"] = "bernoulli"  # p(x|z); bernoulli tosses every pixel anew in every step
     sigma: float = 0.4  # standard deviation of the gaussian, for pixels from -1 to 1
     beta: float = 1.0  # weight of the KL term
     warmup: int = 0  # steps in which that weight first grows from 0
@@ -175,9 +231,13 @@ class LatentOptConfig(VAEConfig):
 
     epochs: int = 20  # passes through the training data
     width: int = 8  # channels after the first convolution
-    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "continuous-bernoulli"] = "gaussian"  # p(x|z); bernoulli tosses every pixel anew in every step
+    likelihood: Literal[
+        "bernoulli", "gaussian", "learned-gaussian",
+        "continuous-bernoulli"] = "gaussian"  # p(x|z); bernoulli tosses every pixel anew in every step
     samples: int = 200  # importance samples per image for log p(x)
-    method: Literal["amortized", "svi", "map", "semi"] = "amortized"  # how latents are inferred: encoder; free mean and variance per image; a free point per image; encoder, then refined
+    method: Literal[
+        "amortized", "svi", "map",
+        "semi"] = "amortized"  # how latents are inferred: encoder; free mean and variance per image; a free point per image; encoder, then refined
     lr_latent: float = 0.3  # Adam's step size for free latent variables
     refine: int = 5  # steps by which semi-amortized inference refines what the encoder says
     new_steps: int = 100  # steps of inference for a new image
@@ -205,11 +265,15 @@ class SMoEVAEConfig(FitConfig):
     encoder: Literal["medium", "lite"] = "lite"  # the encoder's size
     expert: Literal["lite", "medium", "full"] = "lite"  # an expert's size
     latent: int = 32  # number of latent variables
-    routing: Literal["blend", "compete", "supervised"] = "blend"  # in training: a weighted sum of all experts; the 1991 mixture; the expert of the class
+    routing: Literal[
+        "blend", "compete",
+        "supervised"] = "blend"  # in training: a weighted sum of all experts; the 1991 mixture; the expert of the class
     sigma: float = 1.0  # standard deviation of a pixel for compete, pixels from 0 to 1
     balanced: int = 400  # steps in which compete gives every expert an equal part of each batch
     beta: float = 0.01  # weight of the KL term
-    balancing: Literal["quadratic", "switch", "bias", "noisy"] = "quadratic"  # how blend keeps its experts in use: the paper's term; that of the Switch Transformer; a bias without a loss; noise and the two best
+    balancing: Literal[
+        "quadratic", "switch", "bias",
+        "noisy"] = "quadratic"  # how blend keeps its experts in use: the paper's term; that of the Switch Transformer; a bias without a loss; noise and the two best
     balance: float = 200.0  # weight of the balance term per batch (blend), or of the cross-entropy per image (supervised)
     entropy: float = 400.0  # weight of the gate's mean entropy per batch (blend)
     skip: float = 0.0  # in training, leave out experts whose probability is below this
@@ -230,7 +294,9 @@ class BetaVAEConfig(FitConfig):
     held_out: bool = True  # test on images that were not trained on; no: train and test on all, as published
     latent: int = 10  # number of latent variables
     beta: float = 4.0  # weight of the KL term
-    penalty: Literal["kl", "tc"] = "kl"  # what beta weighs: all of the KL term, or (beta-TCVAE) only its total correlation
+    penalty: Literal[
+        "kl",
+        "tc"] = "kl"  # what beta weighs: all of the KL term, or (beta-TCVAE) only its total correlation
     lambda_: float = 0.0  # weight of the squared error in the second phase
     lambda_steps: int = 200  # steps of the second phase, with a fresh Adam (0: no second phase)
     second_beta: float | None = None  # beta of the second phase (None: that of the first)
@@ -239,9 +305,13 @@ class BetaVAEConfig(FitConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.lambda_ and not self.lambda_steps:
-            raise ConfigError(f"lambda is {self.lambda_:g}, and there is no second phase: set lambda_steps, the number of its steps")
+            raise ConfigError(
+                f"lambda is {self.lambda_:g}, and there is no second phase: set lambda_steps, the number of its steps"
+            )
         if self.second_beta is not None and not self.lambda_steps:
-            raise ConfigError(f"second_beta is {self.second_beta:g}, and there is no second phase: set lambda_steps, the number of its steps")
+            raise ConfigError(
+                f"second_beta is {self.second_beta:g}, and there is no second phase: set lambda_steps, the number of its steps"
+            )
 
 # %% ../nbs/00b_configs.ipynb #0a70ea6f
 @dataclass(frozen=True)
@@ -256,13 +326,19 @@ class VLAEConfig(FitConfig):
     data: str = "digits"  # digits, mnist, fashion, doodles, ... (genmix data list), or a folder or file of your own; gray images
     n: int = 0  # training images, in the proportions of the classes (0: all)
     levels: int = 2  # gray levels of a pixel; 2 is black and white
-    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "threshold"  # black and white by tossing every gray pixel anew in every step, or once for all runs; by a threshold of one half; or not at all (a gray value counts as a share of tosses)
-    prior: Literal["gaussian", "flow", "class", "class-flow", "two-level", "none"] = "gaussian"  # p(z); none: no latent variables, the pixel network alone
-    window: tuple[int, int] = (3, 2)  # pixels that a pixel sees: width (odd) and rows, its own included; 1 1: none
+    binarize: Literal[
+        "dynamic", "fixed", "threshold",
+        "none"] = "threshold"  # black and white by tossing every gray pixel anew in every step, or once for all runs; by a threshold of one half; or not at all (a gray value counts as a share of tosses)
+    prior: Literal["gaussian", "flow", "class", "class-flow", "two-level",
+                   "none"] = "gaussian"  # p(z); none: no latent variables, the pixel network alone
+    window: tuple[int, int] = (
+        3, 2)  # pixels that a pixel sees: width (odd) and rows, its own included; 1 1: none
     layers: int = 4  # masked convolutions, over which the window is spread
     channels: int = 24  # of these convolutions (0: no pixel network; pixels are independent given z)
     maps: int = 4  # channels of the map that the decoder draws for the pixel network
-    net: Literal["conv", "residual"] = "conv"  # networks of encoder and decoder: plain convolutions, or residual blocks
+    net: Literal[
+        "conv",
+        "residual"] = "conv"  # networks of encoder and decoder: plain convolutions, or residual blocks
     width: int = 32  # channels after the first convolution
     latent: int = 16  # number of latent variables
     upper: int = 16  # latent variables of the upper level (two-level)
@@ -270,7 +346,9 @@ class VLAEConfig(FitConfig):
     hidden: int = 128  # hidden units of the prior's networks (flow, class-flow, two-level)
     affine: bool = False  # the flow also scales, instead of only shifting
     free_bits: float = 0.0  # nats that are free of cost
-    free: Literal["total", "each", "soft"] = "total"  # of all latent variables together, of each one, or of all by a weight that is steered
+    free: Literal[
+        "total", "each",
+        "soft"] = "total"  # of all latent variables together, of each one, or of all by a weight that is steered
     warmup: int = 0  # steps in which the weight of the KL term first grows from 0
     samples: int = 200  # importance samples per test image for log p(x)
     images: int = 1000  # test images, drawn by the seed, that get them
@@ -279,21 +357,36 @@ class VLAEConfig(FitConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.window[0] % 2 == 0:
-            raise ConfigError(f"window is {self.window[0]} pixels wide; its width must be odd, since it lies around the pixel")
+            raise ConfigError(
+                f"window is {self.window[0]} pixels wide; its width must be odd, since it lies around the pixel"
+            )
         if not self.channels and (self.window != (1, 1) or self.levels > 2 or self.prior == "none"):
-            raise ConfigError("channels is 0, so there is no pixel network: set window to 1 1, levels to 2, and a prior other than none")
+            raise ConfigError(
+                "channels is 0, so there is no pixel network: set window to 1 1, levels to 2, and a prior other than none"
+            )
         if self.binarize == "none" and self.channels:
-            raise ConfigError("binarize is none, and a pixel network reads black and white: set channels to 0, or binarize to dynamic, fixed or threshold")
+            raise ConfigError(
+                "binarize is none, and a pixel network reads black and white: set channels to 0, or binarize to dynamic, fixed or threshold"
+            )
         if self.levels > 2 and self.binarize != type(self).binarize:
-            raise ConfigError(f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it at {type(self).binarize}")
+            raise ConfigError(
+                f"levels is {self.levels}, and binarize is {self.binarize}: binarize is for black and white, leave it at {type(self).binarize}"
+            )
         if self.free == "soft" and not self.free_bits:
-            raise ConfigError("free is soft and free_bits is 0: say with free_bits how many nats the KL term shall have")
+            raise ConfigError(
+                "free is soft and free_bits is 0: say with free_bits how many nats the KL term shall have"
+            )
 
 # %% ../nbs/00b_configs.ipynb #5ed05613
 SYSTEMS = {
-    "moe1991": MoE1991Config, "table1": Table1Config,
-    "vae": VAEConfig, "latent-opt": LatentOptConfig, "classifier": ClassifierConfig, "smoe-vae": SMoEVAEConfig,
-    "beta-vae": BetaVAEConfig, "vlae": VLAEConfig,
+    "moe1991": MoE1991Config,
+    "table1": Table1Config,
+    "vae": VAEConfig,
+    "latent-opt": LatentOptConfig,
+    "classifier": ClassifierConfig,
+    "smoe-vae": SMoEVAEConfig,
+    "beta-vae": BetaVAEConfig,
+    "vlae": VLAEConfig,
 }
 
 # %% ../nbs/00b_configs.ipynb #2b24f8f2
@@ -301,15 +394,29 @@ CHAPTERS = ("moe1991", "latent-opt", "smoe-vae", "beta-vae", "vlae")
 
 # %% ../nbs/00b_configs.ipynb #17288101
 _EARLIER = dict(  # chapter 03's earlier implementation, on MNIST
-    data="mnist", n=20_000, epochs=30, batch=64, lr=1e-3, width=32, latent=200, likelihood="gaussian", sigma=0.4,
-    lr_latent=0.01, samples=1000, new_steps=300,
+    data="mnist",
+    n=20_000,
+    epochs=30,
+    batch=64,
+    lr=1e-3,
+    width=32,
+    latent=200,
+    likelihood="gaussian",
+    sigma=0.4,
+    lr_latent=0.01,
+    samples=1000,
+    new_steps=300,
 )
 PRESETS = {
     "quick": {
-        "moe1991": MoE1991Config(), "table1": Table1Config(),
-        "vae": VAEConfig(), "latent-opt": LatentOptConfig(), "classifier": ClassifierConfig(),
+        "moe1991": MoE1991Config(),
+        "table1": Table1Config(),
+        "vae": VAEConfig(),
+        "latent-opt": LatentOptConfig(),
+        "classifier": ClassifierConfig(),
         "smoe-vae": SMoEVAEConfig(),
-        "beta-vae": BetaVAEConfig(), "vlae": VLAEConfig(),
+        "beta-vae": BetaVAEConfig(),
+        "vlae": VLAEConfig(),
     },
     "debug": {
         "moe1991": MoE1991Config(data="formants", epochs=200),
@@ -319,21 +426,63 @@ PRESETS = {
         "classifier": ClassifierConfig(n=200, epochs=2, width=8),
         "smoe-vae": SMoEVAEConfig(data="mnist", epochs=1, encoder="medium", latent=16),
         "beta-vae": BetaVAEConfig(n=200, steps=6, lambda_steps=2),
-        "vlae": VLAEConfig(n=100, steps=4, width=8, channels=8, latent=4, hidden=16, samples=10, images=20),
+        "vlae": VLAEConfig(n=100,
+                           steps=4,
+                           width=8,
+                           channels=8,
+                           latent=4,
+                           hidden=16,
+                           samples=10,
+                           images=20),
     },
     "paper": {
-        "moe1991": MoE1991Config(data="vowels"), "table1": Table1Config(data="vowels", search=True),
+        "moe1991": MoE1991Config(data="vowels"),
+        "table1": Table1Config(data="vowels", search=True),
         "vae": VAEConfig(
-            data="mnist", epochs=100, lr=2e-3, lr_schedule="cosine", lr_warmup=500, ema=0.9995, channels_last=True,
-            net="residual", width=16, latent=32, samples=5000,
+            data="mnist",
+            epochs=100,
+            lr=2e-3,
+            lr_schedule="cosine",
+            lr_warmup=500,
+            ema=0.9995,
+            channels_last=True,
+            net="residual",
+            width=16,
+            latent=32,
+            samples=5000,
         ),
         "latent-opt": LatentOptConfig(**_EARLIER),
         "classifier": ClassifierConfig(data="mnist", n=20_000),
-        "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye", epochs=20, encoder="medium"),
-        "beta-vae": BetaVAEConfig(data="dsprites", n=0, held_out=False, steps=150_000, lambda_steps=50_000, lr=1e-4),
+        "smoe-vae": SMoEVAEConfig(data="quickdraw:face,cat,snowflake,pencil,eye",
+                                  epochs=20,
+                                  encoder="medium"),
+        "beta-vae": BetaVAEConfig(data="dsprites",
+                                  n=0,
+                                  held_out=False,
+                                  steps=150_000,
+                                  lambda_steps=50_000,
+                                  lr=1e-4),
         "vlae": VLAEConfig(
-            data="mnist", steps=0, epochs=500, lr=2e-3, lr_schedule="cosine", ema=0.998, binarize="dynamic", net="residual", latent=64, window=(13, 7), layers=6, channels=12, maps=4,
-            prior="flow", flows=4, hidden=640, free_bits=0.01, free="each", samples=4096, images=10_000,
+            data="mnist",
+            steps=0,
+            epochs=500,
+            lr=2e-3,
+            lr_schedule="cosine",
+            ema=0.998,
+            binarize="dynamic",
+            net="residual",
+            latent=64,
+            window=(13, 7),
+            layers=6,
+            channels=12,
+            maps=4,
+            prior="flow",
+            flows=4,
+            hidden=640,
+            free_bits=0.01,
+            free="each",
+            samples=4096,
+            images=10_000,
         ),
     },
 }
@@ -341,16 +490,49 @@ PRESETS = {
 # %% ../nbs/00b_configs.ipynb #60994f85
 NAMED = {
     "earlier": MoE1991Config(
-        data="vowels", split="shifted", expert="linear", sigma=2.0, tau=0.5, lr=0.8,
-        average="mean", zscore=True, init="random", seed=42,
+        data="vowels",
+        split="shifted",
+        expert="linear",
+        sigma=2.0,
+        tau=0.5,
+        lr=0.8,
+        average="mean",
+        zscore=True,
+        init="random",
+        seed=42,
     ),
     "earlier-two-level": VLAEConfig(
-        data="mnist", steps=0, epochs=30, lr=1e-3, optimizer="adam", ema=0.0, binarize="none", latent=32, prior="two-level", window=(1, 1), channels=0, maps=1,
+        data="mnist",
+        steps=0,
+        epochs=30,
+        lr=1e-3,
+        optimizer="adam",
+        ema=0.0,
+        binarize="none",
+        latent=32,
+        prior="two-level",
+        window=(1, 1),
+        channels=0,
+        maps=1,
         warmup=3910,
     ),
     "mnist": VLAEConfig(
-        data="mnist", steps=0, epochs=50, lr=2e-3, lr_schedule="cosine", lr_warmup=200, ema=0.998, binarize="dynamic", latent=32, window=(11, 6), channels=32, maps=16, free_bits=1.0,
-        precision="bf16", channels_last=True, samples=1000,
+        data="mnist",
+        steps=0,
+        epochs=50,
+        lr=2e-3,
+        lr_schedule="cosine",
+        lr_warmup=200,
+        ema=0.998,
+        binarize="dynamic",
+        latent=32,
+        window=(11, 6),
+        channels=32,
+        maps=16,
+        free_bits=1.0,
+        precision="bf16",
+        channels_last=True,
+        samples=1000,
     ),
 }
 
@@ -370,7 +552,8 @@ def preset(
     if system not in SYSTEMS:
         raise ConfigError(f"there is no system {system!r}; there is {' and '.join(SYSTEMS)}")
     if name not in preset_names(system):
-        raise ConfigError(f"{system} has no preset {name!r}; it has {', '.join(preset_names(system))}")
+        raise ConfigError(
+            f"{system} has no preset {name!r}; it has {', '.join(preset_names(system))}")
     return NAMED[name] if name in NAMED else PRESETS[name][system]
 
 # %% ../nbs/00b_configs.ipynb #648c9332
@@ -393,7 +576,8 @@ def from_dict(
 ) -> Config:  # the settings it describes
     "The settings in `d`; a `ConfigError` that names the wrong entry if there is one."
     if not isinstance(d, dict):
-        raise ConfigError(f"settings must be an object with names and values, got {type(d).__name__}")
+        raise ConfigError(
+            f"settings must be an object with names and values, got {type(d).__name__}")
     d = dict(d)
     system = d.pop("config", None)
     if not isinstance(system, str) or system not in SYSTEMS:
@@ -417,7 +601,9 @@ def load_config(
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
     except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}, line {e.lineno}: this is not JSON ({e.msg}); expected the config.json of a run") from None
+        raise ConfigError(
+            f"{path}, line {e.lineno}: this is not JSON ({e.msg}); expected the config.json of a run"
+        ) from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{path}: this is not JSON; expected the config.json of a run") from None
     except FileNotFoundError:
@@ -449,8 +635,11 @@ def slug(
         elif isinstance(value, tuple):
             words.append(f.name + "x".join(map(str, value)))
         else:
-            words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}{value:g}" if value is not None else f"{f.name}_none")
-    data = re.sub(r"[^A-Za-z0-9_-]+", "_", re.split(r"[\\/]", config.data)[-1].removesuffix(".csv")).strip("_-")[:24] or "data"
+            words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}{value:g}"
+                         if value is not None else f"{f.name}_none")
+    data = re.sub(r"[^A-Za-z0-9_-]+", "_",
+                  re.split(r"[\\/]",
+                           config.data)[-1].removesuffix(".csv")).strip("_-")[:24] or "data"
     end = f"-s{config.seed}"[:24]
     return "-".join([data, *words])[: longest - len(end)].rstrip("-_.") + end
 
@@ -465,7 +654,11 @@ def comments(
         for t in tokenize.generate_tokens(io.StringIO(inspect.getsource(base)).readline):
             if t.type == tokenize.COMMENT:
                 lines[t.line.split(":")[0].strip()] = t.string.lstrip("# ")
-        found |= {name: text for name, text in lines.items() if name in {f.name for f in fields(base)}}
+        found |= {
+            name: text
+            for name, text in lines.items() if name in {f.name
+                                                        for f in fields(base)}
+        }
     return found
 
 # %% ../nbs/00b_configs.ipynb #7bdf8d2c
@@ -478,7 +671,10 @@ def options_table(
         flag = "--" + f.name.rstrip("_").replace("_", "-")
         if f.type is bool:
             flag += " / --no-" + f.name.replace("_", "-")
-        rows.append((flag, "yes" if f.default is True else "no" if f.default is False else " ".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default), meaning[f.name]))
+        rows.append(
+            (flag, "yes" if f.default is True else "no" if f.default is False else
+             " ".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default),
+             meaning[f.name]))
     return rows
 
 # %% ../nbs/00b_configs.ipynb #bccf4c8f

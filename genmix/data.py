@@ -51,15 +51,23 @@ class ImageData:
     def __len__(self): return len(self.y)
 
 # %% ../nbs/00_data.ipynb #f539a2e2
-ORIGINS = {"official": "official", "subset": "SUBSET in the layout of the official set", "bundled": "bundled", "rebuilt": "REBUILT from a formula",
-           "synthetic": "SYNTHETIC, drawn from a formula", "user": "user files, not an official set"}
+ORIGINS = {
+    "official": "official",
+    "subset": "SUBSET in the layout of the official set",
+    "bundled": "bundled",
+    "rebuilt": "REBUILT from a formula",
+    "synthetic": "SYNTHETIC, drawn from a formula",
+    "user": "user files, not an official set"
+}
 
 @patch
 def describe(self: ImageData) -> str:
     "One line: which data, of what origin, how much."
     C, H, W = self.x.shape[1:]
     what = f"{len(self):,} images {C}x{H}x{W}, {len(self.classes)} class{'es' * (len(self.classes) != 1)}"
-    if self.factors is not None: what += ", factors " + " x ".join(f"{n} {s}" for n, s in zip(self.factor_names, self.factor_sizes))
+    if self.factors is not None:
+        what += ", factors " + " x ".join(f"{n} {s}"
+                                          for n, s in zip(self.factor_names, self.factor_sizes))
     return f"data: {self.name} {self.split}, {ORIGINS[self.origin]} ({self.source}; {what})"
 
 @patch
@@ -73,7 +81,10 @@ def subset(
 ) -> ImageData:
     "The chosen rows, with the same origin."
     x = self.x.take(rows) if isinstance(self.x, cache.Images) else self.x[rows]
-    kept = {k: a[rows] for k in ("y", "part", "rows", "factors") if (a := getattr(self, k)) is not None}
+    kept = {
+        k: a[rows]
+        for k in ("y", "part", "rows", "factors") if (a := getattr(self, k)) is not None
+    }
     return replace(self, x=x, **kept)
 
 # %% ../nbs/00_data.ipynb #03af9a5e
@@ -102,15 +113,19 @@ def class_ranks(
 
 # %% ../nbs/00_data.ipynb #ec1f84ef
 def divide(
-    y: np.ndarray,  # [N] classes
-    groups: np.ndarray | None = None,  # [N] integers, equal for images that must stay together; None: each by itself
-    shares: tuple = (0.8, 0.1, 0.1),  # of train, validation, test
-    seed: int = 0,  # another seed, another division
+        y: np.ndarray,  # [N] classes
+        groups: np.ndarray
+    | None = None,  # [N] integers, equal for images that must stay together; None: each by itself
+        shares: tuple = (0.8, 0.1, 0.1),  # of train, validation, test
+        seed: int = 0,  # another seed, another division
 ) -> np.ndarray:  # [N] uint8, numbers in PARTS
     "Divide rows into train, validation and test, stratified by class."
-    if groups is None: groups = np.arange(len(y))
+    if groups is None:
+        groups = np.arange(len(y))
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    part = np.searchsorted(np.cumsum(shares)[:2], class_ranks(np.asarray(y)[first], seed), side="right")
+    part = np.searchsorted(np.cumsum(shares)[:2],
+                           class_ranks(np.asarray(y)[first], seed),
+                           side="right")
     return part.astype(np.uint8)[group]
 
 def same_images(
@@ -133,7 +148,9 @@ def stratified(
 def _check_split(name: str, split: str) -> None:
     "Refuse what is no split."
     if split != "all" and (unknown := set(split.split("+")) - set(PARTS)):
-        raise DataError(f"{name} has no split {min(unknown)!r}; there is {', '.join(PARTS)}, several of these joined by +, or all by itself")
+        raise DataError(
+            f"{name} has no split {min(unknown)!r}; there is {', '.join(PARTS)}, several of these joined by +, or all by itself"
+        )
 
 def _choose(
     d: ImageData,  # a whole set
@@ -144,10 +161,15 @@ def _choose(
     "One split of a set, or n images of it."
     names = PARTS if split == "all" else tuple(split.split("+"))
     _check_split(d.name, split)
-    if split != "all": d = d.subset(np.flatnonzero(np.isin(d.part, [PARTS.index(p) for p in names])))
-    if not len(d): raise DataError(f"{d.name} has no images in split {split!r} ({d.source}); choose another, or all")
+    if split != "all":
+        d = d.subset(np.flatnonzero(np.isin(d.part, [PARTS.index(p) for p in names])))
+    if not len(d):
+        raise DataError(
+            f"{d.name} has no images in split {split!r} ({d.source}); choose another, or all")
     if n is not None:
-        if not 1 <= n <= len(d): raise DataError(f"n is {n}; {d.name} {split} has {len(d):,} images: choose 1 to {len(d):,}")
+        if not 1 <= n <= len(d):
+            raise DataError(
+                f"n is {n}; {d.name} {split} has {len(d):,} images: choose 1 to {len(d):,}")
         d = d.subset(stratified(d.y, n, seed))
     return replace(d, split=split)
 
@@ -170,7 +192,8 @@ class DataSet:
     origin: str  # who made it
     license: str
     files: tuple[File, ...] = ()  # none: needs no file
-    folders: tuple[str, ...] = ()  # where the files may lie below the data folder; `fetch` writes to the first
+    folders: tuple[str, ...] = (
+    )  # where the files may lie below the data folder; `fetch` writes to the first
     stand_in: str | None = None  # what needs no download and is nearest to it
     torchvision: str | None = None  # the class that knows where to download it
 
@@ -181,26 +204,38 @@ def _idx_files(
     size: tuple,  # of the .gz files
 ) -> tuple:
     "The four files of MNIST and of sets in its layout."
-    names = [f"{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    return tuple(File(f"{n}.gz", s, f"md5:{m}", content=c, also=(n, n.replace("-idx", ".idx"))) for n, m, c, s in zip(names, md5, content, size))
+    names = [
+        f"{part}-{what}" for part in ("train", "t10k")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    ]
+    return tuple(
+        File(f"{n}.gz", s, f"md5:{m}", content=c, also=(n, n.replace("-idx", ".idx")))
+        for n, m, c, s in zip(names, md5, content, size))
 
-MNIST = _idx_files(
-    ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432", "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
-    ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
-    (9_912_422, 28_881, 1_648_877, 4_542))
-FASHION = _idx_files(
-    ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe", "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
-    ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
-    (26_421_880, 29_515, 4_422_102, 5_148))
+MNIST = _idx_files(("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+                    "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
+                   ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
+                    "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+                   (9_912_422, 28_881, 1_648_877, 4_542))
+FASHION = _idx_files(("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+                      "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+                     ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
+                      "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+                     (26_421_880, 29_515, 4_422_102, 5_148))
 
 # %% ../nbs/00_data.ipynb #4dba3ae3
 PAPER_CATEGORIES = ("face", "cat", "snowflake", "pencil", "eye")  # of arXiv 2509.10025
-QUICKDRAW = {"quickdraw": ("sketchrnn", ".npz"), "quickdraw-bitmap": ("full/numpy_bitmap", ".npy"), "quickdraw-simplified": ("full/simplified", ".ndjson")}
+QUICKDRAW = {
+    "quickdraw": ("sketchrnn", ".npz"),
+    "quickdraw-bitmap": ("full/numpy_bitmap", ".npy"),
+    "quickdraw-simplified": ("full/simplified", ".ndjson")
+}
 
 @lru_cache(maxsize=1)
 def quickdraw_categories() -> dict:  # category -> {"numpy_bitmap": md5, "simplified": md5}
     "The 345 categories, with the published checksums of their files."
-    text = resources.files("genmix").joinpath("published", "quickdraw.json").read_text(encoding="utf-8")
+    text = resources.files("genmix").joinpath("published",
+                                              "quickdraw.json").read_text(encoding="utf-8")
     return json.loads(text)["categories"]
 
 def _quickdraw_file(
@@ -212,7 +247,8 @@ def _quickdraw_file(
     md5 = quickdraw_categories().get(category, {}).get(where.split("/")[-1])
     url = f"https://storage.googleapis.com/quickdraw_dataset/{where}/{category.replace(' ', '%20')}{ending}"
     prefixes = dict.fromkeys(("", where.replace("/", "_") + "_", where.split("/")[-1] + "_"))
-    names = dict.fromkeys(p + c + ending for p in prefixes for c in (category, category.replace(" ", "_")))
+    names = dict.fromkeys(p + c + ending for p in prefixes
+                          for c in (category, category.replace(" ", "_")))
     also = tuple(n for n in names if n != category + ending)
     return File(category + ending, checksum=md5 and f"md5:{md5}", url=url, also=also)
 
@@ -224,57 +260,93 @@ _MNIST_LIKE = "60,000 + 10,000 gray images of 28 x 28"
 def _mpi3d(kind: str, md5: str | None) -> DataSet:
     "One of the three sets of MPI3D."
     file = File(f"mpi3d_{kind}.npz", checksum=md5 and f"md5:{md5}", url=f"{_MPI3D}mpi3d_{kind}.npz")
-    return DataSet(f"robot arm, {kind}: 1,036,800 images of 3 x 64 x 64 with 7 factors (12.7 GB unpacked)",
-                   "Gondal et al. 2019", "CC BY 4.0", (file,), ("mpi3d", "."), "arms")
+    return DataSet(
+        f"robot arm, {kind}: 1,036,800 images of 3 x 64 x 64 with 7 factors (12.7 GB unpacked)",
+        "Gondal et al. 2019", "CC BY 4.0", (file, ), ("mpi3d", "."), "arms")
 
 SETS = {
-    "vowels": DataSet("76 speakers x 10 vowels x 2: pitch and three formants in Hz",
+    "vowels": DataSet(
+        "76 speakers x 10 vowels x 2: pitch and three formants in Hz",
         "Peterson & Barney 1952; CSV of ulanch/adaptive-mixtures-of-local-experts", "public",
-        (File("pb52_dataset.csv", 53_026, f"sha256:{OFFICIAL}", also=("pb52.csv",),
+        (File("pb52_dataset.csv",
+              53_026,
+              f"sha256:{OFFICIAL}",
+              also=("pb52.csv", ),
               url="https://raw.githubusercontent.com/ulanch/adaptive-mixtures-of-local-experts/"
-                  "47eb51f610e506b9f8fde4b524c205140bab3f08/data/pb52_dataset.csv"),), ("vowels", "pb52", "."), "formants"),
-    "mnist": DataSet(f"handwritten digits, {_MNIST_LIKE}", "LeCun, Cortes, Burges 1998", "CC BY-SA 3.0", MNIST,
-        ("mnist", "MNIST/raw", "MNIST", "raw", "."), "digits", "MNIST"),
-    "fashion": DataSet(f"articles of clothing, {_MNIST_LIKE}", "Zalando Research 2017", "MIT", FASHION,
-        ("fashion", "FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "fashion_mnist", "."), "digits", "FashionMNIST"),
-    "cifar": DataSet("photographs of ten kinds, 50,000 + 10,000, as gray 28 x 28", "CIFAR-10, Krizhevsky 2009", "not stated",
-        (File("cifar-10-python.tar.gz", 170_498_071, "md5:c58f30108f718f92721af3b95e74349a", also=("cifar-10-batches-py",)),),
-        ("cifar", "cifar10", "cifar-10", "CIFAR10", "."), "digits", "CIFAR10"),
+              "47eb51f610e506b9f8fde4b524c205140bab3f08/data/pb52_dataset.csv"), ),
+        ("vowels", "pb52", "."), "formants"),
+    "mnist": DataSet(f"handwritten digits, {_MNIST_LIKE}", "LeCun, Cortes, Burges 1998",
+                     "CC BY-SA 3.0", MNIST, ("mnist", "MNIST/raw", "MNIST", "raw", "."), "digits",
+                     "MNIST"),
+    "fashion": DataSet(
+        f"articles of clothing, {_MNIST_LIKE}", "Zalando Research 2017", "MIT", FASHION,
+        ("fashion", "FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "fashion_mnist", "."),
+        "digits", "FashionMNIST"),
+    "cifar": DataSet("photographs of ten kinds, 50,000 + 10,000, as gray 28 x 28",
+                     "CIFAR-10, Krizhevsky 2009", "not stated",
+                     (File("cifar-10-python.tar.gz",
+                           170_498_071,
+                           "md5:c58f30108f718f92721af3b95e74349a",
+                           also=("cifar-10-batches-py", )), ),
+                     ("cifar", "cifar10", "cifar-10", "CIFAR10", "."), "digits", "CIFAR10"),
 }
 
 # %% ../nbs/00_data.ipynb #5c75f89f
 SETS["cifar-color"] = replace(SETS["cifar"], about="the same photographs in color, 3 x 32 x 32")
 SETS |= {
-    name: DataSet(f"drawings of {', '.join(PAPER_CATEGORIES)}, or name:a,b for other categories; {what}", _GOOGLE, "CC BY 4.0",
-        tuple(_quickdraw_file(name, c) for c in PAPER_CATEGORIES), folders, "doodles")
-    for name, what, folders in (
-        ("quickdraw", "strokes, drawn at 28 x 28 here", ("quickdraw/sketchrnn", "quickdraw", "sketchrnn", ".")),
-        ("quickdraw-bitmap", "official 28 x 28 bitmaps", ("quickdraw/numpy_bitmap", "quickdraw/full/numpy_bitmap", "quickdraw", "numpy_bitmap", ".")),
-        ("quickdraw-simplified", "simplified strokes, drawn here", ("quickdraw/simplified", "quickdraw/full/simplified", "quickdraw", "simplified", ".")))
+    name: DataSet(
+        f"drawings of {', '.join(PAPER_CATEGORIES)}, or name:a,b for other categories; {what}",
+        _GOOGLE, "CC BY 4.0", tuple(_quickdraw_file(name, c)
+                                    for c in PAPER_CATEGORIES), folders, "doodles")
+    for name, what, folders in (("quickdraw", "strokes, drawn at 28 x 28 here",
+                                 ("quickdraw/sketchrnn", "quickdraw", "sketchrnn",
+                                  ".")), ("quickdraw-bitmap", "official 28 x 28 bitmaps",
+                                          ("quickdraw/numpy_bitmap", "quickdraw/full/numpy_bitmap",
+                                           "quickdraw", "numpy_bitmap", ".")),
+                                ("quickdraw-simplified", "simplified strokes, drawn here",
+                                 ("quickdraw/simplified", "quickdraw/full/simplified", "quickdraw",
+                                  "simplified", ".")))
 }
 SETS |= {
-    "combined": DataSet("mnist, fashion and quickdraw together, 25 classes", "the three above", "as they have",
-        MNIST + FASHION + SETS["quickdraw"].files, (), "doodles"),
-    "dsprites": DataSet("white shapes on black: 737,280 images of 64 x 64 with 5 factors", "Matthey et al. 2017, DeepMind", "Apache-2.0",
-        (File("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz", url=f"{_DEEPMIND}dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
-              also=("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5", "dsprites.npz", "dsprites.hdf5"),
-              twin="sha256:729fa22e884c9c500e1f17415d580746b4c5894fbbb780a1319bbcfa39a745bb"),), ("dsprites", "dsprites-dataset", "."), "sprites"),
-    "shapes3d": DataSet("a shape in a room: 480,000 images of 3 x 64 x 64 with 6 factors (5.9 GB unpacked)", "Burgess & Kim 2018, DeepMind", "Apache-2.0",
-        (File("3dshapes.h5", 267_573_662, "sha256:0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785",
-              "https://storage.googleapis.com/3d-shapes/3dshapes.h5"),), ("shapes3d", "3dshapes", "3d-shapes", "."), "rooms"),
+    "combined": DataSet("mnist, fashion and quickdraw together, 25 classes", "the three above",
+                        "as they have", MNIST + FASHION + SETS["quickdraw"].files, (), "doodles"),
+    "dsprites": DataSet(
+        "white shapes on black: 737,280 images of 64 x 64 with 5 factors",
+        "Matthey et al. 2017, DeepMind", "Apache-2.0",
+        (File("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+              url=f"{_DEEPMIND}dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+              also=("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5", "dsprites.npz",
+                    "dsprites.hdf5"),
+              twin="sha256:729fa22e884c9c500e1f17415d580746b4c5894fbbb780a1319bbcfa39a745bb"), ),
+        ("dsprites", "dsprites-dataset", "."), "sprites"),
+    "shapes3d": DataSet(
+        "a shape in a room: 480,000 images of 3 x 64 x 64 with 6 factors (5.9 GB unpacked)",
+        "Burgess & Kim 2018, DeepMind", "Apache-2.0",
+        (File("3dshapes.h5", 267_573_662,
+              "sha256:0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785",
+              "https://storage.googleapis.com/3d-shapes/3dshapes.h5"), ),
+        ("shapes3d", "3dshapes", "3d-shapes", "."), "rooms"),
     "mpi3d": _mpi3d("toy", "55889cb7c7dfc655d6e0277beee88868"),
     "mpi3d-realistic": _mpi3d("realistic", "59a6225b88b635365f70c91b3e52f70f"),
-    "mpi3d-real": _mpi3d("real", None),  # corrected by its authors in 2025: the checksum of 2019 no longer holds
+    "mpi3d-real": _mpi3d(
+        "real", None),  # corrected by its authors in 2025: the checksum of 2019 no longer holds
 }
 
 # %% ../nbs/00_data.ipynb #9fc62a5b
 SETS |= {
-    "digits": DataSet("1,797 handwritten digits, 8 x 8 enlarged to 28 x 28", "UCI, Alpaydin & Kaynak 1998; in scikit-learn", "CC BY 4.0"),
-    "formants": DataSet("the table of vowels, SYNTHETIC: drawn from published statistics of the real one", "genmix.synthetic", "MIT"),
-    "doodles": DataSet("drawings of five categories in several styles, SYNTHETIC, 28 x 28", "genmix.doodles", "MIT"),
-    "sprites": DataSet("dSprites, REBUILT from its geometry: 737,280 images of 64 x 64", "genmix.sprites", "MIT"),
-    "rooms": DataSet("a room like those of Shapes3D, SYNTHETIC: 480,000 images of 3 x 64 x 64", "genmix.rooms", "MIT"),
-    "arms": DataSet("a robot arm like that of MPI3D, SYNTHETIC: 1,036,800 images of 3 x 64 x 64", "genmix.arms", "MIT"),
+    "digits": DataSet("1,797 handwritten digits, 8 x 8 enlarged to 28 x 28",
+                      "UCI, Alpaydin & Kaynak 1998; in scikit-learn", "CC BY 4.0"),
+    "formants": DataSet(
+        "the table of vowels, SYNTHETIC: drawn from published statistics of the real one",
+        "genmix.synthetic", "MIT"),
+    "doodles": DataSet("drawings of five categories in several styles, SYNTHETIC, 28 x 28",
+                       "genmix.doodles", "MIT"),
+    "sprites": DataSet("dSprites, REBUILT from its geometry: 737,280 images of 64 x 64",
+                       "genmix.sprites", "MIT"),
+    "rooms": DataSet("a room like those of Shapes3D, SYNTHETIC: 480,000 images of 3 x 64 x 64",
+                     "genmix.rooms", "MIT"),
+    "arms": DataSet("a robot arm like that of MPI3D, SYNTHETIC: 1,036,800 images of 3 x 64 x 64",
+                    "genmix.arms", "MIT"),
 }
 
 # %% ../nbs/00_data.ipynb #dfb45541
@@ -292,37 +364,53 @@ def _digest(
     unpack: bool = False,  # of what is inside a .gz
 ) -> str:
     "Checksum of a file of any size."
-    if unpack: return hashlib.new(kind, files.read_bytes(path, limit=10**8)).hexdigest()
-    with open(path, "rb") as f: return hashlib.file_digest(f, kind).hexdigest()
+    if unpack:
+        return hashlib.new(kind, files.read_bytes(path, limit=10**8)).hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, kind).hexdigest()
 
 def _other_set(path: Path, name: str) -> str | None:
     "The set that this file is known to belong to, if it is not `name`."
     contents = {f.content: other for other in ("mnist", "fashion") for f in SETS[other].files}
-    if name not in ("mnist", "fashion"): return None
-    try: owner = contents.get(_digest(path, unpack=True))
-    except DataError: return None  # damaged: the reader will say so
+    if name not in ("mnist", "fashion"):
+        return None
+    try:
+        owner = contents.get(_digest(path, unpack=True))
+    except DataError:
+        return None  # damaged: the reader will say so
     return owner if owner != name else None
 
 # %% ../nbs/00_data.ipynb #0ed948dc
 def _split_name(name: str) -> tuple[str, tuple[str, ...] | None]:
     "'quickdraw:cat,alarm clock' -> ('quickdraw', ('cat', 'alarm clock'))"
     name, colon, rest = str(name).partition(":")
-    return name, tuple(dict.fromkeys(c.strip().replace("_", " ") for c in rest.split(",") if c.strip())) if colon else None
+    return name, tuple(
+        dict.fromkeys(c.strip().replace("_", " ") for c in rest.split(",")
+                      if c.strip())) if colon else None
 
 def files_of(
     name: str,  # a name in SETS; after a colon QuickDraw's categories
 ) -> tuple[File, ...]:
     "The files that a set consists of."
     name, categories = _split_name(name)
-    if categories is None: return _known(name).files
-    if name in QUICKDRAW and not categories: raise DataError(f"say which categories after the colon, for instance {name}:cat,face, or {name}:all")
-    if name not in QUICKDRAW: raise DataError(f"{name} has no categories to choose; write {name} alone, or for instance quickdraw:cat,face")
+    if categories is None:
+        return _known(name).files
+    if name in QUICKDRAW and not categories:
+        raise DataError(
+            f"say which categories after the colon, for instance {name}:cat,face, or {name}:all")
+    if name not in QUICKDRAW:
+        raise DataError(
+            f"{name} has no categories to choose; write {name} alone, or for instance quickdraw:cat,face"
+        )
     return tuple(_quickdraw_file(name, c) for c in categories)
 
 def _known(name: str) -> DataSet:
     "The registry's entry, or an error that lists the names there are."
-    if name in SETS: return SETS[name]
-    raise DataError(f"there is no data set {name!r}; there are: {', '.join(SETS)}. Files of your own go by their path: a folder of images, .npy, .npz, .csv.")
+    if name in SETS:
+        return SETS[name]
+    raise DataError(
+        f"there is no data set {name!r}; there are: {', '.join(SETS)}. Files of your own go by their path: a folder of images, .npy, .npz, .csv."
+    )
 
 # %% ../nbs/00_data.ipynb #8e689cb2
 def find(
@@ -331,13 +419,21 @@ def find(
 ) -> dict[str, Path]:  # of the files that are there: name -> place
     "The files of a data set that are here."
     base, folder = _split_name(name)[0], data_root(root)
-    if base == "combined": return {f"{part}/{k}": p for part in ("mnist", "fashion", "quickdraw") for k, p in find(part, root).items()}
+    if base == "combined":
+        return {
+            f"{part}/{k}": p
+            for part in ("mnist", "fashion", "quickdraw")
+            for k, p in find(part, root).items()
+        }
     found, wanted = {}, files_of(name)
-    if len(wanted) == 1 and os.path.isfile(folder): return {wanted[0].name: folder}  # the root may be the file itself
+    if len(wanted) == 1 and os.path.isfile(folder):
+        return {wanted[0].name: folder}  # the root may be the file itself
     for f in wanted:
         for place in _known(base).folders:
             for path in (folder / place / n for n in (f.name, *f.also)):
-                if f.name not in found and os.path.exists(path) and not (place == "." and _other_set(path, base)): found[f.name] = path
+                if f.name not in found and os.path.exists(path) and not (place == "." and
+                                                                         _other_set(path, base)):
+                    found[f.name] = path
     return found
 
 # %% ../nbs/00_data.ipynb #1ee5d95c
@@ -348,21 +444,27 @@ def _known_categories(categories) -> None:
     for c in categories:
         if c not in quickdraw_categories():
             close = ", ".join(difflib.get_close_matches(c.lower(), quickdraw_categories(), 5, 0.4))
-            raise DataError(f"QuickDraw has no category {c!r}; close to it: {close or 'none; genmix.data.quickdraw_categories() lists all 345'}")
+            raise DataError(
+                f"QuickDraw has no category {c!r}; close to it: {close or 'none; genmix.data.quickdraw_categories() lists all 345'}"
+            )
 
 # %% ../nbs/00_data.ipynb #65a6a375
 def _missing(name: str, root: str | Path | None) -> DataError:
     "Files of a data set are not there: where they were looked for, and what can be done."
     base, folder = _split_name(name)[0], data_root(root)
     here, wanted = find(name, root), files_of(name)
-    if base in QUICKDRAW: _known_categories(f.name.rpartition(".")[0] for f in wanted if f.name not in here)
+    if base in QUICKDRAW:
+        _known_categories(f.name.rpartition(".")[0] for f in wanted if f.name not in here)
     names = ", ".join(f.name for f in wanted if f.name not in here)
     said = f"{name} not found: looked for {names} in {folder} and its folders {', '.join(p for p in SETS[base].folders if p != '.')}"
-    if not folder.exists(): said += " (there is no such folder)"
-    if base in QUICKDRAW and (there := _categories_here(base, root)): said += f". Categories that are there: {', '.join(there)} ({base}:{there[0]})"
+    if not folder.exists():
+        said += " (there is no such folder)"
+    if base in QUICKDRAW and (there := _categories_here(base, root)):
+        said += f". Categories that are there: {', '.join(there)} ({base}:{there[0]})"
     stand_in = SETS[base].stand_in
-    return DataError(f"{said}. Get it with: genmix data fetch {shlex.quote(name)} (or --download), set GENMIX_DATA to the folder that holds it"
-                     + (f", or use what needs no download: --data {stand_in}" if stand_in else ""))
+    return DataError(
+        f"{said}. Get it with: genmix data fetch {shlex.quote(name)} (or --download), set GENMIX_DATA to the folder that holds it"
+        + (f", or use what needs no download: --data {stand_in}" if stand_in else ""))
 
 # %% ../nbs/00_data.ipynb #9175f98f
 def _categories_here(
@@ -375,8 +477,10 @@ def _categories_here(
     found = set()
     for place in SETS[name].folders:
         for path in sorted((folder / place).glob("*" + ending)):
-            category = re.sub(f"^({prefixes})_", "", path.name.removesuffix(ending)).replace("_", " ")
-            if category in quickdraw_categories(): found.add(category)
+            category = re.sub(f"^({prefixes})_", "",
+                              path.name.removesuffix(ending)).replace("_", " ")
+            if category in quickdraw_categories():
+                found.add(category)
     return sorted(found)
 
 # %% ../nbs/00_data.ipynb #e833a44a
@@ -387,16 +491,21 @@ def _checksum(f: File, path: Path) -> tuple[str, str]:
 
 def _digest_once(path: Path, kind: str) -> str:
     "Checksum of a large file, noted in the cache until the file changes."
-    key = hashlib.sha256(json.dumps(_made_of(path, kind=kind, folder=str(path.resolve().parent))).encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        json.dumps(_made_of(path, kind=kind,
+                            folder=str(path.resolve().parent))).encode()).hexdigest()[:24]
     note = cache.cache_root() / "checksums" / key
-    try: return note.read_text(encoding="ascii")
-    except (OSError, ValueError): value = _digest(path, kind)
+    try:
+        return note.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        value = _digest(path, kind)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         part = note.with_name(f"{key}.{os.getpid()}")
         part.write_text(value, encoding="ascii")
         os.replace(part, note)
-    except OSError: pass  # a note only saves time
+    except OSError:
+        pass  # a note only saves time
     return value
 
 def _good(
@@ -405,13 +514,19 @@ def _good(
     path: Path,  # what is there
 ) -> bool:
     "Is this the file? By its checksum, if there is one, otherwise by reading it."
-    if path.is_dir(): return True  # an unpacked archive: its reader checks it
+    if path.is_dir():
+        return True  # an unpacked archive: its reader checks it
     kind, value = _checksum(f, path)
     try:
-        if value: return _digest(path, kind) == value or bool(f.content and _digest(path, unpack=True) == f.content)
-        if base == "quickdraw": files.read_sketches(path)
-        else: files.open_grid(path, base.partition("-")[0])
-    except (DataError, OSError): return False
+        if value:
+            return _digest(path, kind) == value or bool(f.content
+                                                        and _digest(path, unpack=True) == f.content)
+        if base == "quickdraw":
+            files.read_sketches(path)
+        else:
+            files.open_grid(path, base.partition("-")[0])
+    except (DataError, OSError):
+        return False
     return True
 
 # %% ../nbs/00_data.ipynb #75991304
@@ -422,7 +537,9 @@ def _one_at_a_time(target: Path):
 
     locks = cache.cache_root() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(locks / f"{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]}.lock")): yield
+    with FileLock(
+            str(locks/f"{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]}.lock")):
+        yield
 
 def _with_torchvision(source: str, f: File, part: Path) -> None:
     "Download a file to `part` from the addresses that torchvision knows."
@@ -431,10 +548,13 @@ def _with_torchvision(source: str, f: File, part: Path) -> None:
     s = getattr(datasets, source)
     urls = [s.url] if hasattr(s, "url") else [mirror + f.name for mirror in s.mirrors]
     for url in urls:
-        try: return datasets.utils.download_url(url, str(part.parent), part.name, f.checksum.partition(":")[2])
+        try:
+            return datasets.utils.download_url(url, str(part.parent), part.name,
+                                               f.checksum.partition(":")[2])
         except (OSError, RuntimeError) as e:
             part.unlink(missing_ok=True)
-            if url == urls[-1]: raise OSError(f"{_reason(e)} (from {', '.join(urls)})") from None
+            if url == urls[-1]:
+                raise OSError(f"{_reason(e)} (from {', '.join(urls)})") from None
 
 # %% ../nbs/00_data.ipynb #018550ed
 def _with_pooch(f: File, part: Path, progress: bool) -> None:
@@ -442,11 +562,16 @@ def _with_pooch(f: File, part: Path, progress: bool) -> None:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    pooch.retrieve(f.url, f.checksum, part.name, part.parent, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30))
+    pooch.retrieve(f.url,
+                   f.checksum,
+                   part.name,
+                   part.parent,
+                   downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30))
 
 def _reason(e: BaseException) -> str:
     "A network or disk error in a few words."
-    while e.args and isinstance(e.args[0], BaseException): e = e.args[0]  # requests wraps urllib3 wraps the cause
+    while e.args and isinstance(e.args[0], BaseException):
+        e = e.args[0]  # requests wraps urllib3 wraps the cause
     e = getattr(e, "reason", None) or e
     text = getattr(e, "strerror", None) or str(e)
     return f"{type(e).__name__}: {re.sub(r'<[^>]*>:? ?', '', text)[:300]}"  # without memory addresses
@@ -463,21 +588,29 @@ def _download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
-        _with_pooch(f, part, progress) if f.url else _with_torchvision(SETS[base].torchvision, f, part)
-        if not f.checksum and not _good(base, f, part): raise ValueError("unreadable")
+        _with_pooch(f, part, progress) if f.url else _with_torchvision(
+            SETS[base].torchvision, f, part)
+        if not f.checksum and not _good(base, f, part):
+            raise ValueError("unreadable")
         os.replace(part, target)
-    except (OSError, ValueError, RuntimeError) as e:  # network errors are OSErrors; a wrong checksum is a ValueError or RuntimeError
-        why = _reason(e) if isinstance(e, OSError) else "what came is not the published file (wrong checksum, or unreadable)"
-        raise DataError(f"could not fetch {f.url or f.name} to {target}: {why}. Try again later, or download it with a browser"
-                        f" and put it there, or into a folder that --root or GENMIX_DATA names (--data takes the path of a table).") from None
+    except (OSError, ValueError, RuntimeError
+            ) as e:  # network errors are OSErrors; a wrong checksum is a ValueError or RuntimeError
+        why = _reason(e) if isinstance(
+            e, OSError) else "what came is not the published file (wrong checksum, or unreadable)"
+        raise DataError(
+            f"could not fetch {f.url or f.name} to {target}: {why}. Try again later, or download it with a browser"
+            f" and put it there, or into a folder that --root or GENMIX_DATA names (--data takes the path of a table)."
+        ) from None
     finally:
         part.unlink(missing_ok=True) if part.parent.is_dir() else None
         _remove_if_empty(target.parent)
 
 def _remove_if_empty(folder: Path) -> None:
     "Leave no empty folder where nothing came."
-    try: folder.rmdir()
-    except OSError: pass  # not empty, or not there
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # not empty, or not there
 
 # %% ../nbs/00_data.ipynb #3f57e96b
 def fetch(
@@ -487,17 +620,29 @@ def fetch(
 ) -> list[Path]:  # its files
     "Download a data set, unless good copies are there already; for `sprites`, draw all its images into the cache."
     base, folder = _split_name(name)[0], data_root(root)
-    if base == "sprites": return [_sprites_file() for _ in [sprites.build_cache(progress)]]
-    if base == "combined": return [p for part in ("mnist", "fashion", "quickdraw") for p in fetch(part, root, progress)]
-    if not (wanted := files_of(name)): raise DataError(f"{name} is always there, nothing needs to be fetched: genmix data show {name}")
-    if base in QUICKDRAW: _known_categories(f.name.rpartition(".")[0] for f in wanted)
-    if folder.is_file(): raise bad(folder, "this file is not the official one", f"a folder to put {name} in", fix="Point --root or GENMIX_DATA to a folder.")
+    if base == "sprites":
+        return [_sprites_file() for _ in [sprites.build_cache(progress)]]
+    if base == "combined":
+        return [
+            p for part in ("mnist", "fashion", "quickdraw") for p in fetch(part, root, progress)
+        ]
+    if not (wanted := files_of(name)):
+        raise DataError(
+            f"{name} is always there, nothing needs to be fetched: genmix data show {name}")
+    if base in QUICKDRAW:
+        _known_categories(f.name.rpartition(".")[0] for f in wanted)
+    if folder.is_file():
+        raise bad(folder,
+                  "this file is not the official one",
+                  f"a folder to put {name} in",
+                  fix="Point --root or GENMIX_DATA to a folder.")
     here, done = find(name, root), []
     for f in wanted:
         target = folder / SETS[base].folders[0] / f.name
         if not (f.name in here and _good(base, f, here[f.name])):
             with _one_at_a_time(target):
-                if not (target.is_file() and _good(base, f, target)): _download(base, f, target, progress)
+                if not (target.is_file() and _good(base, f, target)):
+                    _download(base, f, target, progress)
             here[f.name] = target
         done.append(here[f.name])
     return done
@@ -506,7 +651,8 @@ def fetch(
 def _paths(name: str, root: str | Path | None) -> dict[str, Path]:
     "All files of a set, or a DataError that says what is missing."
     found = find(name, root)
-    if len(found) < len(files_of(name)): raise _missing(name, root)
+    if len(found) < len(files_of(name)):
+        raise _missing(name, root)
     return found
 
 def _idx(name: str, root: str | Path | None) -> ImageData:
@@ -515,28 +661,46 @@ def _idx(name: str, root: str | Path | None) -> ImageData:
     arrays = []
     for f in SETS[name].files:
         a, m = files.read_idx(paths[f.name], (None, 28, 28) if "images" in f.name else (None,))
-        arrays.append(a); md5.append(m == f.content)
-        if a.ndim == 1 and a.max() > 9: raise bad(paths[f.name], f"a label is {a.max()}", "labels 0 to 9")
-        if a.ndim == 1 and len(a) != len(arrays[-2]): raise bad(paths[f.name], f"{len(a):,} labels", f"as many as images: {len(arrays[-2]):,}")
+        arrays.append(a)
+        md5.append(m == f.content)
+        if a.ndim == 1 and a.max() > 9:
+            raise bad(paths[f.name], f"a label is {a.max()}", "labels 0 to 9")
+        if a.ndim == 1 and len(a) != len(arrays[-2]):
+            raise bad(paths[f.name], f"{len(a):,} labels",
+                      f"as many as images: {len(arrays[-2]):,}")
     x, y, x_test, y_test = arrays
     held = len(y) // 6  # 10,000 of 60,000
     part = np.repeat(np.array([0, 1, 2], np.uint8), [len(y) - held, held, len(y_test)])
-    source = f"{paths[SETS[name].files[0].name].name} and three more, " + ("md5 correct" if all(md5) else "other checksums")
-    return _image_data(np.concatenate([x, x_test])[:, None], np.concatenate([y, y_test]), CLASSES[name], name,
-                       "official" if all(md5) else "user", source, part)
+    source = f"{paths[SETS[name].files[0].name].name} and three more, " + ("md5 correct" if all(md5)
+                                                                           else "other checksums")
+    return _image_data(
+        np.concatenate([x, x_test])[:, None], np.concatenate([y, y_test]), CLASSES[name], name,
+        "official" if all(md5) else "user", source, part)
 
 # %% ../nbs/00_data.ipynb #4cfb3653
 CLASSES = {
-    "mnist": tuple("0123456789"), "digits": tuple("0123456789"),
-    "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
-    "cifar": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "mnist": tuple("0123456789"),
+    "digits": tuple("0123456789"),
+    "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+                "bag", "boot"),
+    "cifar": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+              "truck"),
 }
 
 def _image_data(x, y, classes, name, origin, source, part=None, **factors) -> ImageData:
     "Fill in what is the same for every whole set."
     y = np.asarray(y, np.int64)
-    if part is None: part = divide(y, same_images(x))
-    return ImageData(x, y, tuple(classes), name, origin, source, part=np.asarray(part, np.uint8), rows=np.arange(len(y)), **factors)
+    if part is None:
+        part = divide(y, same_images(x))
+    return ImageData(x,
+                     y,
+                     tuple(classes),
+                     name,
+                     origin,
+                     source,
+                     part=np.asarray(part, np.uint8),
+                     rows=np.arange(len(y)),
+                     **factors)
 
 # %% ../nbs/00_data.ipynb #18e28848
 def resize_matrix(
@@ -553,28 +717,41 @@ def resize(
     size: int,  # pixels out, both ways
 ) -> np.ndarray:  # [N, C, size, size] uint8
     "Bilinear with antialiasing, all images at once."
-    R, Q = resize_matrix(x.shape[2], size).astype(np.float32), resize_matrix(x.shape[3], size).astype(np.float32)
+    R, Q = resize_matrix(x.shape[2],
+                         size).astype(np.float32), resize_matrix(x.shape[3],
+                                                                 size).astype(np.float32)
     out = np.empty((*x.shape[:2], size, size), np.uint8)
-    for k in range(0, len(x), 2000): out[k : k + 2000] = np.rint((R @ x[k : k + 2000].astype(np.float32) @ Q.T).round(3))  # halves, on every processor
+    for k in range(0, len(x), 2000):
+        out[k:k + 2000] = np.rint(
+            (R @ x[k:k + 2000].astype(np.float32) @ Q.T).round(3))  # halves, on every processor
     return out
 
 # %% ../nbs/00_data.ipynb #b34dc204
-GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as Pillow and torchvision
+GRAY = np.array([0.299, 0.587, 0.114],
+                np.float32)  # luma of ITU-R BT.601, as Pillow and torchvision
 
 def _cifar(name: str, root: str | Path | None) -> ImageData:
     "CIFAR-10 in color, or as gray 28 x 28."
     path = next(iter(_paths(name, root).values()))
     d = files.read_cifar(path)
     (x, y), (x_test, y_test) = d["train"], d["test"]
-    part = np.repeat(np.array([0, 1, 2], np.uint8), [len(y) - len(y) // 10, len(y) // 10, len(y_test)])
+    part = np.repeat(
+        np.array([0, 1, 2], np.uint8),
+        [len(y) - len(y) // 10, len(y) // 10, len(y_test)])
     x = np.concatenate([x, x_test])
     if name == "cifar":
-        x = np.concatenate([resize(np.tensordot(x[k : k + 2000], GRAY, (1, 0))[:, None], 28) for k in range(0, len(x), 2000)])
+        x = np.concatenate([
+            resize(np.tensordot(x[k:k + 2000], GRAY, (1, 0))[:, None], 28)
+            for k in range(0, len(x), 2000)
+        ])
     f = SETS[name].files[0]
     official = not path.is_dir() and _digest_once(path, "md5") == _checksum(f, path)[1]
-    source = path.name + (", md5 correct" if official else ", unpacked" if path.is_dir() else ", other checksum")
+    source = path.name + (", md5 correct"
+                          if official else ", unpacked" if path.is_dir() else ", other checksum")
     whole = len(x) == 60_000
-    return _image_data(x, np.concatenate([y, y_test]), CLASSES["cifar"], name, "official" if official or (path.is_dir() and whole) else "user", source, part)
+    return _image_data(x, np.concatenate([y, y_test]), CLASSES["cifar"], name,
+                       "official" if official or (path.is_dir() and whole) else "user", source,
+                       part)
 
 # %% ../nbs/00_data.ipynb #e634b3da
 def _made_of(path: Path, **more) -> dict:
@@ -582,58 +759,83 @@ def _made_of(path: Path, **more) -> dict:
     s = path.stat()
     return {"file": path.name, "bytes": s.st_size, "modified_ns": s.st_mtime_ns} | more
 
-def _cached(name: str, shape: tuple, blocks, made_of: dict, progress: bool, what: str = "images") -> np.memmap:
+def _cached(name: str,
+            shape: tuple,
+            blocks,
+            made_of: dict,
+            progress: bool,
+            what: str = "images") -> np.memmap:
     "`cache.build` under a name that tells sources apart."
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-    return cache.build(cache.cache_root() / "converted" / f"{name}-{key}.npy", shape, np.uint8, blocks, made_of, progress, what)
+    return cache.build(cache.cache_root()/"converted"/f"{name}-{key}.npy", shape, np.uint8, blocks,
+                       made_of, progress, what)
 
-def _drawn(name: str, category: str, path: Path, counts: tuple, drawings, progress: bool) -> np.ndarray:
+def _drawn(name: str, category: str, path: Path, counts: tuple, drawings,
+           progress: bool) -> np.ndarray:
     "Pictures of one category's strokes, drawn at the first call. drawings() reads the strokes."
     n = sum(counts)
     def blocks(start: int, step: int = 2048) -> Iterator[np.ndarray]:
         sketches = drawings()
-        for i in range(start, n, step): yield strokes.rasterize(sketches[i : i + step])  # [b, 1, 28, 28]
+        for i in range(start, n, step):
+            yield strokes.rasterize(sketches[i : i + step])  # [b, 1, 28, 28]
     made_of = _made_of(path, drawn_by=[strokes.THICKNESS, strokes.PADDING], counts=list(counts))
-    return _cached(f"{name}-{category.replace(' ', '_')}", (n, 1, 28, 28), blocks, made_of, progress, "drawings")
+    return _cached(f"{name}-{category.replace(' ', '_')}", (n, 1, 28, 28), blocks, made_of,
+                   progress, "drawings")
 
 # %% ../nbs/00_data.ipynb #7eab507e
-def _category(name: str, category: str, path: Path, progress: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+def _category(name: str, category: str, path: Path,
+              progress: bool) -> tuple[np.ndarray, np.ndarray, bool]:
     "Pictures and parts of one category, and whether its file is the official one."
     if name == "quickdraw":
         counts = []
         for key in ("train", "valid", "test"):
-            with files.open_member(path, key) as (shape, _, _): counts.append(int(shape[0]) if len(shape) == 1 else 0)
-        def drawings() -> list[np.ndarray]: return [s for k in ("train", "valid", "test") for s in files.read_sketches(path)[k]]
+            with files.open_member(path, key) as (shape, _, _):
+                counts.append(int(shape[0]) if len(shape) == 1 else 0)
+
+        def drawings() -> list[np.ndarray]:
+            return [s for k in ("train", "valid", "test") for s in files.read_sketches(path)[k]]
         x = _drawn(name, category, path, tuple(counts), drawings, progress)
-        return x, np.repeat(np.array([0, 1, 2], np.uint8), counts), tuple(counts) == (70_000, 2_500, 2_500)
+        return x, np.repeat(np.array([0, 1, 2], np.uint8),
+                            counts), tuple(counts) == (70_000, 2_500, 2_500)
     official = _digest_once(path, "md5") == _checksum(_quickdraw_file(name, category), path)[1]
-    if name == "quickdraw-bitmap": x = np.ascontiguousarray(files.read_bitmaps(path))[:, None]
+    if name == "quickdraw-bitmap":
+        x = np.ascontiguousarray(files.read_bitmaps(path))[:, None]
     else:
-        with open(path, "rb") as f: n = sum(1 for line in f if line.strip())
-        x = _drawn(name, category, path, (n,), lambda: [strokes.from_simplified(d) for d in files.read_ndjson(path)[0]], progress)
+        with open(path, "rb") as f:
+            n = sum(1 for line in f if line.strip())
+        x = _drawn(name, category, path, (n, ),
+                   lambda: [strokes.from_simplified(d) for d in files.read_ndjson(path)[0]],
+                   progress)
     return x, divide(np.zeros(len(x), int), same_images(x)), official
 
 # %% ../nbs/00_data.ipynb #276a4618
-def _quickdraw(name: str, root: str | Path | None, categories: tuple | None, progress: bool) -> ImageData:
+def _quickdraw(name: str, root: str | Path | None, categories: tuple | None,
+               progress: bool) -> ImageData:
     "Some categories of QuickDraw, all of them or an error."
-    if categories == ("all",): categories = tuple(_categories_here(name, root)) or None
+    if categories == ("all",):
+        categories = tuple(_categories_here(name, root)) or None
     paths = list(_paths(f"{name}:{','.join(categories)}" if categories else name, root).values())
     categories = categories or PAPER_CATEGORIES
     read = [_category(name, c, p, progress) for c, p in zip(categories, paths)]
     x, part = np.concatenate([r[0] for r in read]), np.concatenate([r[1] for r in read])
     y = np.repeat(np.arange(len(categories)), [len(r[0]) for r in read])
     source = f"{len(paths)} file{'s' * (len(paths) > 1)}: {', '.join(p.name for p in paths[:5])}{', ...' * (len(paths) > 5)}"
-    return _image_data(x, y, categories, name, "official" if all(r[2] for r in read) else "subset", source, part)
+    return _image_data(x, y, categories, name, "official" if all(r[2] for r in read) else "subset",
+                       source, part)
 
 def _combined(root: str | Path | None, progress: bool) -> ImageData:
     "mnist, fashion and quickdraw; labels 0-9, 10-19, 20-24."
-    sets = [_idx("mnist", root), _idx("fashion", root), _quickdraw("quickdraw", root, None, progress)]
+    sets = [
+        _idx("mnist", root),
+        _idx("fashion", root),
+        _quickdraw("quickdraw", root, None, progress)
+    ]
     y = np.concatenate([d.y + offset for d, offset in zip(sets, (0, 10, 20))])
     classes = [c for d in sets for c in d.classes]
     origins = {d.origin for d in sets}
     origin = "user" if "user" in origins else "subset" if "subset" in origins else "official"
-    return _image_data(np.concatenate([d.x for d in sets]), y, classes, "combined", origin, "; ".join(d.source for d in sets),
-                       np.concatenate([d.part for d in sets]))
+    return _image_data(np.concatenate([d.x for d in sets]), y, classes, "combined", origin,
+                       "; ".join(d.source for d in sets), np.concatenate([d.part for d in sets]))
 
 # %% ../nbs/00_data.ipynb #5509420b
 def _world(
@@ -648,12 +850,22 @@ def _world(
     module = WORLDS[world]
     index = np.arange(len(x))
     factors = module.factors(index).astype(np.int8)
-    shapes = tuple(getattr(module, "SHAPES", module.VALUES["shape"]))  # dSprites numbers its shapes; we have names for them
+    shapes = tuple(
+        getattr(module, "SHAPES",
+                module.VALUES["shape"]))  # dSprites numbers its shapes; we have names for them
     y = factors[:, list(module.FACTORS).index("shape")].astype(np.int64)
     divided = split != "all"  # looking for identical sprites takes seconds
     groups = sprites.distinct(index) if divided and world == "sprites" else None
-    return _image_data(x, y, shapes, name, origin, source, divide(y, groups) if divided else np.zeros(len(y)), factors=factors,
-                       factor_names=tuple(module.FACTORS), factor_sizes=tuple(module.FACTORS.values()))
+    return _image_data(x,
+                       y,
+                       shapes,
+                       name,
+                       origin,
+                       source,
+                       divide(y, groups) if divided else np.zeros(len(y)),
+                       factors=factors,
+                       factor_names=tuple(module.FACTORS),
+                       factor_sizes=tuple(module.FACTORS.values()))
 
 def _sprites_file() -> Path: return cache.cache_root() / "sprites" / "sprites.npy"
 
@@ -661,11 +873,19 @@ def _drawn_world(name: str, split: str) -> ImageData:
     "sprites, rooms or arms."
     module, N = WORLDS[name], int(np.prod(list(WORLDS[name].FACTORS.values())))
     x = cache.Rendered(module.render, N, (1 if name == "sprites" else 3, 64, 64))
-    if name == "sprites" and _sprites_file().exists(): x = sprites.build_cache(progress=False)  # is there: only mapped
-    return _world(name, name, x, "rebuilt" if name == "sprites" else "synthetic", f"genmix.{name}", split)
+    if name == "sprites" and _sprites_file().exists():
+        x = sprites.build_cache(progress=False)  # is there: only mapped
+    return _world(name, name, x, "rebuilt" if name == "sprites" else "synthetic", f"genmix.{name}",
+                  split)
 
 # %% ../nbs/00_data.ipynb #9dac1d6b
-GRIDS = {"dsprites": "sprites", "shapes3d": "rooms", "mpi3d": "arms", "mpi3d-realistic": "arms", "mpi3d-real": "arms"}
+GRIDS = {
+    "dsprites": "sprites",
+    "shapes3d": "rooms",
+    "mpi3d": "arms",
+    "mpi3d-realistic": "arms",
+    "mpi3d-real": "arms"
+}
 
 def _grid(name: str, root: str | Path | None, split: str, progress: bool) -> ImageData:
     "dSprites, Shapes3D or MPI3D from their official files."
@@ -674,14 +894,16 @@ def _grid(name: str, root: str | Path | None, split: str, progress: bool) -> Ima
     N = int(np.prod(list(WORLDS[GRIDS[name]].FACTORS.values())))
     made_of = _made_of(path, kind=kind)
     if kind == "dsprites":
-        bits = _cached(name, (N, 512), lambda start: (cache.pack(b[:, None]) for b in grid.blocks(start)), made_of, progress)
+        bits = _cached(name, (N, 512), lambda start:
+                       (cache.pack(b[:, None]) for b in grid.blocks(start)), made_of, progress)
         x = cache.Packed(bits, (64, 64))
     else:
         pixels = _cached(name, (N, 64, 64, 3), grid.blocks, made_of, progress)
         x = cache.Rendered(lambda rows: np.moveaxis(pixels[rows], -1, 1), N, (3, 64, 64))
     kind, value = _checksum(SETS[name].files[0], path)
     official = not value or _digest_once(path, kind) == value
-    said = f"{path.name}, " + ("other checksum" if not official else f"{kind} correct" if value else "by its layout and labels")
+    said = f"{path.name}, " + ("other checksum" if not official else
+                               f"{kind} correct" if value else "by its layout and labels")
     return _world(name, GRIDS[name], x, "official" if official else "user", said, split)
 
 # %% ../nbs/00_data.ipynb #cc681d5a
@@ -691,93 +913,160 @@ def _digits() -> ImageData:
 
     d = load_digits()
     x = resize(d.images[:, None] * (255 / 16), 28)  # [1797, 1, 28, 28]
-    return _image_data(x, d.target, CLASSES["digits"], "digits", "bundled", "scikit-learn's load_digits")
+    return _image_data(x, d.target, CLASSES["digits"], "digits", "bundled",
+                       "scikit-learn's load_digits")
 
 def _doodles(split: str, n: int | None, seed: int, categories: tuple | None) -> ImageData:
     "n new doodles; the hidden styles are their second factor."
     categories = categories or doodles.CATEGORIES
     if unknown := set(categories) - set(doodles.CATEGORIES):
-        raise DataError(f"there are no doodles of {min(unknown)!r}; there is {', '.join(doodles.CATEGORIES)}")
+        raise DataError(
+            f"there are no doodles of {min(unknown)!r}; there is {', '.join(doodles.CATEGORIES)}")
     names = PARTS if split == "all" else split.split("+")
-    counts = [n // len(names) + (k < n % len(names)) if n else 10_000 if p == "train" else 2_000 for k, p in enumerate(names)]
-    made = [doodles.images(c, seed=3 * seed + PARTS.index(p), categories=categories) for c, p in zip(counts, names) if c]
+    counts = [
+        n // len(names) + (k < n % len(names)) if n else 10_000 if p == "train" else 2_000
+        for k, p in enumerate(names)
+    ]
+    made = [
+        doodles.images(c, seed=3*seed + PARTS.index(p), categories=categories)
+        for c, p in zip(counts, names) if c
+    ]
     x, y, style = (np.concatenate([m[k] for m in made]) for k in range(3))
     part = np.repeat(np.array([PARTS.index(p) for p in names], np.uint8), counts)
     styles = max(len(s) for s in doodles.STYLES.values())
-    return replace(_image_data(x, y, categories, "doodles", "synthetic", f"genmix.doodles, seed {seed}", part, factors=np.stack([y, style], 1),
-                               factor_names=("category", "style"), factor_sizes=(len(categories), styles)), split=split)
+    return replace(_image_data(x,
+                               y,
+                               categories,
+                               "doodles",
+                               "synthetic",
+                               f"genmix.doodles, seed {seed}",
+                               part,
+                               factors=np.stack([y, style], 1),
+                               factor_names=("category", "style"),
+                               factor_sizes=(len(categories), styles)),
+                   split=split)
 
 # %% ../nbs/00_data.ipynb #9f8bb4f1
 def _user_folder(path: Path, size: int, color: bool) -> ImageData:
     "A folder of images; sub-folders are classes."
     x, y, classes, names = files.read_folder(path, (size, size), 3 if color else 1)
-    return _image_data(x, y, classes, path.name, "user", f"{len(names)} files in {path.name}, read as {size}x{size} {'color' if color else 'gray'}")
+    return _image_data(
+        x, y, classes, path.name, "user",
+        f"{len(names)} files in {path.name}, read as {size}x{size} {'color' if color else 'gray'}")
 
 def _user_array(x, y, name: str) -> ImageData:
     "An array in memory or in a file."
     x = files.check_array(x, name)
     y = np.zeros(len(x), np.int64) if y is None else np.asarray(y)
     if y.shape != (len(x),) or y.dtype.kind not in "iu" or (len(y) and y.min() < 0):
-        raise bad(name, f"labels are {y.dtype} {list(y.shape)}", f"{len(x):,} whole numbers from 0 up", fix="Pass one label for each image.")
-    if y.max() > 10_000: raise bad(name, f"a label is {y.max()}", "classes numbered from 0 to at most 10,000", fix="Number the classes from 0.")
-    return _image_data(x, y, [str(k) for k in range(y.max() + 1)], name, "user", f"{name}, {list(x.shape)}")
+        raise bad(name,
+                  f"labels are {y.dtype} {list(y.shape)}",
+                  f"{len(x):,} whole numbers from 0 up",
+                  fix="Pass one label for each image.")
+    if y.max() > 10_000:
+        raise bad(name,
+                  f"a label is {y.max()}",
+                  "classes numbered from 0 to at most 10,000",
+                  fix="Number the classes from 0.")
+    return _image_data(x, y, [str(k) for k in range(y.max() + 1)], name, "user",
+                       f"{name}, {list(x.shape)}")
 
 def _user_file(path: Path) -> ImageData:
     "An .npy file with images, or an .npz file with arrays x and, if there are labels, y."
-    if path.suffix == ".npy": return _user_array(files.read_npy(path), None, path.name)
-    if path.suffix != ".npz": raise bad(path, f"files ending in {path.suffix!r} are not read", "a folder of images, .npy, .npz, or .csv (vowels)", fix="Convert it.")
+    if path.suffix == ".npy":
+        return _user_array(files.read_npy(path), None, path.name)
+    if path.suffix != ".npz":
+        raise bad(path,
+                  f"files ending in {path.suffix!r} are not read",
+                  "a folder of images, .npy, .npz, or .csv (vowels)",
+                  fix="Convert it.")
     d = files.read_npz(path)
-    if "x" not in d: raise bad(path, f"it holds {', '.join(sorted(d)) or 'nothing'}", "an array called x, and y if there are labels", fix="np.savez(path, x=x, y=y) writes one.")
+    if "x" not in d:
+        raise bad(path,
+                  f"it holds {', '.join(sorted(d)) or 'nothing'}",
+                  "an array called x, and y if there are labels",
+                  fix="np.savez(path, x=x, y=y) writes one.")
     return _user_array(d["x"], d.get("y"), path.name)
 
 # %% ../nbs/00_data.ipynb #97e30aca
 def _table(name: str, root: str | Path | None, seed: int, download: bool) -> VowelData:
     "A table of vowels: real, synthetic, or yours."
-    if name == "auto": name = "vowels" if download or find("vowels", root) else "formants"
+    if name == "auto":
+        name = "vowels" if download or find("vowels", root) else "formants"
     if name == "formants":
-        return VowelData(**synthetic.formants(seed), name=name, origin="synthetic", source=f"genmix.synthetic.formants, seed {seed}")
-    if name != "vowels": return read_vowels(os.path.expanduser(name))
-    if not find(name, root): fetch(name, root) if download else None
+        return VowelData(**synthetic.formants(seed),
+                         name=name,
+                         origin="synthetic",
+                         source=f"genmix.synthetic.formants, seed {seed}")
+    if name != "vowels":
+        return read_vowels(os.path.expanduser(name))
+    if not find(name, root):
+        fetch(name, root) if download else None
     return read_vowels(next(iter(_paths(name, root).values())))
 
-def _whole(name: str, split: str, root: str | Path | None, categories: tuple | None, progress: bool) -> ImageData:
+def _whole(name: str, split: str, root: str | Path | None, categories: tuple | None,
+           progress: bool) -> ImageData:
     "All of a set in the registry."
-    if name in ("mnist", "fashion"): return _idx(name, root)
-    if name in ("cifar", "cifar-color"): return _cifar(name, root)
-    if name in QUICKDRAW: return _quickdraw(name, root, categories, progress)
-    if name == "combined": return _combined(root, progress)
-    if name in GRIDS: return _grid(name, root, split, progress)
-    if name in WORLDS: return _drawn_world(name, split)
+    if name in ("mnist", "fashion"):
+        return _idx(name, root)
+    if name in ("cifar", "cifar-color"):
+        return _cifar(name, root)
+    if name in QUICKDRAW:
+        return _quickdraw(name, root, categories, progress)
+    if name == "combined":
+        return _combined(root, progress)
+    if name in GRIDS:
+        return _grid(name, root, split, progress)
+    if name in WORLDS:
+        return _drawn_world(name, split)
     return _digits()
 
 # %% ../nbs/00_data.ipynb #7d8b5908
 def load(
-    name: str | Path | np.ndarray = "auto",  # a name in SETS (QuickDraw's categories after a colon), a folder or file of yours, an array, or "auto": vowels, else formants
-    split: str | None = None,  # "train", "validation", "test", joined by +, or "all"; default: "train", but "all" for sets with factors, tables, and what is yours
-    root: str | Path | None = None,  # see `data_root`
-    n: int | None = None,  # so many images, in the proportions of the classes; of doodles, how many to draw
-    seed: int = 0,  # of the choice of n, and of formants and doodles
-    download: bool = False,  # fetch what is missing
-    labels: np.ndarray | None = None,  # [N] classes of an array
-    size: int = 28,  # pixels, for a folder of images
-    color: bool = False,  # for a folder of images: 3 channels
-    progress: bool = True,  # show a bar while converting and fetching
+        name: str | Path | np.
+    ndarray = "auto",  # a name in SETS (QuickDraw's categories after a colon), a folder or file of yours, an array, or "auto": vowels, else formants
+        split: str |
+    None = None,  # "train", "validation", "test", joined by +, or "all"; default: "train", but "all" for sets with factors, tables, and what is yours
+        root: str | Path | None = None,  # see `data_root`
+        n: int |
+    None = None,  # so many images, in the proportions of the classes; of doodles, how many to draw
+        seed: int = 0,  # of the choice of n, and of formants and doodles
+        download: bool = False,  # fetch what is missing
+        labels: np.ndarray | None = None,  # [N] classes of an array
+        size: int = 28,  # pixels, for a folder of images
+        color: bool = False,  # for a folder of images: 3 channels
+        progress: bool = True,  # show a bar while converting and fetching
 ) -> ImageData | VowelData:
     "Load a data set; the first thing to print is its `describe()`."
     for what, value in (("seed", seed), ("n", n)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < (what == "n")):
-            raise DataError(f"{what} is {value!r}; expected a whole number from {int(what == 'n')} up")
-    if not (split is None or isinstance(split, str)): raise DataError(f"split is {split!r}; expected a text such as train, or train+validation")
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096: raise DataError(f"size is {size!r}; expected a number of pixels from 1 to 4096")
-    if not isinstance(name, (str, Path)): return _choose(_user_array(name, labels, "array"), "all" if split is None else split, n, seed)
-    base, categories = _split_name(os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
+        if value is not None and (isinstance(value, bool)
+                                  or not isinstance(value,
+                                                    (int, np.integer)) or value < (what == "n")):
+            raise DataError(
+                f"{what} is {value!r}; expected a whole number from {int(what == 'n')} up")
+    if not (split is None or isinstance(split, str)):
+        raise DataError(f"split is {split!r}; expected a text such as train, or train+validation")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
+        raise DataError(f"size is {size!r}; expected a number of pixels from 1 to 4096")
+    if not isinstance(name, (str, Path)):
+        return _choose(_user_array(name, labels, "array"), "all" if split is None else split, n,
+                       seed)
+    base, categories = _split_name(
+        os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
     if _is_table(base):
-        if split not in (None, "all") or n is not None: raise DataError(f"{base} is a table: it has no split or n here; four_vowels divides it")
+        if split not in (None, "all") or n is not None:
+            raise DataError(f"{base} is a table: it has no split or n here; four_vowels divides it")
         return _table(base, root, seed, download)
-    if base in SETS: return _load_set(base, categories, split, root, n, seed, download, progress)
+    if base in SETS:
+        return _load_set(base, categories, split, root, n, seed, download, progress)
     path = Path(os.path.expanduser(base))
-    if path.name != base and not path.exists(): raise bad(path, "there is no such file or folder", "a folder of images, .npy, .npz or .csv", fix="Check the path.")
-    if not base or not path.exists(): _known(base)  # raises: lists the names there are
+    if path.name != base and not path.exists():
+        raise bad(path,
+                  "there is no such file or folder",
+                  "a folder of images, .npy, .npz or .csv",
+                  fix="Check the path.")
+    if not base or not path.exists():
+        _known(base)  # raises: lists the names there are
     d = _user_folder(path, size, color) if path.is_dir() else _user_file(path)
     return _choose(d, "all" if split is None else split, n, seed)
 
@@ -788,14 +1077,20 @@ def _is_table(name: str) -> bool:
 
 def _load_set(base, categories, split, root, n, seed, download, progress) -> ImageData:
     "A set of the registry, as `load` was asked for it."
-    if categories and base not in (*QUICKDRAW, "doodles"): files_of(f"{base}:")  # raises: no categories to choose
-    if base in QUICKDRAW and categories == (): files_of(f"{base}:")  # raises: say which
-    if split is None: split = "all" if base in (*GRIDS, *WORLDS) else "train"
+    if categories and base not in (*QUICKDRAW, "doodles"):
+        files_of(f"{base}:")  # raises: no categories to choose
+    if base in QUICKDRAW and categories == ():
+        files_of(f"{base}:")  # raises: say which
+    if split is None:
+        split = "all" if base in (*GRIDS, *WORLDS) else "train"
     _check_split(base, split)
-    if base == "doodles": return _doodles(split, n, seed, categories)
+    if base == "doodles":
+        return _doodles(split, n, seed, categories)
     if download and SETS[base].files:
-        name = base if not categories or categories == ("all",) else f"{base}:{','.join(categories)}"
-        if len(find(name, root)) < len(files_of(name)): fetch(name, root, progress)
+        name = base if not categories or categories == (
+            "all", ) else f"{base}:{','.join(categories)}"
+        if len(find(name, root)) < len(files_of(name)):
+            fetch(name, root, progress)
     return _choose(_whole(base, split, root, categories, progress), split, n, seed)
 
 # %% ../nbs/00_data.ipynb #8543ddd5
@@ -813,17 +1108,29 @@ def fixed_binarization(
 ) -> ImageData:
     "Each image tossed once. The tosses of a row depend on the seed and its number in the whole set, not on what else is chosen."
     C, H, W = d.x.shape[1:]
-    if C != 1: raise DataError(f"{d.name} has {C} channels; only gray images can be made binary. Load it in gray, for instance cifar for cifar-color")
+    if C != 1:
+        raise DataError(
+            f"{d.name} has {C} channels; only gray images can be made binary. Load it in gray, for instance cifar for cifar-color"
+        )
     def blocks(start: int, step: int = 1000) -> Iterator[np.ndarray]:
         for i in range(start, len(d), step):
             rows = d.rows[i : i + step]
-            u = np.stack([np.random.Generator(np.random.Philox(key=[seed, r])).random((1, H, W), np.float32) for r in rows.tolist()])
+            u = np.stack([
+                np.random.Generator(np.random.Philox(key=[seed, r])).random((1, H, W), np.float32)
+                for r in rows.tolist()
+            ])
             yield cache.pack(u * 255 < d.x[i : i + len(rows)])
     digest = hashlib.sha256(d.rows.astype("<i8").tobytes())
-    for i in range(0, len(d), 1000): digest.update(np.ascontiguousarray(d.x[i : i + 1000]).tobytes())  # all pixels: a fingerprint sees a sample
+    for i in range(0, len(d), 1000):
+        digest.update(np.ascontiguousarray(
+            d.x[i:i + 1000]).tobytes())  # all pixels: a fingerprint sees a sample
     made_of = dict(binarized=d.name, split=d.split, sha256=digest.hexdigest(), seed=seed)
-    bits = _cached(f"{Path(d.name).stem}-{d.split}-binary-{seed}", (len(d), -(-H * W // 8)), blocks, made_of, progress)
-    return replace(d, x=cache.Packed(bits, (H, W)), source=f"{d.source}; binarized once by genmix, seed {seed}: not the published static set")
+    bits = _cached(f"{Path(d.name).stem}-{d.split}-binary-{seed}", (len(d), -(-H*W // 8)), blocks,
+                   made_of, progress)
+    return replace(
+        d,
+        x=cache.Packed(bits, (H, W)),
+        source=f"{d.source}; binarized once by genmix, seed {seed}: not the published static set")
 
 # %% ../nbs/00_data.ipynb #2a3e2aff
 def listing(
@@ -833,14 +1140,28 @@ def listing(
     rows = []
     for name, s in SETS.items():
         found, wanted = find(name, root), files_of(name)
-        if name in QUICKDRAW: state = _quickdraw_state(name, root, found)
-        elif not wanted: state = f"always here ({'bundled' if name == 'digits' else 'rebuilt' if name == 'sprites' else 'synthetic'})"
-        elif name == "combined": state = "here, all three" if len(found) == len(wanted) else "not here: needs mnist, fashion and quickdraw"
-        elif len(found) == len(wanted): state = f"here: {_common(found.values())}"
-        else: state = f"not here: genmix data fetch {name}"
-        if found and name not in QUICKDRAW and len(found) < len(wanted): state += f" ({len(found)} of {len(wanted)} files are)"
+        if name in QUICKDRAW:
+            state = _quickdraw_state(name, root, found)
+        elif not wanted:
+            state = f"always here ({'bundled' if name == 'digits' else 'rebuilt' if name == 'sprites' else 'synthetic'})"
+        elif name == "combined":
+            state = "here, all three" if len(found) == len(
+                wanted) else "not here: needs mnist, fashion and quickdraw"
+        elif len(found) == len(wanted):
+            state = f"here: {_common(found.values())}"
+        else:
+            state = f"not here: genmix data fetch {name}"
+        if found and name not in QUICKDRAW and len(found) < len(wanted):
+            state += f" ({len(found)} of {len(wanted)} files are)"
         size = sum(f.size for f in wanted) if all(f.size for f in wanted) else None
-        rows.append(dict(name=name, here=not state.startswith("not here"), state=state, size=size, origin=s.origin, license=s.license, about=s.about))
+        rows.append(
+            dict(name=name,
+                 here=not state.startswith("not here"),
+                 state=state,
+                 size=size,
+                 origin=s.origin,
+                 license=s.license,
+                 about=s.about))
     return rows
 
 def _common(paths) -> str:
@@ -851,8 +1172,11 @@ def _common(paths) -> str:
 def _quickdraw_state(name: str, root: str | Path | None, found: dict) -> str:
     "Which categories are here."
     there = _categories_here(name, root)
-    if len(found) == len(PAPER_CATEGORIES): return f"here: {_common(found.values())}" + f", {len(there)} categories" * (len(there) > len(found))
-    if not there: return f"not here: genmix data fetch {name}"
+    if len(found) == len(PAPER_CATEGORIES):
+        return f"here: {_common(found.values())}" + f", {len(there)} categories"*(len(there)
+                                                                                  > len(found))
+    if not there:
+        return f"not here: genmix data fetch {name}"
     missing = [c for c in PAPER_CATEGORIES if c not in there]
     listed = ", ".join(there[:4]) + ", ..." * (len(there) > 4)
     return f"in part: {name}:all is {listed} ({len(there)}); for {', '.join(missing)}: genmix data fetch {name}"
@@ -863,33 +1187,51 @@ def check(
     root: str | Path | None = None,  # see `data_root`
 ) -> str:  # the verdict in one line
     "Compare checksums where they are known and read the data, of the largest sets a sample; a `DataError` if something is wrong."
-    base, categories = _split_name(os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
-    if base in QUICKDRAW and categories is None and not (len(find(base, root)) == 5): categories = tuple(_categories_here(base, root)) or None
-    if categories == ("all",): categories = tuple(_categories_here(base, root))
+    base, categories = _split_name(
+        os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
+    if base in QUICKDRAW and categories is None and not (len(find(base, root)) == 5):
+        categories = tuple(_categories_here(base, root)) or None
+    if categories == ("all",):
+        categories = tuple(_categories_here(base, root))
     full = base if not categories else f"{base}:{','.join(categories)}"
     if base in SETS and SETS[base].files and base not in ("vowels", "combined"):
-        for f in files_of(full): _check_file(base, f, _paths(full, root)[f.name])
+        for f in files_of(full):
+            _check_file(base, f, _paths(full, root)[f.name])
     if base in GRIDS:
         path = next(iter(_paths(base, root).values()))
         x = next(files.open_grid(path, base.partition("-")[0]).blocks(0))
         return f"{base}: ok. {path.name}: layout, labels and the first {len(x):,} images"
-    d = load(full, root=root) if base == "auto" or _is_table(base) else load(full if base in SETS else name, "all", root, n=100 if base in WORLDS else None)
+    d = load(full, root=root) if base == "auto" or _is_table(base) else load(
+        full if base in SETS else name, "all", root, n=100 if base in WORLDS else None)
     if base == "vowels" and d.sha256 != OFFICIAL:
-        raise bad(d.source, f"readable, but its sha256 is {d.sha256}", OFFICIAL,
-                  fix=f"Fetch it again (genmix data fetch vowels), or use your own table by its path: --data {d.source}")
-    if isinstance(d, ImageData) and not isinstance(d.x, cache.Images): _check_sample(d)
+        raise bad(
+            d.source,
+            f"readable, but its sha256 is {d.sha256}",
+            OFFICIAL,
+            fix=
+            f"Fetch it again (genmix data fetch vowels), or use your own table by its path: --data {d.source}"
+        )
+    if isinstance(d, ImageData) and not isinstance(d.x, cache.Images):
+        _check_sample(d)
     return f"{d.name}: ok. {d.describe()}"
 
 # %% ../nbs/00_data.ipynb #28866954
 def _check_file(base: str, f: File, path: Path) -> None:
     "A file with another checksum than the published one is refused."
-    if path.is_dir(): return
+    if path.is_dir():
+        return
     kind, value = _checksum(f, path)
     if value and not _good(base, f, path):
-        raise bad(path, f"it is not the published file ({kind} differs)", value,
-                  fix=f"Fetch it again: genmix data fetch {base}. If it is a subset on purpose, it can be used, and is described as what it is.")
+        raise bad(
+            path,
+            f"it is not the published file ({kind} differs)",
+            value,
+            fix=
+            f"Fetch it again: genmix data fetch {base}. If it is a subset on purpose, it can be used, and is described as what it is."
+        )
 
 def _check_sample(d: ImageData) -> None:
     "Images that are all alike are no data."
     x = d.x[np.unique(np.linspace(0, len(d) - 1, 100).astype(int))]
-    if x.min() == x.max(): raise bad(d.source, "every pixel of a sample is the same", "pictures")
+    if x.min() == x.max():
+        raise bad(d.source, "every pixel of a sample is the same", "pictures")

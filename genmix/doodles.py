@@ -42,7 +42,9 @@ class _Pens:
     def columns(self, k: int) -> np.ndarray:
         "The next k columns [B, k]."
         self.column += k
-        if self.column > self.u.shape[1]: raise IndexError(f"a doodle owns {self.u.shape[1]} numbers, but its style asks for {self.column}")
+        if self.column > self.u.shape[1]:
+            raise IndexError(
+                f"a doodle owns {self.u.shape[1]} numbers, but its style asks for {self.column}")
         return self.u[:, self.column - k:self.column]
 
     def uniform(self, low: float, high: float) -> np.ndarray:
@@ -55,7 +57,8 @@ class _Pens:
 
     def draw(self, x: np.ndarray, y: np.ndarray, when: bool | np.ndarray = True) -> None:
         "Add a stroke through the points x, y, each [B, m]."
-        xy = np.stack(np.broadcast_arrays(x, y, np.zeros((len(self.u), 1)))[:2], axis=-1)  # [B, m, 2]
+        xy = np.stack(np.broadcast_arrays(x, y, np.zeros((len(self.u), 1)))[:2],
+                      axis=-1)  # [B, m, 2]
         self.strokes.append((xy, np.broadcast_to(when, len(self.u))))
 
 # %% ../nbs/00g_doodles.ipynb #4a42e9b7
@@ -65,13 +68,17 @@ def _loop(p, x, y, rx, ry, when=True, m=18, egg=0.0):
     "Equation 0g.2."
     start, over, way = p.uniform(-2.4, -.8), p.uniform(-.15, .35), np.where(p.chance(.6), -1, 1)
     a = _col(start) + _col(way * (2*np.pi + over)) * np.linspace(0, 1, m)
-    p.draw(_col(x) + _col(rx) * (1 + _col(egg) * np.sin(a)) * np.cos(a), _col(y) + _col(ry) * np.sin(a), when)
+    p.draw(
+        _col(x) + _col(rx)*(1 + _col(egg)*np.sin(a))*np.cos(a),
+        _col(y) + _col(ry)*np.sin(a), when)
 
 def _curve(p, x0, y0, x1, y1, bx=0.0, by=0.0, when=True, m=7):
     "Equation 0g.3, in either direction."
     t = np.where(_col(p.chance(.5)), np.linspace(0, 1, m), np.linspace(1, 0, m))
     bend = 4 * t * (1 - t)
-    p.draw(_col(x0) + (_col(x1) - _col(x0)) * t + _col(bx) * bend, _col(y0) + (_col(y1) - _col(y0)) * t + _col(by) * bend, when)
+    p.draw(
+        _col(x0) + (_col(x1) - _col(x0))*t + _col(bx)*bend,
+        _col(y0) + (_col(y1) - _col(y0))*t + _col(by)*bend, when)
 
 def _path(p, x, y, when=True, rho=None):
     "Corners x, y, each [B, m] or [m]; every inner one is cut at the share rho of its sides."
@@ -80,7 +87,11 @@ def _path(p, x, y, when=True, rho=None):
     for c in np.broadcast_arrays(np.atleast_2d(x), np.atleast_2d(y), np.zeros((len(p.u), 1)))[:2]:
         mid = c[:, 1:-1]
         before, after = mid + rho * (c[:, :-2] - mid), mid + rho * (c[:, 2:] - mid)
-        cut.append(np.concatenate([c[:, :1], np.stack([before, after], axis=2).reshape(len(c), -1), c[:, -1:]], axis=1))
+        cut.append(
+            np.concatenate(
+                [c[:, :1],
+                 np.stack([before, after], axis=2).reshape(len(c), -1), c[:, -1:]],
+                axis=1))
     p.draw(*cut, when)
 
 def _fill(p, x, y, rx, ry, when=True, m=9):
@@ -102,7 +113,8 @@ def _shaky(
         a = (p.columns(12) * 2 - 1).reshape(-1, 2, 6) * (hand * size)[:, None, None]
         w = np.zeros(xy.shape)
         for k, c in zip((1, 2, 5), range(0, 6, 2)):
-            w += (a[:, None, :, c] * np.sin(k*t)[:, None] + a[:, None, :, c + 1] * np.cos(k*t)[:, None]) / k
+            w += (a[:, None, :, c]*np.sin(k*t)[:, None] +
+                  a[:, None, :, c + 1]*np.cos(k*t)[:, None])/k
         out.append(xy + w)
     return np.concatenate(out, axis=1)
 
@@ -133,7 +145,13 @@ def _finish(
     mirror=True,  # may left and right be exchanged?
 ):  # int16 rows, and their number per drawing
     "Forget a stroke, shake, tilt, stretch and mirror, and turn the positions into pen movements."
-    _curve(p, p.uniform(-1, 1), p.uniform(-1, 1), p.uniform(-1, 1), p.uniform(-1, 1), when=p.chance(.02), m=3)  # a slip of the pen
+    _curve(p,
+           p.uniform(-1, 1),
+           p.uniform(-1, 1),
+           p.uniform(-1, 1),
+           p.uniform(-1, 1),
+           when=p.chance(.02),
+           m=3)  # a slip of the pen
     when = np.stack([w for _, w in p.strokes], axis=1)  # [B, strokes]
     kept = when & (p.columns(len(p.strokes)) > .015)  # now and then a stroke is forgotten,
     kept[:, 0] = when[:, 0]  # but not the first,
@@ -144,7 +162,9 @@ def _finish(
     x, y = q[..., 0] * _col(stretch * flip), q[..., 1] / _col(stretch)
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
     lengths = [xy.shape[1] for xy, _ in p.strokes]
-    return _rows(np.stack([c*x - s*y, s*x + c*y], axis=-1), lengths, np.repeat(when, lengths, axis=1))
+    return _rows(np.stack([c*x - s*y, s*x + c*y], axis=-1), lengths, np.repeat(when,
+                                                                               lengths,
+                                                                               axis=1))
 
 # %% ../nbs/00g_doodles.ipynb #ba9551b3
 def _eyes(p, x, y, r, when=True):
@@ -163,7 +183,13 @@ def _face(p, mouth=1.0):
     _loop(p, 0, 0, rx, ry, m=22, egg=p.uniform(-.2, .1))
     _eyes(p, p.uniform(.25, .4) * rx, p.uniform(-.4, -.15), p.uniform(.07, .17))
     w = p.uniform(.2, .5) * rx
-    _curve(p, -w, p.uniform(.3, .5), w, p.uniform(.3, .5), by=p.uniform(-.02, .3), when=p.chance(mouth))
+    _curve(p,
+           -w,
+           p.uniform(.3, .5),
+           w,
+           p.uniform(.3, .5),
+           by=p.uniform(-.02, .3),
+           when=p.chance(mouth))
     return rx, ry
 
 def _smile(p):
@@ -172,7 +198,11 @@ def _smile(p):
 def _nose(p):
     _face(p, mouth=.9)
     line = p.chance(.6)
-    _path(p, np.hstack([_col(p.uniform(-.02, .05)), _col(p.uniform(-.2, -.05)), _col(p.uniform(0, .1))]), [-.15, .18, .2], line)
+    _path(
+        p,
+        np.hstack([_col(p.uniform(-.02, .05)),
+                   _col(p.uniform(-.2, -.05)),
+                   _col(p.uniform(0, .1))]), [-.15, .18, .2], line)
     _loop(p, 0, p.uniform(0, .15), p.uniform(.05, .12), p.uniform(.05, .1), ~line, m=8)
 
 # %% ../nbs/00g_doodles.ipynb #3df17515
@@ -181,7 +211,14 @@ def _hair(p):
     long, count = p.chance(.35), p.uniform(4, 11)
     for side in (-1, 1):  # long hair falls at both sides
         x = side * rx * p.uniform(1, 1.25)
-        _curve(p, side * .05, -ry * p.uniform(1, 1.15), x, p.uniform(.3, 1), bx=side * p.uniform(.3, .5), when=long, m=9)
+        _curve(p,
+               side*.05,
+               -ry*p.uniform(1, 1.15),
+               x,
+               p.uniform(.3, 1),
+               bx=side*p.uniform(.3, .5),
+               when=long,
+               m=9)
     for k in range(10):  # short hair stands up
         a = -np.pi/2 + (k - 4.5) * .2 + p.uniform(-.1, .1)
         r, bend, x, y = p.uniform(1.1, 1.45), p.uniform(-.1, .1), rx * np.cos(a), ry * np.sin(a)
@@ -191,7 +228,14 @@ def _ears(p):
     rx, _ = _face(p)
     y, r = p.uniform(-.25, .1), p.uniform(.12, .25)
     for side in (-1, 1):
-        _curve(p, side * rx * .97, y - r, side * rx * .97, y + r, bx=side * p.uniform(.15, .35), when=p.chance(.93), m=8)
+        _curve(p,
+               side*rx*.97,
+               y - r,
+               side*rx*.97,
+               y + r,
+               bx=side*p.uniform(.15, .35),
+               when=p.chance(.93),
+               m=8)
     _curve(p, 0, -.05, p.uniform(-.1, .1), .15, bx=p.uniform(-.1, .1), when=p.chance(.4), m=4)
 
 def _laugh(p):
@@ -207,21 +251,31 @@ def _cat_head(p, x, y, rx, ry, nose, whiskers=0):
     "A head with ears in one line or three, eyes, nose, mouth and whiskers."
     one, a, tip = p.chance(.6), p.uniform(.6, .85), p.uniform(1.4, 1.85)
     wide, point, x, y = p.uniform(.22, .36), p.uniform(-.2, .02), _col(x), _col(y)
-    ear = [np.stack([a - wide, a + point, a + wide], axis=1), np.stack([0*a + 1, tip, 0*a + 1], axis=1)]  # angle from the top, radius
+    ear = [
+        np.stack([a - wide, a + point, a + wide], axis=1),
+        np.stack([0*a + 1, tip, 0*a + 1], axis=1)
+    ]  # angle from the top, radius
     low = np.linspace(0, 1, 11)[1:-1] * (2*np.pi - 2*_col(a + wide)) + _col(a + wide)
     angle = np.hstack([ear[0], low, -ear[0][:, ::-1], ear[0][:, :1]])
     radius = np.hstack([ear[1], 1 + 0*low, ear[1][:, ::-1], ear[1][:, :1]])
-    _path(p, x + _col(rx) * radius * np.sin(angle), y - _col(ry) * radius * np.cos(angle), one, rho=p.uniform(0, .12))
+    _path(p,
+          x + _col(rx)*radius*np.sin(angle),
+          y - _col(ry)*radius*np.cos(angle),
+          one,
+          rho=p.uniform(0, .12))
     _loop(p, x, y, rx, ry, ~one)
     for side in (-1, 1):
-        _path(p, x + side * _col(rx) * ear[1] * np.sin(ear[0]), y - _col(ry) * ear[1] * np.cos(ear[0]), ~one)
+        _path(p, x + side*_col(rx)*ear[1]*np.sin(ear[0]), y - _col(ry)*ear[1]*np.cos(ear[0]), ~one)
     x, y, r = x[:, 0], y[:, 0], np.minimum(rx, ry)
     _cat_eyes(p, x, y, r, p.chance(.9))
     w, h = p.uniform(.06, .14) * r, p.uniform(.05, .12) * r
-    _path(p, _col(x) + _col(w) * [-1, 1, 0, -1], _col(y + .15*r) + _col(h) * [-1, -1, 1, -1], p.chance(nose))
+    _path(p,
+          _col(x) + _col(w)*[-1, 1, 0, -1],
+          _col(y + .15*r) + _col(h)*[-1, -1, 1, -1], p.chance(nose))
     for side in (-1, 1):
         _curve(p, x, y + .25*r, x + side * .3*r, y + .4*r, by=.15*r, when=p.chance(.5), m=5)
-    if whiskers: _whiskers(p, x, y, rx, ry, p.chance(whiskers))
+    if whiskers:
+        _whiskers(p, x, y, rx, ry, p.chance(whiskers))
 
 # %% ../nbs/00g_doodles.ipynb #b8c03287
 def _cat_eyes(p, x, y, r, when):
@@ -229,8 +283,20 @@ def _cat_eyes(p, x, y, r, when):
     kind, dx, dy = p.uniform(0, 3), p.uniform(.3, .45) * r, p.uniform(-.3, -.05) * r
     for side in (-1, 1):
         _loop(p, x + side*dx, y + dy, .05*r, .06*r, when & (kind < 1.2), m=5)
-        _loop(p, x + side*dx, y + dy, p.uniform(.1, .2) * r, p.uniform(.08, .18) * r, when & (kind > 1.2) & (kind < 2.3), m=9)
-        _curve(p, x + side*dx, y + dy - .15*r, x + side*dx, y + dy + .1*r, when=when & (kind > 2.3), m=3)
+        _loop(p,
+              x + side*dx,
+              y + dy,
+              p.uniform(.1, .2)*r,
+              p.uniform(.08, .18)*r,
+              when & (kind > 1.2) & (kind < 2.3),
+              m=9)
+        _curve(p,
+               x + side*dx,
+               y + dy - .15*r,
+               x + side*dx,
+               y + dy + .1*r,
+               when=when & (kind > 2.3),
+               m=3)
 
 def _whiskers(p, x, y, rx, ry, when=True):
     "Two or three lines at either side of the nose."
@@ -239,7 +305,14 @@ def _whiskers(p, x, y, rx, ry, when=True):
         for k in range(3):
             fan = (k - 1) * p.uniform(.15, .4)
             x0, y0 = x + side * rx * p.uniform(.25, .6), y + ry * (.25 + .12 * (k - 1))
-            _curve(p, x0, y0, x + side * rx * reach, y + ry * (.25 + fan), by=p.uniform(-.08, .08), when=when & (k < count - .5), m=4)
+            _curve(p,
+                   x0,
+                   y0,
+                   x + side*rx*reach,
+                   y + ry*(.25 + fan),
+                   by=p.uniform(-.08, .08),
+                   when=when & (k < count - .5),
+                   m=4)
 
 # %% ../nbs/00g_doodles.ipynb #d7ed78c5
 def _head(p):
@@ -253,22 +326,55 @@ def _whiskered(p):
 def _sitting(p):
     r, rx, ry = p.uniform(.38, .55), p.uniform(.4, .65), p.uniform(.6, .9)
     top = ry + .75 * r  # of the head's center above the body's
-    _cat_head(p, p.uniform(-.1, .1), -top, r * p.uniform(.95, 1.25), r * p.uniform(.8, 1), nose=.5, whiskers=.4)
+    _cat_head(p,
+              p.uniform(-.1, .1),
+              -top,
+              r*p.uniform(.95, 1.25),
+              r*p.uniform(.8, 1),
+              nose=.5,
+              whiskers=.4)
     _loop(p, 0, 0, rx, ry, egg=p.uniform(0, .3))
     x, y = rx + p.uniform(.3, .7), p.uniform(-.4, .4)  # where the tail ends
-    _curve(p, .8*rx, .6*ry, x, y, bx=p.uniform(.05, .35), by=p.uniform(.1, .4), when=p.chance(.85), m=8)
+    _curve(p,
+           .8*rx,
+           .6*ry,
+           x,
+           y,
+           bx=p.uniform(.05, .35),
+           by=p.uniform(.1, .4),
+           when=p.chance(.85),
+           m=8)
     for side in (-1, 1):
         _path(p, _col(side * rx) * [.25, .25, .6], _col(ry) * [.3, 1, 1], p.chance(.55))
 
 def _walking(p):
     rx, ry, r = p.uniform(.75, 1.1), p.uniform(.25, .4), p.uniform(.3, .45)
-    _cat_head(p, -rx * p.uniform(.9, 1.1), -ry * p.uniform(.6, 1.3), r * p.uniform(.95, 1.25), r * p.uniform(.8, 1), nose=.4, whiskers=.45)
+    _cat_head(p,
+              -rx*p.uniform(.9, 1.1),
+              -ry*p.uniform(.6, 1.3),
+              r*p.uniform(.95, 1.25),
+              r*p.uniform(.8, 1),
+              nose=.4,
+              whiskers=.45)
     _loop(p, 0, 0, rx, ry)
-    _curve(p, .95*rx, -.2*ry, rx + p.uniform(.1, .5), -p.uniform(.3, .9), bx=p.uniform(-.2, .3), when=p.chance(.92), m=8)
+    _curve(p,
+           .95*rx,
+           -.2*ry,
+           rx + p.uniform(.1, .5),
+           -p.uniform(.3, .9),
+           bx=p.uniform(-.2, .3),
+           when=p.chance(.92),
+           m=8)
     long, thick = p.uniform(.35, .7), p.chance(.3)
     for k, at in enumerate((-.65, -.4, .4, .65)):
         x, y = rx * (at + p.uniform(-.05, .05)), .75*ry
-        _curve(p, x, y, x + p.uniform(-.08, .08), y + long * p.uniform(.9, 1.1), when=~thick & p.chance(.95), m=3)
+        _curve(p,
+               x,
+               y,
+               x + p.uniform(-.08, .08),
+               y + long*p.uniform(.9, 1.1),
+               when=~thick & p.chance(.95),
+               m=3)
         w = p.uniform(.05, .1)
         _path(p, _col(x) + _col(w) * [-1, -1, 1, 1], _col(y) + _col(long) * [0, 1, 1, 0], thick)
 
@@ -276,12 +382,19 @@ def _walking(p):
 def _ray(p, a, r0, r1, when=True):
     "A straight stroke from radius r0 to radius r1 in direction a."
     x, y = p.uniform(-.06, .06), p.uniform(-.06, .06)
-    _curve(p, x + r0 * np.cos(a), y + r0 * np.sin(a), x + r1 * np.cos(a), y + r1 * np.sin(a), when=when, m=3)
+    _curve(p,
+           x + r0*np.cos(a),
+           y + r0*np.sin(a),
+           x + r1*np.cos(a),
+           y + r1*np.sin(a),
+           when=when,
+           m=3)
 
 def _lines(p):
     count, turn = np.floor(p.uniform(2, 5)), p.uniform(0, np.pi)
     for k in range(4):
-        _ray(p, turn + np.pi * k / count + p.uniform(-.15, .15), -p.uniform(.6, 1.05), p.uniform(.6, 1.05), k < count)
+        _ray(p, turn + np.pi*k/count + p.uniform(-.15, .15), -p.uniform(.6, 1.05),
+             p.uniform(.6, 1.05), k < count)
 
 def _branches(p):
     count, turn, levels = np.floor(p.uniform(2, 4.5)), p.uniform(0, np.pi), p.uniform(.3, 1.6)
@@ -294,16 +407,22 @@ def _branches(p):
                 r, s = at * (1 - .4*level) + p.uniform(-.05, .05), size * p.uniform(.7, 1.3)
                 b, c = a + end - spread, a + end + spread
                 x, y = r * np.cos(a + end), r * np.sin(a + end)
-                _path(p, np.stack([x + s*np.cos(b), x, x + s*np.cos(c)], axis=1), np.stack([y + s*np.sin(b), y, y + s*np.sin(c)], axis=1),
-                      there & (level < levels) & p.chance(.9), rho=0)
+                _path(p,
+                      np.stack([x + s*np.cos(b), x, x + s*np.cos(c)], axis=1),
+                      np.stack([y + s*np.sin(b), y, y + s*np.sin(c)], axis=1),
+                      there & (level < levels) & p.chance(.9),
+                      rho=0)
 
 def _burst(p):
     count, turn = np.floor(p.uniform(9, 14)), p.uniform(0, 2*np.pi)
     for k in range(13):
-        _ray(p, turn + 2*np.pi * k / count + p.uniform(-.2, .2), p.uniform(-.1, .15), p.uniform(.6, 1.1), k < count)
+        _ray(p, turn + 2*np.pi*k/count + p.uniform(-.2, .2), p.uniform(-.1, .15),
+             p.uniform(.6, 1.1), k < count)
 
 def _outline(p):
-    points, inner, soft, turn = np.floor(p.uniform(5, 10)), p.uniform(.35, .65), p.chance(.4), p.uniform(0, 2*np.pi)
+    points, inner, soft, turn = np.floor(p.uniform(5, 10)), p.uniform(.35,
+                                                                      .65), p.chance(.4), p.uniform(
+                                                                          0, 2*np.pi)
     j = np.minimum(np.arange(37), 4 * _col(points))  # four steps per point of the star
     wave = np.where(_col(soft), .5 + .5*np.cos(np.pi * j / 2), 1 - np.abs(j % 4 - 2) / 2)
     r, a = _col(inner) + (1 - _col(inner)) * wave, _col(turn) + np.pi / 2 * j / _col(points)
@@ -314,10 +433,13 @@ def _outline(p):
 def _pencil(p, angle):
     "A pencil along the direction `angle` [B]."
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
-    def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]: return c*x - s*y, s*x + c*y
+
+    def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return c*x - s*y, s*x + c*y
     w, neck, end = _col(p.uniform(.07, .22)), _col(p.uniform(.45, .8)), -1 + 0*c
     _path(p, *turned(np.hstack([1 + 0*c, neck, end, end, neck, 1 + 0*c]), w * [0, 1, 1, -1, -1, 0]))
-    _path(p, *turned(np.hstack([neck, neck + _col(p.uniform(-.08, .08)), neck]), w * [1, 0, -1]), p.chance(.6))
+    _path(p, *turned(np.hstack([neck, neck + _col(p.uniform(-.08, .08)), neck]), w*[1, 0, -1]),
+          p.chance(.6))
     lead = 1 - (1 - neck) * _col(p.uniform(.25, .4))
     _path(p, *turned(np.hstack([lead, lead]), w * [.35, -.35]), p.chance(.4))
     band = _col(p.uniform(-.9, -.65))
@@ -350,7 +472,8 @@ def _lids(p):
     _curve(p, -1, 0, 1, y, skew, down, ~one, m=9)
     t = np.linspace(0, 2, 17)
     bend = 4 * (t % 1) * (1 - t % 1)
-    p.draw(1 - 2 * np.abs(t - 1) + _col(skew) * bend, _col(y) * (1 - np.abs(t - 1)) + np.where(t < 1, -_col(up), _col(down)) * bend, one)
+    p.draw(1 - 2*np.abs(t - 1) + _col(skew)*bend,
+           _col(y)*(1 - np.abs(t - 1)) + np.where(t < 1, -_col(up), _col(down))*bend, one)
     _iris(p, p.uniform(-.2, .2) + skew/2, (down - up)/2 + y/2, p.uniform(.5, .95) * (up + down)/2)
     return up, skew, y
 
@@ -361,7 +484,14 @@ def _lashes_on(p, up, skew, y, low=.25, high=.6, when=True):
         t = np.clip((k + .5) / np.floor(count) + p.uniform(-.05, .05), 0, 1)
         bend, r, a = 4*t*(1 - t), p.uniform(low, high), (t - .5) * 1.6 + lean + p.uniform(-.15, .15)
         x, top = 2*t - 1 + skew*bend, y*t - up*bend
-        _curve(p, x, top, x + r*np.sin(a), top - r*np.cos(a), bx=p.uniform(-.06, .06), when=when & (k < np.floor(count)), m=4)
+        _curve(p,
+               x,
+               top,
+               x + r*np.sin(a),
+               top - r*np.cos(a),
+               bx=p.uniform(-.06, .06),
+               when=when & (k < np.floor(count)),
+               m=4)
 
 # %% ../nbs/00g_doodles.ipynb #a914bdef
 def _almond(p):
@@ -379,7 +509,14 @@ def _round(p):
 def _brow(p):
     up, skew, y = _lids(p)
     high = up + p.uniform(.2, .45)
-    _curve(p, p.uniform(-1, -.7), -high + .2, p.uniform(.6, 1), -high + y + p.uniform(0, .25), skew, -p.uniform(.1, .4), m=7)
+    _curve(p,
+           p.uniform(-1, -.7),
+           -high + .2,
+           p.uniform(.6, 1),
+           -high + y + p.uniform(0, .25),
+           skew,
+           -p.uniform(.1, .4),
+           m=7)
     _lashes_on(p, up, skew, y, .1, .25, when=p.chance(.5))
 
 # %% ../nbs/00g_doodles.ipynb #0a68ca26
@@ -412,9 +549,13 @@ def doodles(
     "SYNTHETIC drawings as pen movements, with their categories and styles."
     unknown = [c for c in categories if c not in STYLES]
     if unknown or not categories:
-        raise ValueError(f"doodles: expected some of {', '.join(CATEGORIES)}, found {', '.join(map(repr, unknown)) or 'none'}")
+        raise ValueError(
+            f"doodles: expected some of {', '.join(CATEGORIES)}, found {', '.join(map(repr, unknown)) or 'none'}"
+        )
     if n < 0 or start < 0 or seed < 0 or chunk < 1:
-        raise ValueError(f"doodles: n, start and seed are 0 or more and chunk 1 or more, found {n}, {start}, {seed}, {chunk}")
+        raise ValueError(
+            f"doodles: n, start and seed are 0 or more and chunk 1 or more, found {n}, {start}, {seed}, {chunk}"
+        )
     sketches, styles = [None] * n, np.array([len(STYLES[c]) for c in categories])
     category, style = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for s in range(0, n, chunk):
@@ -425,7 +566,8 @@ def doodles(
         for i, j in {*zip(c.tolist(), k.tolist())}:
             which = np.flatnonzero((c == i) & (k == j))
             rows, m = _group(categories[i], j, u[which])
-            for w, sketch in zip(which + s, np.split(rows, np.cumsum(m)[:-1])): sketches[w] = sketch
+            for w, sketch in zip(which + s, np.split(rows, np.cumsum(m)[:-1])):
+                sketches[w] = sketch
     return sketches, category, style
 
 # %% ../nbs/00g_doodles.ipynb #52cbbd49

@@ -26,7 +26,8 @@ import pandas as pd
 from genmix import cache, configs, data, moe1991
 from genmix.moe1991 import RULES, SEARCH_SEEDS, STEP_SIZES
 from genmix.plots import PALETTE, caption, image_grid, save, subplots
-from genmix.runs import (Swept, draw_curves, finished, is_first, load_arrays, load_weights, pretrained, provenance, read_result, run, run_folder, save_arrays,
+from genmix.runs import (Swept, draw_curves, finished, is_first, load_arrays, load_weights,
+                         pretrained, provenance, read_result, run, run_folder, save_arrays,
                          save_json, save_table, save_weights, summarize, sweep, terms_of)
 from genmix.runs import table as runs_table
 
@@ -36,10 +37,13 @@ def load_task(
     download: bool = False,  # fetch the real data if it is missing
 ) -> tuple[configs.VowelConfig, data.FourVowels]:  # the config with `auto` resolved, the task
     "Load the data of a config, print its origin, make the task."
-    table = data.load("vowels" if download and config.data == "auto" else config.data, download=download)
+    table = data.load("vowels" if download and config.data == "auto" else config.data,
+                      download=download)
     print(table.describe())
-    if config.data == "auto": config = replace(config, data=table.name)
-    if config.data not in data.SETS: config = replace(config, data=str(Path(config.data).resolve()))  # a file
+    if config.data == "auto":
+        config = replace(config, data=table.name)
+    if config.data not in data.SETS:
+        config = replace(config, data=str(Path(config.data).resolve()))  # a file
     task = data.four_vowels(table, split=config.split)
     if config.zscore:
         mean, sd = task.X_train.mean(0), task.X_train.std(0) + 1e-8
@@ -72,24 +76,40 @@ def load_images(
     "Load the images of a config and print their origin. Its seed chooses the training images; validation and test images are always the same."
     name = config.data
     if is_table(name):
-        raise configs.ConfigError(f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all")
-    if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists(): config = replace(config, data=str(path.resolve()))
+        raise configs.ConfigError(
+            f"data is {name!r}, and {configs.system_of(config)} needs images, such as digits, doodles or mnist; genmix data list shows them all"
+        )
+    if name.partition(":")[0] not in data.SETS and (path := Path(name).expanduser()).exists():
+        config = replace(config, data=str(path.resolve()))
     held_out = getattr(config, "held_out", True)
     def part(split, n=None, most=most):
-        d = data.load(config.data, split if held_out else "all", n=n, seed=config.seed if split == "train" else 0, download=download, **config.reads)
+        d = data.load(config.data,
+                      split if held_out else "all",
+                      n=n,
+                      seed=config.seed if split == "train" else 0,
+                      download=download,
+                      **config.reads)
         return d if split == "train" or len(d) <= most else d.subset(data.stratified(d.y, most, 0))
-    mine = name.partition(":")[0] not in data.SETS                             # one's own pictures: a preset may ask for more than there are
+
+    mine = name.partition(
+        ":")[0] not in data.SETS  # one's own pictures: a preset may ask for more than there are
     train = part("train", None if mine and config.n >= len(part("train")) else config.n or None)
     if (share := getattr(config, "fraction", 1.)) < 1:
-        if not (n := round(share * len(train))): raise configs.ConfigError(f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
+        if not (n := round(share * len(train))):
+            raise configs.ConfigError(
+                f"fraction is {share:g}, and of {len(train):,} training images that leaves none")
         train = train.subset(data.stratified(train.y, n, config.seed))
     print(train.describe())
     few = min(2000, max(200, len(train)//10)) if config.many else most
-    try: val = part("validation", most=few) if held_out else None
-    except data.DataError: val = None
-    if config.many: most = max(1000, min(most, len(train)))
+    try:
+        val = part("validation", most=few) if held_out else None
+    except data.DataError:
+        val = None
+    if config.many:
+        most = max(1000, min(most, len(train)))
     found = Images(train, val, part("test", most=most))
-    return config, Images(*(d and tossed(d) for d in found)) if getattr(config, "binarize", "") == "fixed" else found
+    return config, Images(
+        *(d and tossed(d) for d in found)) if getattr(config, "binarize", "") == "fixed" else found
 
 # %% ../nbs/08_experiments.ipynb #e85d7cd7
 def tossed(
@@ -98,22 +118,34 @@ def tossed(
 ) -> data.ImageData:  # black and white
     "The images with every pixel tossed once; made once, and kept in the cache."
     path = cache.cache_root()/"tossed"/f"{d.name}-{d.split}-{d.fingerprint()[:16]}-s{seed}.npz"
-    try: bits = load_arrays(path)["bits"]
+    try:
+        bits = load_arrays(path)["bits"]
     except FileNotFoundError:
-        gray, rows = np.asarray(d.x[np.arange(len(d))]).reshape(len(d), -1), np.arange(len(d)) if d.rows is None else d.rows
-        u = np.stack([np.random.default_rng([seed, r]).random(gray.shape[1], np.float32) for r in rows])
+        gray, rows = np.asarray(d.x[np.arange(len(d))]).reshape(
+            len(d), -1), np.arange(len(d)) if d.rows is None else d.rows
+        u = np.stack(
+            [np.random.default_rng([seed, r]).random(gray.shape[1], np.float32) for r in rows])
         bits = np.packbits(u < gray/np.float32(255), axis=1)
         save_arrays(path, dict(bits=bits))
-    x = np.unpackbits(bits, axis=1)[:, :int(np.prod(d.x.shape[1:]))].reshape(d.x.shape)*np.uint8(255)
-    return replace(d, x=x, name=f"{d.name}-tossed", source=f"{d.source}; every pixel tossed once by genmix, seed {seed}: not the published static set")
+    x = np.unpackbits(bits, axis=1)[:, :int(np.prod(d.x.shape[1:]))].reshape(
+        d.x.shape)*np.uint8(255)
+    return replace(
+        d,
+        x=x,
+        name=f"{d.name}-tossed",
+        source=
+        f"{d.source}; every pixel tossed once by genmix, seed {seed}: not the published static set")
 
 # %% ../nbs/08_experiments.ipynb #8183fa8c
-IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae", "vlae")  # systems that train on images
+IMAGES = ("vae", "latent-opt", "classifier", "smoe-vae", "beta-vae", "vlae"
+          )  # systems that train on images
 
 def headline(metrics: dict) -> str:
     "The numbers of a result that one looks at first, in a line."
-    first = ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "log_p_test", "elbo_test", "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
-    names = [k for k in first if k in metrics] or [k for k, v in metrics.items() if isinstance(v, float)][:6]
+    first = ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "log_p_test", "elbo_test",
+             "log_p_train", "elbo_train", "mse_test", "accuracy_test", "accuracy_train")
+    names = [k for k in first if k in metrics
+             ] or [k for k, v in metrics.items() if isinstance(v, float)][:6]
     return ", ".join(f"{k} {metrics[k]:.4g}" for k in names)
 
 def show_again(
@@ -121,13 +153,16 @@ def show_again(
     metrics: dict,  # of its result.json
 ) -> None:
     "Print the headline of a run that is not repeated."
-    if folder.parent.name in IMAGES: return print(headline(metrics))
-    if "epochs" in metrics: return print(", ".join(f"{k} {metrics[k]:.4g}" for k in ("epochs", "mse", "train", "test")))
+    if folder.parent.name in IMAGES:
+        return print(headline(metrics))
+    if "epochs" in metrics:
+        return print(", ".join(f"{k} {metrics[k]:.4g}" for k in ("epochs", "mse", "train", "test")))
     for rule, df in pd.read_csv(folder/"history.csv").groupby("rule", sort=False):
         print(f"\n{rule}:\n{shown_table(df).to_string()}")
 
 # %% ../nbs/08_experiments.ipynb #83391539
-RUNNERS = {}  # name of a system -> function(task, config, folder) that trains it and returns its metrics
+RUNNERS = {
+}  # name of a system -> function(task, config, folder) that trains it and returns its metrics
 
 def train(
     config: configs.Config,  # settings of any system
@@ -159,30 +194,40 @@ def train_moe1991(
         raise configs.ConfigError(
             f"training diverged: the error is {r.mse[0]:.3g} at epoch {r.epochs[0]}; "
             f"lower lr (now {c.lr:g}) or raise sigma (now {c.sigma:g})")
-    metrics = {"epochs": int(r.epochs[0]), "converged": bool(r.converged[0]), "mse": float(r.mse[0]),
-               "train": float(r.score(task.X_train, task.y_train)[0]),
-               "test": float(r.score(task.X_test, task.y_test)[0])}
+    metrics = {
+        "epochs": int(r.epochs[0]),
+        "converged": bool(r.converged[0]),
+        "mse": float(r.mse[0]),
+        "train": float(r.score(task.X_train, task.y_train)[0]),
+        "test": float(r.score(task.X_test, task.y_test)[0])
+    }
     if c.system == "moe":
         equation = dict(cooperation="1.1", competition="1.2", mixture="1.3")[c.error]
         what = f"{K} {c.expert} experts, equation {equation}, σ={c.sigma:g}, τ={c.tau:g}"
-    else: what = f"backprop, {c.hidden} hidden units"
+    else:
+        what = f"backprop, {c.hidden} hidden units"
     print(f"{what}, step {c.lr:g}, seed {c.seed}; {task.split} split, "
           f"{len(task.X_train)} training and {len(task.X_test)} test cases\n")
     reached = "reached the target after" if metrics["converged"] else "did not reach the target in"
     print(f"{reached} {metrics['epochs']} epochs: average squared error {metrics['mse']:.4f} "
           f"(target {c.target_mse:g}), train {metrics['train']:.1%}, test {metrics['test']:.1%}")
     if not metrics["converged"] and r.mse[0] >= r.curve[0][0]:
-        print(f"the error did not fall (it began at {r.curve[0][0]:.4f}): the step size {c.lr:g} is too large")
-    if c.system == "moe": metrics |= report_experts(m, r.run(0), task)
+        print(
+            f"the error did not fall (it began at {r.curve[0][0]:.4f}): the step size {c.lr:g} is too large"
+        )
+    if c.system == "moe":
+        metrics |= report_experts(m, r.run(0), task)
     for name, which in (("training", (task.X_train, task.y_train)),
                         ("test", (task.X_test, task.y_test))):
         M = moe1991.confusion(m, r.run(0), *which, task.labels)
         print(f"\n{name} cases, true class by row:\n{M.to_string()}")
     save_table(folder/"history.csv", moe1991.history(r, task), float_format="%.6g")
-    s = moe1991.stored(r, task, f"{origin(task)}, {task.split}; {what}, step {c.lr:g}, seed {c.seed}, "
-                                f"{metrics['epochs']} epochs")
+    s = moe1991.stored(
+        r, task, f"{origin(task)}, {task.split}; {what}, step {c.lr:g}, seed {c.seed}, "
+        f"{metrics['epochs']} epochs")
     save_arrays(folder/"figures.npz", s)
-    if c.plots: draw_run(s, c, folder/"figures", r)
+    if c.plots:
+        draw_run(s, c, folder/"figures", r)
     return metrics
 
 RUNNERS["moe1991"] = train_moe1991
@@ -197,14 +242,16 @@ def report_experts(m: moe1991.Mixture, params: list, task: data.FourVowels) -> d
     "Print the use of the experts and the responsibilities per class; return them."
     use = moe1991.experts_and_gate(m, params, moe1991.design(task.X_train))[1].mean(-1)
     R = moe1991.responsibility_table(m, params, task.X_train, task.y_train, task.labels)
-    print("\nmean mixing proportion: " + ", ".join(f"expert {k} {p:.3f}" for k, p in enumerate(use)))
+    print("\nmean mixing proportion: " + ", ".join(f"expert {k} {p:.3f}"
+                                                   for k, p in enumerate(use)))
     print(f"\nmean responsibility by class:\n{R.round(3).to_string()}")
     return {"mixing": use.round(6).tolist(), "responsibilities": R.values.round(6).tolist(),
             "used": int((use >= .05).sum())}
 
 def draw_run(s: dict, c: configs.MoE1991Config, folder: Path, r: moe1991.Runs) -> None:
     "All figures of a run, and the decision regions every `plot_every` epochs."
-    for name, draw in moe1991.run_figures(s, c).items(): save(draw(), folder/f"{name}.png")
+    for name, draw in moe1991.run_figures(s, c).items():
+        save(draw(), folder/f"{name}.png")
     if c.plot_every:
         labels = [str(l) for l in s["labels"]]
         for t, params in r.snapshots[::c.plot_every]:
@@ -220,20 +267,23 @@ def step_sizes(
 ) -> dict:  # rule -> {system: step size}
     "The step sizes to use: those given, or those that a search recommends."
     names = list(moe1991.systems())
-    if c.lr_moe and c.lr_bp: return {"given": dict(zip(names, (c.lr_moe, c.lr_moe, c.lr_bp, c.lr_bp)))}
+    if c.lr_moe and c.lr_bp:
+        return {"given": dict(zip(names, (c.lr_moe, c.lr_moe, c.lr_bp, c.lr_bp)))}
     if c.lr_moe or c.lr_bp:
         raise configs.ConfigError("lr_moe and lr_bp belong together: give both, "
                                   "or neither to take those of the search")
     if search is None:
-        name = "formants" if c.data == "formants" else "vowels"        # for a user's file: those of the real vowels
+        name = "formants" if c.data == "formants" else "vowels"  # for a user's file: those of the real vowels
         search = moe1991.variant(moe1991.published("search"), name, c.split, c.expert, c.average)
         settings = c.error, c.sigma, c.tau, c.target_mse, c.zscore, c.init
         usual = settings == ("mixture", 1., 1., .08, False, "equal")
         if not (usual and len(search)):
             raise configs.ConfigError("there is no published search for these settings: "
                                       "give lr_moe and lr_bp, or search with --search")
-    try: return {rule: moe1991.choose(search, rule) for rule in RULES}
-    except ValueError as e: raise configs.ConfigError(str(e)) from None
+    try:
+        return {rule: moe1991.choose(search, rule) for rule in RULES}
+    except ValueError as e:
+        raise configs.ConfigError(str(e)) from None
 
 # %% ../nbs/08_experiments.ipynb #d0b4f14f
 # Table 1 of the paper
@@ -261,12 +311,17 @@ def train_table1(
         source = "this search"
         print(f"search: {len(STEP_SIZES)} step sizes x {len(SEARCH_SEEDS)} seeds for each system, "
               f"at most {c.epochs} epochs")
-        search = moe1991.measure(models, task, {s: STEP_SIZES for s in models}, SEARCH_SEEDS, **limits)
+        search = moe1991.measure(models, task, {s: STEP_SIZES
+                                                for s in models}, SEARCH_SEEDS, **limits)
         save_table(folder/"search.csv", search, float_format="%.6g")
     seeds, tables = range(c.seed, c.seed + c.trials), {}
     for rule, lrs in step_sizes(c, search).items():
-        print(f"step sizes ({rule}; {source}): " + ", ".join(f"{s} {lr:.3g}" for s, lr in lrs.items()))
-        tables[rule] = moe1991.measure(models, task, {s: [lr] for s, lr in lrs.items()}, seeds, **limits)
+        print(f"step sizes ({rule}; {source}): " + ", ".join(f"{s} {lr:.3g}"
+                                                             for s, lr in lrs.items()))
+        tables[rule] = moe1991.measure(models, task, {
+            s: [lr]
+            for s, lr in lrs.items()
+        }, seeds, **limits)
     runs = pd.concat([t.assign(rule=rule) for rule, t in tables.items()], ignore_index=True)
     save_table(folder/"history.csv", runs, float_format="%.6g")
     if c.plots:
@@ -285,31 +340,44 @@ def shown_table(
     t = moe1991.summarize(runs)
     reached = (t.converged*t.runs).round().astype(int)
     def column(name, form): return t[name].map(form.format)
+
     return pd.DataFrame({
-        "step": column("step", "{:.3g}"), "train %": column("train %", "{:.1f}"), "test %": column("test %", "{:.1f}"),
-        "epochs": column("epochs", "{:,.0f}"), "SD": column("SD", "{:,.0f}"),
+        "step": column("step", "{:.3g}"),
+        "train %": column("train %", "{:.1f}"),
+        "test %": column("test %", "{:.1f}"),
+        "epochs": column("epochs", "{:,.0f}"),
+        "SD": column("SD", "{:,.0f}"),
         "reached target": [f"{a} of {b}" for a, b in zip(reached, t.runs)],
         "experts in use": [f"{u:.1f}" if "expert" in s else "" for s, u in t.used.items()],
-        "paper: train %": PAPER["train %"], "test % ": PAPER["test %"], "epochs ": PAPER.epochs.map("{:,}".format), "SD ": PAPER["SD"]}).rename_axis("system")
+        "paper: train %": PAPER["train %"],
+        "test % ": PAPER["test %"],
+        "epochs ": PAPER.epochs.map("{:,}".format),
+        "SD ": PAPER["SD"]
+    }).rename_axis("system")
 
 def report_table(rule: str, runs: pd.DataFrame, folder: Path) -> dict:
     "Print one table and its tests; write them; return the table."
     table, tests = moe1991.summarize(runs), moe1991.t_tests(runs)
     print(f"\n{rule}:\n{shown_table(runs).to_string()}\n")
-    if tests.t.isna().all(): print("too few runs reached the target for t-tests")
-    else: print(tests.to_string(index=False, float_format="{:.3g}".format))
+    if tests.t.isna().all():
+        print("too few runs reached the target for t-tests")
+    else:
+        print(tests.to_string(index=False, float_format="{:.3g}".format))
     save_table(folder/f"table1-{rule}.csv", table.reset_index(), float_format="%.6g")
     save_table(folder/f"t_tests-{rule}.csv", tests, float_format="%.6g")
     return json.loads(table.to_json(orient="index", double_precision=10))
 
-def draw_tables(tables: dict, search: pd.DataFrame | None, folder: Path, text: str, trials: int) -> None:
+def draw_tables(tables: dict, search: pd.DataFrame | None, folder: Path, text: str,
+                trials: int) -> None:
     "Every run as a dot, and the search if there was one."
     for rule, runs in tables.items():
-        ax = moe1991.plot_table(runs); ax.set_title(f"step sizes: {rule}", loc="left")
+        ax = moe1991.plot_table(runs)
+        ax.set_title(f"step sizes: {rule}", loc="left")
         save(caption(ax.figure, f"{text}; {trials} runs per system"), folder/f"table1-{rule}.png")
     if search is not None:
         ax = moe1991.plot_search(search)
-        save(caption(ax.figure, f"{text}; {len(SEARCH_SEEDS)} seeds per point"), folder/"search.png")
+        save(caption(ax.figure, f"{text}; {len(SEARCH_SEEDS)} seeds per point"),
+             folder/"search.png")
 
 # %% ../nbs/08_experiments.ipynb #06008763
 class Chapter(NamedTuple):
@@ -333,29 +401,42 @@ def chapter_of(
         return Chapter(smoe_vae.model_of, smoe_vae.measure, smoe_vae.run_figures, snapshot)
     if system == "beta-vae":
         from genmix import beta_vae
-        return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot, beta_vae.run_films)
+        return Chapter(beta_vae.model_of, beta_vae.measure, beta_vae.run_figures, snapshot,
+                       beta_vae.run_films)
     if system == "vlae":
         from genmix import vlae
         return Chapter(vlae.model_of, vlae.measure, vlae.run_figures, snapshot, every_epoch=True)
     from genmix import latent_opt as chapter
-    if system == "latent-opt": return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
-    return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures, lambda *_: {})
+    if system == "latent-opt":
+        return Chapter(chapter.model_of, chapter.measure, chapter.run_figures, chapter.snapshot)
+    return Chapter(chapter.classifier_of, chapter.measure_classifier, chapter.classifier_figures,
+                   lambda *_: {})
 
 def snapshot(model: Any, train: data.ImageData, config: configs.FitConfig) -> dict:
     "Ten images above their reconstructions, and thirty samples; the same images and the same noise at every epoch."
     import torch
     from genmix.training import Noise
     device = next(model.parameters()).device
-    x = torch.from_numpy(train.x[data.stratified(train.y, min(10, len(train)), config.seed)]).to(device)/255
-    with torch.no_grad(): shown = {"reconstructions": torch.cat([x, model.reconstruct(x)]), "samples": model.sample(30, Noise(config.seed, 10, device=device))}
-    return {name: (v.float().clamp(0, 1)*255).round().byte().cpu().numpy() for name, v in shown.items()}
+    x = torch.from_numpy(train.x[data.stratified(train.y, min(10, len(train)),
+                                                 config.seed)]).to(device)/255
+    with torch.no_grad():
+        shown = {
+            "reconstructions": torch.cat([x, model.reconstruct(x)]),
+            "samples": model.sample(30, Noise(config.seed, 10, device=device))
+        }
+    return {
+        name: (v.float().clamp(0, 1)*255).round().byte().cpu().numpy()
+        for name, v in shown.items()
+    }
 
 # %% ../nbs/08_experiments.ipynb #26683903
 def figures_at(
     last: int,  # number of the last epoch
 ) -> tuple:  # epochs
     "The epochs after which a run reports and draws."
-    marks = [m*10**k for k in range(len(str(last))) for m in ((1, 2, 5) if k == 0 else range(1, 10))]
+    marks = [
+        m*10**k for k in range(len(str(last))) for m in ((1, 2, 5) if k == 0 else range(1, 10))
+    ]
     return tuple(e for e in marks if e < last) + (last,)
 
 # %% ../nbs/08_experiments.ipynb #e972dd0c
@@ -365,23 +446,29 @@ class Reporter:
         self.config, self.train, self.folder, self.snapshot = config, task.train, folder, chapter.snapshot
         per_epoch = -(-len(task.train)//config.batch)
         last = -(-config.steps//per_epoch) if config.steps else config.epochs
-        self.epochs = range(1, last + 1) if chapter.every_epoch and last <= 100 else figures_at(last)
+        self.epochs = range(1, last +
+                            1) if chapter.every_epoch and last <= 100 else figures_at(last)
         self.written, self.told = 0., time.time()
 
     def __call__(self, epoch: int, model, history):
         now = time.time()
         if epoch in self.epochs or now - self.written > 5:
-            save_table(self.folder/"history.csv", history, float_format="%.6g"); self.written = now
-        if epoch not in self.epochs and now - self.told < 30: return
+            save_table(self.folder/"history.csv", history, float_format="%.6g")
+            self.written = now
+        if epoch not in self.epochs and now - self.told < 30:
+            return
         row, self.told = history.iloc[-1], now
         loss = ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "val_loss") if name in row)
         print(f"epoch {epoch}: {loss} ({row.seconds:.0f} s)", flush=True)
-        if not self.config.plots or epoch not in self.epochs: return
+        if not self.config.plots or epoch not in self.epochs:
+            return
         about = f"{self.train.describe()}; {configs.system_of(self.config)}, seed {self.config.seed}"
         for name, x in self.snapshot(model, self.train, self.config).items():
             fig = image_grid(x, 10)
-            save(caption(fig, f"{name} after epoch {epoch}, {row.step:.0f} steps. {about}"), self.folder/"figures"/f"{name}-epoch-{epoch:04}.png")
-        save(plot_history(history, f"{about}, {row.step:.0f} steps"), self.folder/"figures"/"curves.png")
+            save(caption(fig, f"{name} after epoch {epoch}, {row.step:.0f} steps. {about}"),
+                 self.folder/"figures"/f"{name}-epoch-{epoch:04}.png")
+        save(plot_history(history, f"{about}, {row.step:.0f} steps"),
+             self.folder/"figures"/"curves.png")
 
 # %% ../nbs/08_experiments.ipynb #39db9dff
 def plot_history(
@@ -399,7 +486,8 @@ def first_phase(
     c: configs.Config,  # settings of any system
 ) -> configs.Config | None:  # settings of the run whose weights it starts with, or None
     "The first phase of a run of chapter 05: the same without lambda and with one beta."
-    if getattr(c, "lambda_steps", 0): return replace(c, lambda_=0., lambda_steps=0, second_beta=None)
+    if getattr(c, "lambda_steps", 0):
+        return replace(c, lambda_=0., lambda_steps=0, second_beta=None)
 
 # %% ../nbs/08_experiments.ipynb #e64551ce
 def leave(
@@ -414,17 +502,32 @@ def leave(
     chapter, began = chapter_of(configs.system_of(c)), time.time()
     print(f"measuring on {len(task.test):,} test images ({task.test.name})", flush=True)
     metrics, arrays = chapter.measure(model, task.train, task.test, c)
-    about = {"validation": task.val.describe() if task.val else None, "test": task.test.describe(), "shape": list(task.train.x.shape[1:]),
-             "classes": list(task.train.classes), "steps": int(history.step.iloc[-1]), "device": str(next(model.parameters()).device),
-             "training_seconds": float(history.seconds.iloc[-1]), "measuring_seconds": round(time.time() - began, 1)} | more
+    about = {
+        "validation": task.val.describe() if task.val else None,
+        "test": task.test.describe(),
+        "shape": list(task.train.x.shape[1:]),
+        "classes": list(task.train.classes),
+        "steps": int(history.step.iloc[-1]),
+        "device": str(next(model.parameters()).device),
+        "training_seconds": float(history.seconds.iloc[-1]),
+        "measuring_seconds": round(time.time() - began, 1)
+    } | more
     if is_first():
         save_table(folder/"history.csv", history, float_format="%.6g")
         save_arrays(folder/"figures.npz", arrays)
-        save_weights(folder/"model.safetensors", model, c, provenance(task.data, about["training_seconds"], c, fingerprint=task.train.fingerprint(), **about))
+        save_weights(
+            folder/"model.safetensors", model, c,
+            provenance(task.data,
+                       about["training_seconds"],
+                       c,
+                       fingerprint=task.train.fingerprint(),
+                       **about))
         if c.plots:
             stored = load_arrays(folder/"figures.npz")
-            for name, draw in chapter.figures(stored, c).items(): save(draw(), folder/"figures"/f"{name}.png")
-            for name, film in chapter.films(stored).items(): film(folder/"figures"/f"{name}.gif")
+            for name, draw in chapter.figures(stored, c).items():
+                save(draw(), folder/"figures"/f"{name}.png")
+            for name, film in chapter.films(stored).items():
+                film(folder/"figures"/f"{name}.gif")
         print(headline(metrics))
     return metrics, about
 
@@ -438,22 +541,43 @@ def train_images(
     from genmix import training
     chapter = chapter_of(configs.system_of(c))
     model, before = chapter.model_of(c, task.train), first_phase(c)
-    if before:                                                                 # its weights, trained now or found
-        print(f"first phase: {f'{c.steps:,} steps' if c.steps else f'{c.epochs} epochs'} with lambda = 0; second phase: {c.lambda_steps:,} steps with lambda = {c.lambda_:g}{f' and beta = {c.second_beta:g}' if c.second_beta is not None else ''}", flush=True)
-        load_weights(run(before, partial(train_images, task), folder.parents[1], task.data, fingerprint=task.train.fingerprint())).into(model)
+    if before:  # its weights, trained now or found
+        print(
+            f"first phase: {f'{c.steps:,} steps' if c.steps else f'{c.epochs} epochs'} with lambda = 0; second phase: {c.lambda_steps:,} steps with lambda = {c.lambda_:g}{f' and beta = {c.second_beta:g}' if c.second_beta is not None else ''}",
+            flush=True)
+        load_weights(
+            run(before,
+                partial(train_images, task),
+                folder.parents[1],
+                task.data,
+                fingerprint=task.train.fingerprint())).into(model)
     how = replace(c, steps=c.lambda_steps) if before else c
     report = Reporter(how, task, folder, chapter)
-    def newest(): return max((int(p.name[5:14]) for p in (folder/"checkpoints").glob("step-*.pt")), default=0)
-    if newest(): print(f"there are checkpoints up to step {newest():,}: going on from the newest that is whole", flush=True)
+
+    def newest():
+        return max((int(p.name[5:14]) for p in (folder/"checkpoints").glob("step-*.pt")), default=0)
+    if newest():
+        print(
+            f"there are checkpoints up to step {newest():,}: going on from the newest that is whole",
+            flush=True)
     try:
-        history = training.fit(model, task.train, how, val=task.val, folder=folder/"checkpoints", on_epoch=report,
-                               milestones=(1, 5, 10, 20, 30) if configs.system_of(c) == "latent-opt" else (), progress=is_first() and sys.stderr.isatty())
+        history = training.fit(model,
+                               task.train,
+                               how,
+                               val=task.val,
+                               folder=folder/"checkpoints",
+                               on_epoch=report,
+                               milestones=(1, 5, 10, 20,
+                                           30) if configs.system_of(c) == "latent-opt" else (),
+                               progress=is_first() and sys.stderr.isatty())
     except KeyboardInterrupt:
         kept = f"step {newest():,} is kept" if newest() else "no checkpoint was written yet"
-        raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
+        raise KeyboardInterrupt(
+            f"interrupted; {kept}, and the same command goes on from there") from None
     return leave(model, history, task, c, folder)
 
-for name in IMAGES: RUNNERS[name] = train_images
+for name in IMAGES:
+    RUNNERS[name] = train_images
 
 # %% ../nbs/08_experiments.ipynb #8612c1f8
 class _Like(SimpleNamespace):
@@ -480,12 +604,16 @@ def draw_samples(
 ) -> Path:  # the picture
     "Images drawn by a trained model, as a sheet."
     model = load_model(name)
-    if not hasattr(model, "sample"): raise configs.ConfigError(f"{name} is a model that draws no images")
+    if not hasattr(model, "sample"):
+        raise configs.ConfigError(f"{name} is a model that draws no images")
     if digit is not None and not getattr(getattr(model, "prior", None), "K", 0):
-        raise configs.ConfigError(f"--digit is {digit}, and {name} has no prior for each class; train one with genmix train vlae --prior class")
+        raise configs.ConfigError(
+            f"--digit is {digit}, and {name} has no prior for each class; train one with genmix train vlae --prior class"
+        )
     x = model.sample(n, seed, **({} if digit is None else {"y": digit}))
     x = (x.float().clamp(0, 1)*255).round().byte().cpu().numpy()
-    said = f"{name if not Path(name).exists() else Path(name).resolve().name}: {n} images drawn" + (f" of class {digit}" if digit is not None else "") + f", seed {seed}"
+    said = f"{name if not Path(name).exists() else Path(name).resolve().name}: {n} images drawn" + (
+        f" of class {digit}" if digit is not None else "") + f", seed {seed}"
     return save(caption(image_grid(x), said), out)
 
 # %% ../nbs/08_experiments.ipynb #1881fd56
@@ -498,21 +626,41 @@ def values_of(
     def parse(name, text):
         kind = types[name]
         options = get_args(kind)
-        if type(None) in options: kind = options[0]
+        if type(None) in options:
+            kind = options[0]
         try:
-            if get_origin(kind) is tuple: return configs.checked(name, kind, [int(v) for v in text.lower().split("x")])
-            if kind is bool: return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-            return configs.checked(name, types[name], int(text) if kind is int else float(text) if kind is float else text)
+            if get_origin(kind) is tuple:
+                return configs.checked(name, kind, [int(v) for v in text.lower().split("x")])
+            if kind is bool:
+                return {
+                    "true": True,
+                    "yes": True,
+                    "1": True,
+                    "false": False,
+                    "no": False,
+                    "0": False
+                }[text.lower()]
+            return configs.checked(
+                name, types[name],
+                int(text) if kind is int else float(text) if kind is float else text)
         except (KeyError, ValueError) as e:
-            raise configs.ConfigError(str(e) if isinstance(e, configs.ConfigError) else f"{name} cannot be {text!r}; it is {options_of(kind)}") from None
-    def options_of(kind): return "true or false" if kind is bool else "a whole number" if kind is int else "two whole numbers, such as 3x2" if get_origin(kind) is tuple else "a number"
+            raise configs.ConfigError(
+                str(e) if isinstance(e, configs.ConfigError) else
+                f"{name} cannot be {text!r}; it is {options_of(kind)}") from None
+
+    def options_of(kind):
+        return "true or false" if kind is bool else "a whole number" if kind is int else "two whole numbers, such as 3x2" if get_origin(
+            kind) is tuple else "a number"
     for word in words:
         name, equals, text = word.partition("=")
         name = name.lstrip("-").replace("-", "_")
         name = "lambda_" if name == "lambda" else name
-        if not equals or not text: raise configs.ConfigError(f"{word!r} says no values; write for instance seed=0,1,2")
-        if name not in types: raise configs.ConfigError(f"{system} has no setting {name!r}; it has {', '.join(types)}")
-        whole = name == "data" and ":" in text                                 # quickdraw:cat,face is one data set
+        if not equals or not text:
+            raise configs.ConfigError(f"{word!r} says no values; write for instance seed=0,1,2")
+        if name not in types:
+            raise configs.ConfigError(
+                f"{system} has no setting {name!r}; it has {', '.join(types)}")
+        whole = name == "data" and ":" in text  # quickdraw:cat,face is one data set
         found[name] = [parse(name, t.strip()) for t in ([text] if whole else text.split(","))]
     return found
 
@@ -525,9 +673,12 @@ def in_phases(
     **how,  # passed on to `sweep`
 ) -> Swept:  # what `sweep` returns for `members`
     "First phases, each once, and runs that need none; then second phases."
-    def longest(group) -> list: return sorted(dict.fromkeys(group), key=lambda c: -(seconds or {}).get(c, 0))
+
+    def longest(group) -> list:
+        return sorted(dict.fromkeys(group), key=lambda c: -(seconds or {}).get(c, 0))
     later = [c for c in members if first_phase(c)]
-    groups = longest([*map(first_phase, later), *(c for c in members if not first_phase(c))]), longest(later)
+    groups = longest([*map(first_phase, later),
+                      *(c for c in members if not first_phase(c))]), longest(later)
     folders, failures = {}, []
     for group in filter(None, groups):
         swept = sweep(group, member, workers, **how)
@@ -544,15 +695,26 @@ def fit_stack(group: list, tasks: dict, out: str | Path, folder: Path, how: dict
     models, hows = [beta_vae.model_of(m, tasks[m.seed].train) for m in group], group
     if c.lambda_steps:
         train_stack(list(dict.fromkeys(map(first_phase, group))), out, **how)
-        for m, model in zip(group, models): load_weights(run_folder(out, first_phase(m))).into(model)
+        for m, model in zip(group, models):
+            load_weights(run_folder(out, first_phase(m))).into(model)
         hows = [replace(m, steps=m.lambda_steps) for m in group]
-    print(f"{M} models in one stack: {'second' if c.lambda_steps else 'first'} phases, {f'{hows[0].steps:,} steps' if hows[0].steps else f'{c.epochs} epochs'}", flush=True)
+    print(
+        f"{M} models in one stack: {'second' if c.lambda_steps else 'first'} phases, {f'{hows[0].steps:,} steps' if hows[0].steps else f'{c.epochs} epochs'}",
+        flush=True)
     stack = beta_vae.Stack(models, hows, [tasks[m.seed].train for m in group])
-    history = training.fit(stack, tasks[c.seed].train, hows[0], folder=folder, progress=how["progress"])
-    history[["loss", "seconds"]] /= M                                           # a stack's loss is the sum of its members'
+    history = training.fit(stack,
+                           tasks[c.seed].train,
+                           hows[0],
+                           folder=folder,
+                           progress=how["progress"])
+    history[["loss", "seconds"]] /= M  # a stack's loss is the sum of its members'
     for m, model in zip(group, stack.into(models)):
         task, model = tasks[m.seed], model.to(next(stack.parameters()).device)
-        run(m, lambda m, to: leave(model, history, task, m, to, stacked=M), out, task.data, fingerprint=task.train.fingerprint())
+        run(m,
+            lambda m, to: leave(model, history, task, m, to, stacked=M),
+            out,
+            task.data,
+            fingerprint=task.train.fingerprint())
     shutil.rmtree(folder)
 
 # %% ../nbs/08_experiments.ipynb #c4faff84
@@ -565,15 +727,26 @@ def train_stack(
     progress: bool = True,  # show a bar
 ) -> list:  # folders of the runs
     "Train members as one; a `ConfigError` if they cannot be."
-    tasks, same = {}, {}                                                        # images of a seed; equal ones are kept once
+    tasks, same = {}, {}  # images of a seed; equal ones are kept once
     for c in members:
         if c.seed not in tasks:
-            with contextlib.redirect_stdout(io.StringIO()): _, t = load_images(c, download)
-            tasks[c.seed] = t._replace(train=same.setdefault((len(t.train), t.train.fingerprint()), t.train))
-    missing = [c for c in members if not finished(run_folder(out, c), tasks[c.seed].data, tasks[c.seed].train.fingerprint())]
-    def place(group): return Path(out)/"stacks"/hashlib.sha256(" ".join(map(configs.config_hash, group)).encode()).hexdigest()[:8]
-    group = members if missing and place(members).exists() else missing        # go on with a stack that was begun
-    if group: fit_stack(group, tasks, out, place(group), dict(download=download, progress=progress))
+            with contextlib.redirect_stdout(io.StringIO()):
+                _, t = load_images(c, download)
+            tasks[c.seed] = t._replace(
+                train=same.setdefault((len(t.train), t.train.fingerprint()), t.train))
+    missing = [
+        c for c in members
+        if not finished(run_folder(out, c), tasks[c.seed].data, tasks[c.seed].train.fingerprint())
+    ]
+
+    def place(group):
+        return Path(out)/"stacks"/hashlib.sha256(" ".join(map(configs.config_hash,
+                                                              group)).encode()).hexdigest()[:8]
+
+    group = members if missing and place(
+        members).exists() else missing  # go on with a stack that was begun
+    if group:
+        fit_stack(group, tasks, out, place(group), dict(download=download, progress=progress))
     return [run_folder(out, c) for c in members]
 
 def train_stacks(
@@ -583,33 +756,58 @@ def train_stacks(
 ) -> list:  # folders of the runs
     "Train members that differ only in `VARY` together."
     groups, folders = {}, {}
-    for c in members: groups.setdefault(replace(c, **{k: getattr(configs.BetaVAEConfig, k) for k in VARY}), []).append(c)
-    for group in groups.values(): folders |= zip(group, train_stack(group, out, **how))
+    for c in members:
+        groups.setdefault(replace(c, **{k: getattr(configs.BetaVAEConfig, k)
+                                        for k in VARY}), []).append(c)
+    for group in groups.values():
+        folders |= zip(group, train_stack(group, out, **how))
     return [folders[c] for c in members]
 
 # %% ../nbs/08_experiments.ipynb #c3e4a00a
 @contextlib.contextmanager
 def cluster(
-    backend: str,  # joblib's: loky, dask or ray
-    address: str = "",  # of the scheduler, such as tcp://10.0.0.5:8786; nothing: processes on this machine
-    workers: int = 2,  # of them, in that case
+        backend: str,  # joblib's: loky, dask or ray
+        address:
+    str = "",  # of the scheduler, such as tcp://10.0.0.5:8786; nothing: processes on this machine
+        workers: int = 2,  # of them, in that case
 ) -> Iterator[None]:
     "Connect to a cluster while a sweep runs; a `ConfigError` if what it needs is not installed."
-    if backend not in ("loky", "dask", "ray"): raise configs.ConfigError(f"backend is {backend!r}: expected loky, dask or ray")
-    if backend == "loky" and address: raise configs.ConfigError(f"address is {address!r}: loky works on this machine only; add --backend dask or ray")
+    if backend not in ("loky", "dask", "ray"):
+        raise configs.ConfigError(f"backend is {backend!r}: expected loky, dask or ray")
+    if backend == "loky" and address:
+        raise configs.ConfigError(
+            f"address is {address!r}: loky works on this machine only; add --backend dask or ray")
     try:
-        if backend == "dask": from dask.distributed import Client
-        elif backend == "ray": import ray
-    except ImportError as e: raise configs.ConfigError(f"backend {backend} needs a package that is not here ({e}); install it with: pip install 'genmix[{'cluster' if backend == 'dask' else 'ray'}]'") from None
+        if backend == "dask":
+            from dask.distributed import Client
+        elif backend == "ray":
+            import ray
+    except ImportError as e:
+        raise configs.ConfigError(
+            f"backend {backend} needs a package that is not here ({e}); install it with: pip install 'genmix[{'cluster' if backend == 'dask' else 'ray'}]'"
+        ) from None
     if backend == "dask":
-        try: client = Client(address, timeout=20) if address else Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        except (OSError, ValueError) as e: raise configs.ConfigError(f"address is {address!r}: no Dask scheduler answers there ({type(e).__name__})") from None
-        with client: yield
+        try:
+            client = Client(address, timeout=20) if address else Client(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        except (OSError, ValueError) as e:
+            raise configs.ConfigError(
+                f"address is {address!r}: no Dask scheduler answers there ({type(e).__name__})"
+            ) from None
+        with client:
+            yield
     elif backend == "ray":
-        ray.init(address=address or None, **({} if address else {"num_cpus": workers, "include_dashboard": False}))
-        try: yield
-        finally: ray.shutdown()
-    else: yield
+        ray.init(address=address or None,
+                 **({} if address else {
+                     "num_cpus": workers,
+                     "include_dashboard": False
+                 }))
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    else:
+        yield
 
 # %% ../nbs/08_experiments.ipynb #897b49e0
 def sweep_runs(
@@ -621,28 +819,48 @@ def sweep_runs(
     download: bool = False,  # fetch real data that is missing
     stacked: bool = False,  # train models that differ only in `VARY` as one (beta-vae, on a GPU)
     backend: str = "loky",  # joblib's: loky (this machine), dask, ray
-    address: str = "",  # of a cluster's scheduler; nothing: a cluster of `workers` processes on this machine
+    address:
+    str = "",  # of a cluster's scheduler; nothing: a cluster of `workers` processes on this machine
 ) -> pd.DataFrame:  # a row per run
     "Train every combination of the given values; write and print the table."
     base, values = configs.preset(preset, system), values_of(system, words)
     members = [replace(base, **dict(zip(values, v))) for v in product(*values.values())]
-    if len(set(members)) < len(members): raise configs.ConfigError("a value is given twice")
-    if stacked and system != "beta-vae": raise configs.ConfigError(f"--stacked trains models of beta-vae; {system} has no stack")
+    if len(set(members)) < len(members):
+        raise configs.ConfigError("a value is given twice")
+    if stacked and system != "beta-vae":
+        raise configs.ConfigError(f"--stacked trains models of beta-vae; {system} has no stack")
     print(f"{len(members)} runs of {system}", flush=True)
-    if system in IMAGES: load_images(members[0], download)                     # prints the data's origin first, and fetches it
+    if system in IMAGES:
+        load_images(members[0], download)  # prints the data's origin first, and fetches it
     how = dict(download=download, progress=sys.stderr.isatty())
-    if stacked: done = train_stacks(members, Path(out).resolve(), **how)
+    if stacked:
+        done = train_stacks(members, Path(out).resolve(), **how)
     else:
         with cluster(backend, address, workers or os.cpu_count() or 1):
-            done = in_phases(members, partial(train, out=Path(out).resolve(), download=download), workers or None, backend=backend, progress=how["progress"]).done
+            done = in_phases(members,
+                             partial(train, out=Path(out).resolve(), download=download),
+                             workers or None,
+                             backend=backend,
+                             progress=how["progress"]).done
     df = runs_table(done)
-    if not len(df): raise configs.ConfigError("no run was finished; what went wrong is said above")
+    if not len(df):
+        raise configs.ConfigError("no run was finished; what went wrong is said above")
     vary = [name for name, v in values.items() if len(v) > 1 and name != "seed"]
-    name = "-".join([system, *values, hashlib.sha256(" ".join(map(configs.slug, members)).encode()).hexdigest()[:8]])
+    name = "-".join([
+        system, *values,
+        hashlib.sha256(" ".join(map(configs.slug, members)).encode()).hexdigest()[:8]
+    ])
     path = save_table(Path(out)/"sweeps"/f"{name}.csv", df, float_format="%.6g")
-    first = [k for k in ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "elbo_test", "log_p_test", "accuracy_test", "test", "mse") if k in df][:4]
-    if vary: print(summarize(df, vary, first).round(4).to_string(index=False) + "\nlow, high: 95 % confidence interval of the mean; two seeds at least")
-    else: print(df[first].describe().loc[["count", "mean", "std"]].round(4).to_string())
+    first = [
+        k for k in ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "elbo_test",
+                    "log_p_test", "accuracy_test", "test", "mse") if k in df
+    ][:4]
+    if vary:
+        print(
+            summarize(df, vary, first).round(4).to_string(index=False) +
+            "\nlow, high: 95 % confidence interval of the mean; two seeds at least")
+    else:
+        print(df[first].describe().loc[["count", "mean", "std"]].round(4).to_string())
     print(f"every run: {path}")
     return df
 
@@ -651,19 +869,28 @@ class Progress:
     "Says how many of some runs are done and how long the rest will take: a bar in a terminal, else a line now and then."
     def __init__(self, seconds: dict):  # settings -> seconds expected
         from tqdm.auto import tqdm
-        self.seconds, self.total, self.spent, self.done = seconds, max(sum(seconds.values()), 1e-9), 0., 0
-        self.start = self.told = time.time(); self.out = sys.stdout            # the terminal's, also while runs are silent
-        self.bar = tqdm(total=round(self.total, 3), disable=not sys.stderr.isatty(), leave=False, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+        self.seconds, self.total, self.spent, self.done = seconds, max(sum(seconds.values()),
+                                                                       1e-9), 0., 0
+        self.start = self.told = time.time()
+        self.out = sys.stdout            # the terminal's, also while runs are silent
+        self.bar = tqdm(total=round(self.total, 3),
+                        disable=not sys.stderr.isatty(),
+                        leave=False,
+                        bar_format="{percentage:3.0f}%|{bar}| {desc}")
 
     def left(self) -> float:
         "Seconds until the end, if the rest is as much slower or faster than expected as the runs so far."
         return (time.time() - self.start)*(self.total - self.spent)/max(self.spent, 1e-9)
 
     def __call__(self, c: configs.Config) -> None:  # settings of a run that has ended
-        self.spent += self.seconds.get(c, 0.); self.done += 1
+        self.spent += self.seconds.get(c, 0.)
+        self.done += 1
         text = f"{self.done} of {len(self.seconds)} models, about {self.left()/60:.1f} minutes left"
-        self.bar.update(self.seconds.get(c, 0.)); self.bar.set_description_str(text)
-        if self.bar.disable and time.time() - self.told > 30: print(text, file=self.out, flush=True); self.told = time.time()
+        self.bar.update(self.seconds.get(c, 0.))
+        self.bar.set_description_str(text)
+        if self.bar.disable and time.time() - self.told > 30:
+            print(text, file=self.out, flush=True)
+            self.told = time.time()
 
 # %% ../nbs/08_experiments.ipynb #d0fe2267
 def train_all(
@@ -675,8 +902,17 @@ def train_all(
     "Train every one, first phases first; a `ConfigError` if one fails."
     every = list(dict.fromkeys([*filter(None, map(first_phase, members)), *members]))
     said = Progress({c: (expected or {}).get(c, 1.) for c in every})
-    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(io.StringIO()), contextlib.closing(said.bar):
-        swept = in_phases(members, partial(train, out=Path(out).resolve()), seconds=expected, backend="loky" if spread else "none", progress=said)
-    for c, why in swept.failures if not spread else (): print(f"{configs.slug(c)}: {why}", file=sys.stderr)
-    if swept.failures: raise configs.ConfigError(f"{len(swept.failures)} of {len(every)} runs failed, see above; the same command goes on with them")
+    with contextlib.nullcontext() if spread else contextlib.redirect_stdout(
+            io.StringIO()), contextlib.closing(said.bar):
+        swept = in_phases(members,
+                          partial(train, out=Path(out).resolve()),
+                          seconds=expected,
+                          backend="loky" if spread else "none",
+                          progress=said)
+    for c, why in swept.failures if not spread else ():
+        print(f"{configs.slug(c)}: {why}", file=sys.stderr)
+    if swept.failures:
+        raise configs.ConfigError(
+            f"{len(swept.failures)} of {len(every)} runs failed, see above; the same command goes on with them"
+        )
     return swept.done

@@ -41,7 +41,8 @@ def _published(name, description, **which):
 
 # %% ../nbs/07_figures.ipynb #10ae0290
 for split in ("stratified", "shifted"):
-    _published(f"search-{split}", f"real vowels, {split}: epochs against step size, 10 seeds per point",
+    _published(f"search-{split}",
+               f"real vowels, {split}: epochs against step size, 10 seeds per point",
                split=split)
     for rule in moe1991.RULES:
         _published(f"table1-{split}-{rule}",
@@ -69,35 +70,76 @@ FIGURES["table1-search"] = Figure("a table's search, if it made one", "table1",
                                   lambda stored: stored.get("search", lambda: None)())
 
 # %% ../nbs/07_figures.ipynb #7a77de71
-_LATENT = {"reconstructions_train": "training images above their reconstructions", "reconstructions_test": "test images above their reconstructions",
-           "samples_prior": "samples from the prior", "samples_normal": "samples from a normal density fitted to the codes",
-           "samples_mixture": "samples from a mixture of normal densities fitted to the codes", "log_p": "images with their log p(x)",
-           "principal": "images along the leading directions of the codes", "interpolation": "images between two codes",
-           "rotation": "the ELBO of turned images", "gaps": "amortization and approximation gap of every image"}
-_SMOE = {"gallery": "test images that each expert is most sure of, and its drawings", "classes": "share of every class that goes to each expert",
-         "usage": "images per expert by class, and how sure the gate is", "reconstructions": "one test image of each class above its drawing",
-         "tsne": "a map of the codes, by class and by expert", "path": "drawings and the gate's probabilities between two codes",
-         "correlation": "how alike the experts draw"}
-_BETA = {"originals": "64 test images and their reconstructions", "traversal": "one code, every latent variable moved alone",
-         "information": "what every latent variable knows about every factor"}
-_VAE = {"reconstructions": "test images above their reconstructions", "samples": "samples from the prior",
-        "latents": "posterior means of test images, by class", "kl": "KL of every latent variable"}
-_VLAE = {"lossy": "test images, and three images drawn for the code of each", "samples": "images drawn with codes from the prior",
-         "traversal": "one code, a latent variable moved in every row", "by_class": "images drawn for every class"}
-_IMAGES = {"vae": _VAE, "latent-opt": _LATENT, "classifier": {"confusion": "confusion matrix, test images", "wrong": "test images that it got wrong"},
-           "smoe-vae": _SMOE, "beta-vae": _BETA, "vlae": _VLAE}
+_LATENT = {
+    "reconstructions_train": "training images above their reconstructions",
+    "reconstructions_test": "test images above their reconstructions",
+    "samples_prior": "samples from the prior",
+    "samples_normal": "samples from a normal density fitted to the codes",
+    "samples_mixture": "samples from a mixture of normal densities fitted to the codes",
+    "log_p": "images with their log p(x)",
+    "principal": "images along the leading directions of the codes",
+    "interpolation": "images between two codes",
+    "rotation": "the ELBO of turned images",
+    "gaps": "amortization and approximation gap of every image"
+}
+_SMOE = {
+    "gallery": "test images that each expert is most sure of, and its drawings",
+    "classes": "share of every class that goes to each expert",
+    "usage": "images per expert by class, and how sure the gate is",
+    "reconstructions": "one test image of each class above its drawing",
+    "tsne": "a map of the codes, by class and by expert",
+    "path": "drawings and the gate's probabilities between two codes",
+    "correlation": "how alike the experts draw"
+}
+_BETA = {
+    "originals": "64 test images and their reconstructions",
+    "traversal": "one code, every latent variable moved alone",
+    "information": "what every latent variable knows about every factor"
+}
+_VAE = {
+    "reconstructions": "test images above their reconstructions",
+    "samples": "samples from the prior",
+    "latents": "posterior means of test images, by class",
+    "kl": "KL of every latent variable"
+}
+_VLAE = {
+    "lossy": "test images, and three images drawn for the code of each",
+    "samples": "images drawn with codes from the prior",
+    "traversal": "one code, a latent variable moved in every row",
+    "by_class": "images drawn for every class"
+}
+_IMAGES = {
+    "vae": _VAE,
+    "latent-opt": _LATENT,
+    "classifier": {
+        "confusion": "confusion matrix, test images",
+        "wrong": "test images that it got wrong"
+    },
+    "smoe-vae": _SMOE,
+    "beta-vae": _BETA,
+    "vlae": _VLAE
+}
 for system, about in _IMAGES.items():
     for name, description in ({"curves": "loss and its terms by epoch"} | about).items():
-        FIGURES[f"{system}-{name}"] = Figure(f"of a run: {description}", system, lambda stored, name=name: stored.get(name, lambda: None)())
+        FIGURES[f"{system}-{name}"] = Figure(
+            f"of a run: {description}",
+            system,
+            lambda stored, name=name: stored.get(name, lambda: None)())
 
 def _image_run(folder: Path, config, system: str) -> dict:
     "What the run of a model of images can show."
-    if system == "vae": from genmix.vae import run_figures
-    elif system == "latent-opt": from genmix.latent_opt import run_figures
-    elif system == "smoe-vae": from genmix.smoe_vae import run_figures
-    elif system == "beta-vae": from genmix.beta_vae import run_figures
-    elif system == "vlae": from genmix.vlae import run_figures
-    else: from genmix.latent_opt import classifier_figures as run_figures
+    if system == "vae":
+        from genmix.vae import run_figures
+    elif system == "latent-opt":
+        from genmix.latent_opt import run_figures
+    elif system == "smoe-vae":
+        from genmix.smoe_vae import run_figures
+    elif system == "beta-vae":
+        from genmix.beta_vae import run_figures
+    elif system == "vlae":
+        from genmix.vlae import run_figures
+    else:
+        from genmix.latent_opt import classifier_figures as run_figures
     history = pd.read_csv(folder/"history.csv")
     def curves():
         n = len(runs.terms_of(history))
@@ -113,7 +155,8 @@ def _study(name: str, description: str, plot: str, data: str, **which):
         from genmix import smoe_vae
         df, made = runs.published("smoe_vae", "study")
         df = smoe_vae.main_study(df, data)
-        for column, value in which.items(): df = df[df[column] == value]
+        for column, value in which.items():
+            df = df[df[column] == value]
         text = f"published, genmix {made['genmix']}: {data}, {smoe_vae.seeds_of(df)}, {df.steps.iloc[0]:,} steps; bars: 95 % confidence"
         return getattr(smoe_vae, plot)(df, text)
     FIGURES[f"smoe-vae-study-{name}-{data}"] = Figure(description, "published", draw)
@@ -124,26 +167,47 @@ def _stored(routing: str, name: str, description: str):
         from genmix import smoe_vae
         arrays, _ = runs.published("smoe_vae", routing)
         return getattr(smoe_vae, f"plot_{name}")(arrays)
-    FIGURES[f"smoe-vae-{routing}-{name}"] = Figure(f"a published run ({routing}): {description}", "published", draw)
+
+    FIGURES[f"smoe-vae-{routing}-{name}"] = Figure(f"a published run ({routing}): {description}",
+                                                   "published", draw)
 
 for name in ("doodles", "quickdraw", "mnist", "fashion"):
     _study("k", f"{name}: test error against K, by routing", "plot_k", name, fraction=1.)
 for name in ("doodles", "quickdraw"):
-    _study("fractions", f"{name}: test error against K, by share of the data", "plot_fractions", name, routing="blend")
-    _study("per-expert", f"{name}: test error against images per expert, and a map", "plot_per_expert", name, routing="blend")
-_study("probes", "quickdraw: linear probes of expert and of class labels", "plot_probes", "quickdraw", fraction=1., num_experts=10)
+    _study("fractions",
+           f"{name}: test error against K, by share of the data",
+           "plot_fractions",
+           name,
+           routing="blend")
+    _study("per-expert",
+           f"{name}: test error against images per expert, and a map",
+           "plot_per_expert",
+           name,
+           routing="blend")
+_study("probes",
+       "quickdraw: linear probes of expert and of class labels",
+       "plot_probes",
+       "quickdraw",
+       fraction=1.,
+       num_experts=10)
 for routing in ("blend", "compete"):
-    for name, description in _SMOE.items(): _stored(routing, name, description)
+    for name, description in _SMOE.items():
+        _stored(routing, name, description)
 
 def _used(_):
     from genmix import smoe_vae
     df, _ = runs.published("smoe_vae", "used")
     df = df[df.routing != "supervised"]
-    df = df[df.seed.isin(df[df.balancing == "switch"].seed)]                   # the same seeds for all
-    df = df.assign(way=np.where(df.routing == "compete", "compete", np.where(df.revive > 0, "revival", df.balancing)))
-    return smoe_vae.plot_used(df, f"published: quickdraw, K = 10, validation images in batches of 128, seeds {sorted(set(df.seed.tolist()))}")
+    df = df[df.seed.isin(df[df.balancing == "switch"].seed)]  # the same seeds for all
+    df = df.assign(way=np.where(df.routing == "compete", "compete",
+                                np.where(df.revive > 0, "revival", df.balancing)))
+    return smoe_vae.plot_used(
+        df,
+        f"published: quickdraw, K = 10, validation images in batches of 128, seeds {sorted(set(df.seed.tolist()))}"
+    )
 
-FIGURES["smoe-vae-study-used-quickdraw"] = Figure("quickdraw: experts in use over time, by how they are kept in use", "published", _used)
+FIGURES["smoe-vae-study-used-quickdraw"] = Figure(
+    "quickdraw: experts in use over time, by how they are kept in use", "published", _used)
 
 # %% ../nbs/07_figures.ipynb #de4155cb
 def _published_run(prefix: str, system: str, name: str, names: dict, what: str):
@@ -151,48 +215,80 @@ def _published_run(prefix: str, system: str, name: str, names: dict, what: str):
     for key, description in names.items():
         def draw(_, key=key):
             value, _made = runs.published(system, name)
-            with resources.as_file(resources.files("genmix")/"published"/system/f"{name}.json") as path: config = configs.from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-            if system == "moe1991": from genmix.moe1991 import run_figures
-            elif system == "vae": from genmix.vae import run_figures
-            else: from genmix.latent_opt import run_figures
+            with resources.as_file(resources.files("genmix")/"published"/system/
+                                   f"{name}.json") as path:
+                config = configs.from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+            if system == "moe1991":
+                from genmix.moe1991 import run_figures
+            elif system == "vae":
+                from genmix.vae import run_figures
+            else:
+                from genmix.latent_opt import run_figures
             return run_figures(value, config)[key]()
         FIGURES[f"{prefix}-{key}"] = Figure(f"{what}: {description}", "published", draw)
 
 _published_run("moe1991-linear", "moe1991", "linear", _RUN, "linear experts, real vowels")
 _published_run("moe1991-softmax", "moe1991", "softmax", _RUN, "softmax experts, real vowels")
 _published_run("vae-mnist", "vae", "mnist_run", _VAE, "the published model of MNIST")
-for method, what in {"amortized": "an encoder", "svi": "a free code for every image"}.items(): _published_run(f"latent-opt-{method}", "latent_opt", f"{method}_run", _LATENT, f"MNIST, {what}")
+for method, what in {"amortized": "an encoder", "svi": "a free code for every image"}.items():
+    _published_run(f"latent-opt-{method}", "latent_opt", f"{method}_run", _LATENT, f"MNIST, {what}")
 
 # %% ../nbs/07_figures.ipynb #e5e7a6c4
 def _strip(x, ncols: int):
     "Images uint8 [N, C, H, W] as one sheet [rows*H, ncols*W, 3], white between them."
-    x = np.pad(np.broadcast_to(x, (len(x), 3, *x.shape[2:])), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=225)
+    x = np.pad(np.broadcast_to(x, (len(x), 3, *x.shape[2:])), ((0, 0), (0, 0), (0, 1), (0, 1)),
+               constant_values=225)
     N, C, H, W = x.shape
     return x.reshape(-1, ncols, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, ncols*W, C)
 
 def _overview(_):
-    a = {name: runs.published(*name.split("/")).value for name in ("moe1991/linear", "latent_opt/amortized_run", "latent_opt/svi_run", "smoe_vae/compete", "beta_vae/rooms", "vlae/class")}
-    fig = subplots(1, 1, width=7.4, height=4.6)[0]; fig.clear()
+    a = {
+        name: runs.published(*name.split("/")).value
+        for name in ("moe1991/linear", "latent_opt/amortized_run", "latent_opt/svi_run",
+                     "smoe_vae/compete", "beta_vae/rooms", "vlae/class")
+    }
+    fig = subplots(1, 1, width=7.4, height=4.6)[0]
+    fig.clear()
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.28, 1))
     vowels, codes, experts = top.subplots(1, 3, width_ratios=(1.15, 1, 1.05))
     s = a["moe1991/linear"]
-    moe1991.plot_regions(moe1991.Mixture(4, expert="linear"), [s["p0"][-1], s["p1"][-1]], s["X_train"], s["y_train"], [str(l) for l in s["labels"]], ax=vowels)
+    moe1991.plot_regions(moe1991.Mixture(4, expert="linear"), [s["p0"][-1], s["p1"][-1]],
+                         s["X_train"],
+                         s["y_train"], [str(l) for l in s["labels"]],
+                         ax=vowels)
     vowels.set(xticks=[], yticks=[], xlabel="first formant", ylabel="second formant")
     E, F = (a[f"latent_opt/{m}_run"]["reconstructions_test"] for m in ("amortized", "svi"))
-    codes.imshow(_strip(np.concatenate([v for r in (0, 2) for v in (E[10*r:10*r + 5], E[10*(r + 1):10*(r + 1) + 5], F[10*(r + 1):10*(r + 1) + 5])]), 5))
-    g = a["smoe_vae/compete"]; rows = [np.flatnonzero(g["gallery_k"] == k)[:3] for k in np.unique(g["gallery_k"])[:6]]
-    experts.imshow(_strip(np.concatenate([np.concatenate([g["gallery"][r], g["gallery_drawn"][r]]) for r in rows]), 6))
+    codes.imshow(
+        _strip(
+            np.concatenate([
+                v for r in (0, 2) for v in (E[10*r:10*r + 5], E[10*(r + 1):10*(r + 1) + 5],
+                                            F[10*(r + 1):10*(r + 1) + 5])
+            ]), 5))
+    g = a["smoe_vae/compete"]
+    rows = [np.flatnonzero(g["gallery_k"] == k)[:3] for k in np.unique(g["gallery_k"])[:6]]
+    experts.imshow(
+        _strip(
+            np.concatenate([np.concatenate([g["gallery"][r], g["gallery_drawn"][r]])
+                            for r in rows]), 6))
     latent, digits = bottom.subplots(1, 2, width_ratios=(1, 1))
     latent.imshow(_strip(np.concatenate(a["beta_vae/rooms"]["traversals"][1][:5]), 11))
-    digits.imshow(_strip(a["vlae/class"]["by_class"].reshape(10, 10, 1, 28, 28).swapaxes(0, 1)[:5].reshape(50, 1, 28, 28), 10))  # a column per class
-    for ax, title in ((vowels, "1991: who answers where"), (codes, "image, encoder's, free code's"), (experts, "drawings and their experts'"),
+    digits.imshow(
+        _strip(
+            a["vlae/class"]["by_class"].reshape(10, 10, 1, 28,
+                                                28).swapaxes(0, 1)[:5].reshape(50, 1, 28, 28),
+            10))  # a column per class
+    for ax, title in ((vowels, "1991: who answers where"), (codes, "image, encoder's, free code's"),
+                      (experts, "drawings and their experts'"),
                       (latent, "one latent variable per row"), (digits, "drawn for each class")):
         ax.set_title(title, fontsize=11)
-        if ax is not vowels: ax.set(xticks=[], yticks=[])
-    for k, ax in enumerate((codes, experts, latent, digits)): ax.spines[:].set_visible(False)
+        if ax is not vowels:
+            ax.set(xticks=[], yticks=[])
+    for k, ax in enumerate((codes, experts, latent, digits)):
+        ax.spines[:].set_visible(False)
     return fig
 
-FIGURES["overview"] = Figure("a panel for every system: the front page's picture", "published", _overview)
+FIGURES["overview"] = Figure("a panel for every system: the front page's picture", "published",
+                             _overview)
 
 # %% ../nbs/07_figures.ipynb #37fd2679
 def _architecture(system: str, description: str):
@@ -202,8 +298,13 @@ def _architecture(system: str, description: str):
         return getattr(architectures, f"plot_{system.replace('-', '_')}")()
     FIGURES[f"{system}-architecture"] = Figure(description, "published", draw)
 
-for system, description in {"moe1991": "the mixture of local experts of 1991", "latent-opt": "an encoder, or a free code for every image", "smoe-vae": "the mixture of decoder experts",
-                            "beta-vae": "β-VAE and λβ-VAE: two phases, two reconstruction terms", "vlae": "the variational lossy autoencoder"}.items():
+for system, description in {
+        "moe1991": "the mixture of local experts of 1991",
+        "latent-opt": "an encoder, or a free code for every image",
+        "smoe-vae": "the mixture of decoder experts",
+        "beta-vae": "β-VAE and λβ-VAE: two phases, two reconstruction terms",
+        "vlae": "the variational lossy autoencoder"
+}.items():
     _architecture(system, f"diagram: {description}")
 
 # %% ../nbs/07_figures.ipynb #5954a194
@@ -220,8 +321,11 @@ def _beta_study(name: str, description: str, plot: str, main: bool = True, **how
         from genmix import beta_vae
         df, made = runs.published("beta_vae", "study")
         df = df[df.precision == "bf16"]
-        if main: df = beta_vae.main_study(df)
-        return getattr(beta_vae, plot)(df, f"published, genmix {made['genmix']}: {beta_vae.study_text(df)}", **how)
+        if main:
+            df = beta_vae.main_study(df)
+        return getattr(beta_vae,
+                       plot)(df, f"published, genmix {made['genmix']}: {beta_vae.study_text(df)}",
+                             **how)
     FIGURES[f"beta-vae-study-{name}"] = Figure(description, "published", draw)
 
 def _beta_run(data: str, name: str, description: str):
@@ -229,7 +333,9 @@ def _beta_run(data: str, name: str, description: str):
     def draw(_):
         from genmix import beta_vae
         return getattr(beta_vae, f"plot_{name}")(runs.published("beta_vae", data).value)
-    FIGURES[f"beta-vae-{data}-{name}"] = Figure(f"the published model of {data}: {description}", "published", draw)
+
+    FIGURES[f"beta-vae-{data}-{name}"] = Figure(f"the published model of {data}: {description}",
+                                                "published", draw)
 
 _world("gains", "linear world: the encoder's gain round by round")
 _world("water", "linear world: what is left unexplained in every direction")
@@ -240,7 +346,8 @@ _beta_study("pareto", "reconstruction against metrics, with the Pareto front", "
 _beta_study("tchebycheff", "trade-off of reconstruction and metrics", "plot_tchebycheff")
 _beta_study("rate", "reconstruction and MIG against KL", "plot_rate", main=False)
 for data in ("sprites", "rooms", "arms"):
-    for name, description in _BETA.items(): _beta_run(data, name, description)
+    for name, description in _BETA.items():
+        _beta_run(data, name, description)
 
 # %% ../nbs/07_figures.ipynb #a56522e7
 def _tiny(_):
@@ -264,13 +371,20 @@ def _vlae_run(name: str, description: str):
         from genmix import vlae
         kind = "class" if name == "by_class" else "flow"
         return getattr(vlae, f"plot_{name}")(runs.published("vlae", kind).value)
-    FIGURES[f"vlae-mnist-{name}"] = Figure(f"a published model of MNIST: {description}", "published", draw)
 
-FIGURES["vlae-code-length"] = Figure("a tiny world: bits that a code saves, against its cost, by window", "published", _tiny)
+    FIGURES[f"vlae-mnist-{name}"] = Figure(f"a published model of MNIST: {description}",
+                                           "published", draw)
+
+FIGURES["vlae-code-length"] = Figure(
+    "a tiny world: bits that a code saves, against its cost, by window", "published", _tiny)
 FIGURES["vlae-seen"] = Figure("what a pixel sees with several windows", "published", _seen)
-for name, description in (("windows", "MNIST: the code's KL and the bound against the pixels in sight"), ("rates", "MNIST: reconstruction against rate"),
-                          ("priors", "MNIST: bound and log p(x) of every prior")): _vlae_study(name, description)
-for name, description in _VLAE.items(): _vlae_run(name, description)
+for name, description in (("windows",
+                           "MNIST: the code's KL and the bound against the pixels in sight"),
+                          ("rates", "MNIST: reconstruction against rate"),
+                          ("priors", "MNIST: bound and log p(x) of every prior")):
+    _vlae_study(name, description)
+for name, description in _VLAE.items():
+    _vlae_run(name, description)
 
 # %% ../nbs/07_figures.ipynb #340a2250
 def read_run(
@@ -281,8 +395,10 @@ def read_run(
     config = configs.load_config(folder)
     system = configs.system_of(config)
     try:
-        if system in _IMAGES: return system, _image_run(folder, config, system)
-        if system == "moe1991": return system, moe1991.run_figures(runs.load_arrays(folder/"figures.npz"), config)
+        if system in _IMAGES:
+            return system, _image_run(folder, config, system)
+        if system == "moe1991":
+            return system, moe1991.run_figures(runs.load_arrays(folder/"figures.npz"), config)
         table, draw = pd.read_csv(folder/"history.csv"), {}
         draw["runs"] = lambda: _panels(table, folder.name)
         if (folder/"search.csv").exists():
@@ -299,7 +415,8 @@ def read_run(
 def _panels(df, text):
     fig, axes = subplots(df.rule.nunique(), 1, height=2.8*df.rule.nunique(), squeeze=False)
     for ax, (rule, g) in zip(axes[:, 0], df.groupby("rule", sort=False)):
-        moe1991.plot_table(g, ax); ax.set_title(f"step sizes: {rule}", loc="left")
+        moe1991.plot_table(g, ax)
+        ax.set_title(f"step sizes: {rule}", loc="left")
     return caption(fig, text)
 
 # %% ../nbs/07_figures.ipynb #4aeff707
@@ -312,7 +429,8 @@ def draw(
     "Draw figures from stored results, each into a file; a `DataError` that says what is missing."
     unknown = [n for n in names or () if n not in FIGURES]
     if unknown:
-        raise DataError(f"there is no figure {unknown[0]!r}; `genmix figures --list` shows them all")
+        raise DataError(
+            f"there is no figure {unknown[0]!r}; `genmix figures --list` shows them all")
     source, stored = read_run(run) if run else ("published", {})
     paths = []
     for name in names or FIGURES:
@@ -320,13 +438,18 @@ def draw(
         if figure.source != source:
             why = (f"is not drawn from a run of {source}" if run else
                    f"needs a run: add --run FOLDER (a folder of `genmix train {figure.source}`)")
-            if names: raise DataError(f"the figure {name} {why}")
+            if names:
+                raise DataError(f"the figure {name} {why}")
             continue
-        try: fig = figure.draw(stored)
+        try:
+            fig = figure.draw(stored)
         except (KeyError, ValueError, IndexError) as e:
-            raise DataError(f"{run or 'published results'}: {name} cannot be drawn, its arrays are not those of this version ({e!r}); train again") from None
+            raise DataError(
+                f"{run or 'published results'}: {name} cannot be drawn, its arrays are not those of this version ({e!r}); train again"
+            ) from None
         if fig is None:
-            if names: raise DataError(f"this run has no figure {name}")
+            if names:
+                raise DataError(f"this run has no figure {name}")
             continue
         paths.append(save(fig, Path(out)/f"{name}.{format}"))
     return paths

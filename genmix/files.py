@@ -46,8 +46,15 @@ def bad(
     return DataError(f"{where}: {what}; expected {expected}. {fix or FIX}")
 
 # %% ../nbs/00d_files.ipynb #e68f8a3c
-MAGIC = {b"PK": "a zip archive (npz)", b"\x93NUMPY": "a NumPy array (npy)", b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-         b"\x1f\x8b": "gzip data", b"\x89PNG": "a PNG picture", b"\xff\xd8": "a JPEG picture", b"%PDF": "a PDF document"}
+MAGIC = {
+    b"PK": "a zip archive (npz)",
+    b"\x93NUMPY": "a NumPy array (npy)",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"\x1f\x8b": "gzip data",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8": "a JPEG picture",
+    b"%PDF": "a PDF document"
+}
 
 def _quote(x, n: int = 40) -> str:
     "The beginning of a text or bytes, safe to print."
@@ -55,7 +62,8 @@ def _quote(x, n: int = 40) -> str:
 
 def _what(head: bytes) -> str:
     "What a file seems to be, from its first bytes."
-    return next((f"this is {name}" for magic, name in MAGIC.items() if head.startswith(magic)), f"the file begins with {_quote(head[:8])}")
+    return next((f"this is {name}" for magic, name in MAGIC.items() if head.startswith(magic)),
+                f"the file begins with {_quote(head[:8])}")
 
 def _head(
     path,  # the file
@@ -64,26 +72,40 @@ def _head(
 ) -> bytes:  # up to 1024 bytes
     "The first bytes of a file that is there, can be read, is not empty, is no web page, and begins as it should."
     where = "Check the path, or get the file: genmix data fetch."
-    if not os.path.exists(path): raise bad(path, "there is no such file", expected, fix=where)
-    if not os.path.isfile(path): raise bad(path, "this is a folder, not a file", expected, fix=where)
+    if not os.path.exists(path):
+        raise bad(path, "there is no such file", expected, fix=where)
+    if not os.path.isfile(path):
+        raise bad(path, "this is a folder, not a file", expected, fix=where)
     try:
-        with open(path, "rb") as f: head = f.read(1024)
-    except OSError as e: raise bad(path, f"cannot be read ({e.strerror})", expected, fix=where) from None
-    if not head: raise bad(path, "the file is empty", expected)
+        with open(path, "rb") as f:
+            head = f.read(1024)
+    except OSError as e:
+        raise bad(path, f"cannot be read ({e.strerror})", expected, fix=where) from None
+    if not head:
+        raise bad(path, "the file is empty", expected)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise bad(path, "this is a web page, perhaps a download's error page", expected)
-    if not head.startswith(magic): raise bad(path, _what(head), expected)
+    if not head.startswith(magic):
+        raise bad(path, _what(head), expected)
     return head
 
 # %% ../nbs/00d_files.ipynb #34288db5
 def _gunzip(path, raw: bytes, limit: int) -> bytes:
     "What a gzip file holds, if it is whole and no longer than `limit`."
     d = zlib.decompressobj(wbits=31)  # 31: a gzip header, and its checksum compared at the end
-    try: out = d.decompress(raw, limit + 1)
-    except zlib.error as e: raise bad(path, f"the gzip data are damaged ({e})", "an undamaged file") from None
-    if len(out) > limit: raise bad(path, f"unpacks to more than {limit:,} bytes", "less", fix="This is no data set of ours.")
-    if not d.eof: raise bad(path, "the gzip data end too early (is the file cut short?)", "a whole file")
-    if d.unused_data.strip(b"\0"): raise bad(path, "something follows the gzip data", "one gzip file and nothing behind it")
+    try:
+        out = d.decompress(raw, limit + 1)
+    except zlib.error as e:
+        raise bad(path, f"the gzip data are damaged ({e})", "an undamaged file") from None
+    if len(out) > limit:
+        raise bad(path,
+                  f"unpacks to more than {limit:,} bytes",
+                  "less",
+                  fix="This is no data set of ours.")
+    if not d.eof:
+        raise bad(path, "the gzip data end too early (is the file cut short?)", "a whole file")
+    if d.unused_data.strip(b"\0"):
+        raise bad(path, "something follows the gzip data", "one gzip file and nothing behind it")
     return out
 
 def read_bytes(
@@ -93,9 +115,15 @@ def read_bytes(
     "The content of a file, unpacked if it is gzip data."
     head = _head(path, "a data file")
     size = os.path.getsize(path)
-    if size > limit: raise bad(path, f"the file has {size:,} bytes", f"at most {limit:,}", fix="This is no data set of ours.")
-    try: raw = Path(path).read_bytes()
-    except OSError as e: raise bad(path, f"cannot be read ({e.strerror})", "a data file") from None
+    if size > limit:
+        raise bad(path,
+                  f"the file has {size:,} bytes",
+                  f"at most {limit:,}",
+                  fix="This is no data set of ours.")
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise bad(path, f"cannot be read ({e.strerror})", "a data file") from None
     return _gunzip(path, raw, limit) if head.startswith(b"\x1f\x8b") else raw
 
 # %% ../nbs/00d_files.ipynb #9a91c7f5
@@ -105,15 +133,21 @@ def read_idx(
 ) -> tuple[np.ndarray, str]:  # uint8 of that shape, and the md5 of the unpacked bytes
     "Read an idx file: the format of MNIST and Fashion-MNIST."
     raw, d = read_bytes(path, limit=2**28), len(shape)
-    if len(raw) < 4 or raw[:2] != b"\0\0": raise bad(path, _what(raw), "an idx file, which begins with two zero bytes")
-    if raw[2] != 8: raise bad(path, f"its numbers are of type {raw[2]:#04x}", "0x08, unsigned bytes")
-    if raw[3] != d or len(raw) < 4 + 4 * d: raise bad(path, f"{raw[3]} dimensions in {len(raw):,} bytes", f"{d} dimensions")
+    if len(raw) < 4 or raw[:2] != b"\0\0":
+        raise bad(path, _what(raw), "an idx file, which begins with two zero bytes")
+    if raw[2] != 8:
+        raise bad(path, f"its numbers are of type {raw[2]:#04x}", "0x08, unsigned bytes")
+    if raw[3] != d or len(raw) < 4 + 4 * d:
+        raise bad(path, f"{raw[3]} dimensions in {len(raw):,} bytes", f"{d} dimensions")
     sizes = struct.unpack(f">{d}I", raw[4 : 4 + 4 * d])
     if not sizes[0] or any(e not in (None, n) for n, e in zip(sizes, shape)):
-        raise bad(path, f"its sizes are {list(sizes)}", "[" + ", ".join("any" if e is None else str(e) for e in shape) + "]")
+        raise bad(path, f"its sizes are {list(sizes)}",
+                  "[" + ", ".join("any" if e is None else str(e) for e in shape) + "]")
     if len(raw) != 4 + 4 * d + math.prod(sizes):  # (0d.1)
-        raise bad(path, f"{len(raw):,} bytes", f"{4 + 4 * d + math.prod(sizes):,} bytes for sizes {list(sizes)}")
-    x = np.frombuffer(raw, np.uint8, offset=4 + 4 * d).reshape(sizes).copy()  # a copy: writable, like any other array
+        raise bad(path, f"{len(raw):,} bytes",
+                  f"{4 + 4 * d + math.prod(sizes):,} bytes for sizes {list(sizes)}")
+    x = np.frombuffer(raw, np.uint8, offset=4 +
+                      4*d).reshape(sizes).copy()  # a copy: writable, like any other array
     return x, hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
 # %% ../nbs/00d_files.ipynb #b37471d1
@@ -121,9 +155,15 @@ class _Name:
     "A name that a pickle may mention: a marker, never the thing itself."
     def __init__(self, name): self.name = name
 
-RECONSTRUCT, NDARRAY, DTYPE, ENCODE = (_Name(n) for n in ("_reconstruct", "ndarray", "dtype", "encode"))
-NAMES = {("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT, ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
-         ("numpy", "ndarray"): NDARRAY, ("numpy", "dtype"): DTYPE, ("_codecs", "encode"): ENCODE}
+RECONSTRUCT, NDARRAY, DTYPE, ENCODE = (_Name(n)
+                                       for n in ("_reconstruct", "ndarray", "dtype", "encode"))
+NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): DTYPE,
+    ("_codecs", "encode"): ENCODE
+}
 
 class _Machine:
     "Pickle's stack machine with most of its instructions left out."
@@ -135,12 +175,14 @@ class _Machine:
 
     def refuse(self, what: str) -> DataError:
         "The DataError for this place in the file."
-        return bad(self.path, f"{what} (byte {self.at:,} of its pickle)", "a pickle of plain arrays, lists, dicts, texts and numbers")
+        return bad(self.path, f"{what} (byte {self.at:,} of its pickle)",
+                   "a pickle of plain arrays, lists, dicts, texts and numbers")
 
     def take(self, n: int) -> bytes:
         "The next n bytes."
         end = self.at + n
-        if n < 0 or end > len(self.raw): raise self.refuse("the pickle ends in the middle of an instruction")
+        if n < 0 or end > len(self.raw):
+            raise self.refuse("the pickle ends in the middle of an instruction")
         b, self.at = self.raw[self.at : end], end
         return b
 
@@ -167,7 +209,8 @@ def _op(code: bytes):
     def keep(f: Callable) -> Callable: OPS[code[0]] = f; return f
     return keep
 
-for _code, _value in ((b"N", None), (b"\x88", True), (b"\x89", False), (b")", ())):  # NONE NEWTRUE NEWFALSE EMPTY_TUPLE
+for _code, _value in ((b"N", None), (b"\x88", True), (b"\x89", False),
+                      (b")", ())):  # NONE NEWTRUE NEWFALSE EMPTY_TUPLE
     OPS[_code[0]] = lambda m, v=_value: m.stack.append(v)
 
 def _number(m, format):
@@ -193,20 +236,23 @@ def _binint1(m): m.stack.append(m.raw[m.at]); m.at += 1
 @_op(b"\x8a")
 def _long1(m):
     n, = m.take(1)
-    if n > 8: raise m.refuse(f"a number of {n} bytes")
+    if n > 8:
+        raise m.refuse(f"a number of {n} bytes")
     m.stack.append(int.from_bytes(m.take(n), "little", signed=True))
 
 # %% ../nbs/00d_files.ipynb #92bcac19
 @_op(b"(")
 def _mark(m):
-    if len(m.marks) >= 64: raise m.refuse("more than 64 open marks")
+    if len(m.marks) >= 64:
+        raise m.refuse("more than 64 open marks")
     m.marks.append(len(m.stack))
 
 for _code, _kind in ((b"]", list), (b"}", dict)):  # EMPTY_LIST EMPTY_DICT
     @_op(_code)
     def _empty(m, kind=_kind):
         m.containers += 1
-        if m.containers > 10_000: raise m.refuse("more than 10,000 lists and dicts")
+        if m.containers > 10_000:
+            raise m.refuse("more than 10,000 lists and dicts")
         m.stack.append(kind())
 
 @_op(b"t")
@@ -215,16 +261,20 @@ def _tuple(m): m.stack.append(tuple(m.items()))
 for _code, _n in ((b"\x85", 1), (b"\x86", 2), (b"\x87", 3)):  # TUPLE1 TUPLE2 TUPLE3
     @_op(_code)
     def _tuple_n(m, n=_n):
-        if len(m.stack) < n: raise m.refuse(f"a tuple of {n} from {len(m.stack)} values")
+        if len(m.stack) < n:
+            raise m.refuse(f"a tuple of {n} from {len(m.stack)} values")
         m.stack[-n:] = [tuple(m.stack[-n:])]
 
 def _extend(m, values):
-    if type(m.stack[-1]) is not list: raise m.refuse("values for a list that is none")
+    if type(m.stack[-1]) is not list:
+        raise m.refuse("values for a list that is none")
     m.stack[-1].extend(values)
 
 def _update(m, values):
-    if type(m.stack[-1]) is not dict or len(values) % 2: raise m.refuse("keys and values for a dict that is none")
-    if any(type(k) not in (str, bytes, int) for k in values[::2]): raise m.refuse("a dict with keys that are no texts")
+    if type(m.stack[-1]) is not dict or len(values) % 2:
+        raise m.refuse("keys and values for a dict that is none")
+    if any(type(k) not in (str, bytes, int) for k in values[::2]):
+        raise m.refuse("a dict with keys that are no texts")
     m.stack[-1].update(zip(values[::2], values[1::2]))
 
 OPS[b"a"[0]] = lambda m: _extend(m, [m.stack.pop()])  # APPEND
@@ -242,7 +292,8 @@ def _memoize(m): m.memo[len(m.memo)] = m.stack[-1]
 
 def _get(m, key):
     value = m.memo[key]
-    if type(value) in (list, tuple, dict): raise m.refuse(f"a {type(value).__name__} used twice")
+    if type(value) in (list, tuple, dict):
+        raise m.refuse(f"a {type(value).__name__} used twice")
     m.stack.append(value)
 
 @_op(b"h")
@@ -257,15 +308,20 @@ OPS[b"\x95"[0]] = lambda m: m.take(8)  # FRAME: a hint for reading from a stream
 # %% ../nbs/00d_files.ipynb #f3b820ee
 def _find(m, module, name):
     "The marker of a permitted name."
-    if type(module) is not str or type(name) is not str: raise m.refuse("a name that is no text")
+    if type(module) is not str or type(name) is not str:
+        raise m.refuse("a name that is no text")
     found = NAMES.get((module, name))
-    if found is None: raise m.refuse(f"refuses to load {_quote(module)[1:-1]}.{_quote(name)[1:-1]}, which a data file has no use for")
+    if found is None:
+        raise m.refuse(
+            f"refuses to load {_quote(module)[1:-1]}.{_quote(name)[1:-1]}, which a data file has no use for"
+        )
     return found
 
 def _line(m) -> str:
     "The text up to the end of the line."
     end = m.raw.find(b"\n", m.at, m.at + 200)
-    if end < 0: raise m.refuse("a name without an end")
+    if end < 0:
+        raise m.refuse("a name without an end")
     return m.take(end + 1 - m.at)[:-1].decode("ascii", "backslashreplace")
 
 @_op(b"c")
@@ -298,12 +354,17 @@ def _text(x) -> str:
 @_op(b"R")
 def _reduce(m):
     args, f = m.stack.pop(), m.stack.pop()
-    if type(args) is not tuple or type(f) is not _Name: raise m.refuse("a call of something that is no function")
-    if f is RECONSTRUCT and len(args) == 3 and args[0] is NDARRAY: return m.stack.append(_Array())
-    if f is DTYPE and len(args) == 3 and type(args[0]) in (str, bytes): return m.stack.append(_Dtype(_text(args[0])))
-    if f is ENCODE and len(args) == 2 and type(args[0]) is str and args[1] == "latin1":  # Python 3 writing for Python 2
+    if type(args) is not tuple or type(f) is not _Name:
+        raise m.refuse("a call of something that is no function")
+    if f is RECONSTRUCT and len(args) == 3 and args[0] is NDARRAY:
+        return m.stack.append(_Array())
+    if f is DTYPE and len(args) == 3 and type(args[0]) in (str, bytes):
+        return m.stack.append(_Dtype(_text(args[0])))
+    if f is ENCODE and len(args) == 2 and type(
+            args[0]) is str and args[1] == "latin1":  # Python 3 writing for Python 2
         m.encoded += len(args[0])
-        if m.encoded > len(m.raw): raise m.refuse("more encoded text than the file has bytes")
+        if m.encoded > len(m.raw):
+            raise m.refuse("more encoded text than the file has bytes")
         return m.stack.append(args[0].encode("latin1"))
     raise m.refuse(f"a call of {f.name} with arguments that make no array")
 
@@ -312,32 +373,44 @@ def _numbers(m, shape, dtype, fortran, data) -> np.ndarray:
     "An array of numbers, a view of the file's bytes."
     n = math.prod(shape)
     if type(data) is not bytes or len(data) != n * dtype.itemsize:
-        raise m.refuse(f"an array of shape {list(shape)} and type {dtype} from {len(data) if type(data) is bytes else 'no'} bytes")
+        raise m.refuse(
+            f"an array of shape {list(shape)} and type {dtype} from {len(data) if type(data) is bytes else 'no'} bytes"
+        )
     a = np.frombuffer(data, dtype) if n else np.empty(0, dtype)
     return a.reshape(shape, order="F" if fortran else "C")
 
 def _objects(m, shape, data) -> list:
     "The list behind an array of objects."
-    if type(data) is not list or len(shape) != 1 or shape[0] != len(data): raise m.refuse("an array of objects that is no plain list")
+    if type(data) is not list or len(shape) != 1 or shape[0] != len(data):
+        raise m.refuse("an array of objects that is no plain list")
     return data
 
 @_op(b"b")
 def _build(m):
     state, stub = m.stack.pop(), m.stack[-1]
-    if type(state) is not tuple: raise m.refuse("a state that is no tuple")
+    if type(state) is not tuple:
+        raise m.refuse("a state that is no tuple")
     if type(stub) is _Dtype:
-        if len(state) != 8 or state[0] != 3 or state[2:7] != (None, None, None, -1, -1): raise m.refuse("a dtype of an unknown kind")
+        if len(state) != 8 or state[0] != 3 or state[2:7] != (None, None, None, -1, -1):
+            raise m.refuse("a dtype of an unknown kind")
         order = _text(state[1])
-        if stub.name in ("O4", "O8"): stub.dtype = object
-        elif type(order) is str and NUMBERS.fullmatch(order + stub.name): stub.dtype = np.dtype(order + stub.name)
-        else: raise m.refuse(f"an array of type {_quote(stub.name)}")
+        if stub.name in ("O4", "O8"):
+            stub.dtype = object
+        elif type(order) is str and NUMBERS.fullmatch(order + stub.name):
+            stub.dtype = np.dtype(order + stub.name)
+        else:
+            raise m.refuse(f"an array of type {_quote(stub.name)}")
         return
-    if type(stub) is not _Array or len(state) != 5 or type(state[2]) is not _Dtype or not state[2].dtype:
+    if type(stub) is not _Array or len(state) != 5 or type(
+            state[2]) is not _Dtype or not state[2].dtype:
         raise m.refuse("a state without an array")
     _, shape, dtype, fortran, data = state
-    if type(shape) is not tuple or len(shape) > 4 or not {*map(type, shape)} <= {int}: raise m.refuse("an array without a shape")
-    if shape and not 0 <= min(shape) <= max(shape) < 2**31: raise m.refuse(f"an array of shape {list(shape)}")
-    a = _objects(m, shape, data) if dtype.dtype is object else _numbers(m, shape, dtype.dtype, fortran, data)
+    if type(shape) is not tuple or len(shape) > 4 or not {*map(type, shape)} <= {int}:
+        raise m.refuse("an array without a shape")
+    if shape and not 0 <= min(shape) <= max(shape) < 2**31:
+        raise m.refuse(f"an array of shape {list(shape)}")
+    a = _objects(m, shape, data) if dtype.dtype is object else _numbers(
+        m, shape, dtype.dtype, fortran, data)
     m.stack[-1] = a
 
 # %% ../nbs/00d_files.ipynb #e1bda00d
@@ -345,14 +418,19 @@ PLAIN = {type(None), bool, int, float, str, bytes, np.ndarray}
 
 def _result(m):
     "The one value on the stack, if it is a plain one through and through."
-    if len(m.stack) != 1: raise m.refuse(f"{len(m.stack)} values at the end")
+    if len(m.stack) != 1:
+        raise m.refuse(f"{len(m.stack)} values at the end")
     levels, end = [iter(m.stack)], object()
     while levels:
         v = next(levels[-1], end)
-        if v is end: levels.pop()
-        elif type(v) in (list, tuple, dict): levels.append(iter(v.values() if type(v) is dict else v))
-        elif type(v) not in PLAIN: raise m.refuse("something half made is left over, or an array is used twice")
-        if len(levels) > 20: raise m.refuse("more than 20 levels")
+        if v is end:
+            levels.pop()
+        elif type(v) in (list, tuple, dict):
+            levels.append(iter(v.values() if type(v) is dict else v))
+        elif type(v) not in PLAIN:
+            raise m.refuse("something half made is left over, or an array is used twice")
+        if len(levels) > 20:
+            raise m.refuse("more than 20 levels")
     return m.stack[0]
 
 def unpickle(
@@ -366,34 +444,45 @@ def unpickle(
         for _ in range(steps):
             code = raw[m.at]
             m.at += 1
-            if code == 46: return _result(m)  # b".", STOP
+            if code == 46:
+                return _result(m)  # b".", STOP
             OPS[code](m)
-    except DataError: raise
-    except IndexError: raise m.refuse("the pickle ends too early, or takes more than there is") from None
+    except DataError:
+        raise
+    except IndexError:
+        raise m.refuse("the pickle ends too early, or takes more than there is") from None
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, struct.error) as e:
         raise m.refuse(f"the pickle is damaged ({type(e).__name__})") from None
     raise m.refuse(f"more than {steps:,} instructions")
 
 # %% ../nbs/00d_files.ipynb #ebfa7a63
-HEADER = re.compile(rb"\{'descr': '([^']{1,9})', 'fortran_order': (True|False), 'shape': \(([0-9L, ]{0,200})\), \}\s*")
+HEADER = re.compile(
+    rb"\{'descr': '([^']{1,9})', 'fortran_order': (True|False), 'shape': \(([0-9L, ]{0,200})\), \}\s*"
+)
 
 def _header(path, take) -> tuple[tuple, np.dtype, bool, int]:
     "Shape, dtype, Fortran order and the header's length in bytes; `take(n)` gives the next n bytes."
     want = "a NumPy array of numbers"
     head = take(8)
-    if head[:6] != b"\x93NUMPY" or head[6:7] not in (b"\1", b"\2", b"\3"): raise bad(path, _what(head), want)
+    if head[:6] != b"\x93NUMPY" or head[6:7] not in (b"\1", b"\2", b"\3"):
+        raise bad(path, _what(head), want)
     wide = 2 if head[6] == 1 else 4
     n = int.from_bytes(take(wide), "little")
-    if n > 4096: raise bad(path, f"a header of {n:,} bytes", "at most 4,096")
+    if n > 4096:
+        raise bad(path, f"a header of {n:,} bytes", "at most 4,096")
     m = HEADER.fullmatch(take(n))
     sizes = [s.strip().rstrip(b"L") for s in m[3].split(b",")] if m else [b"?"]
-    if sizes[-1] == b"": sizes.pop()  # (3,)
+    if sizes[-1] == b"":
+        sizes.pop()  # (3,)
     if any(not re.fullmatch(rb"[0-9]{1,12}", s) for s in sizes) or len(sizes) > 16:
         raise bad(path, "an array's header that makes no sense", want)
     shape, descr = tuple(int(s) for s in sizes), m[1].decode("latin1")
-    if math.prod(max(s, 1) for s in shape) > 2**40: raise bad(path, f"an array of shape {list(shape)}", "a size that a disk can hold")
-    if descr in ("|O", "|O8", "|O4", "O"): return shape, np.dtype(object), m[2] == b"True", 8 + wide + n
-    if descr != "|b1" and not NUMBERS.fullmatch(descr): raise bad(path, f"an array of type {_quote(descr)}", want)
+    if math.prod(max(s, 1) for s in shape) > 2**40:
+        raise bad(path, f"an array of shape {list(shape)}", "a size that a disk can hold")
+    if descr in ("|O", "|O8", "|O4", "O"):
+        return shape, np.dtype(object), m[2] == b"True", 8 + wide + n
+    if descr != "|b1" and not NUMBERS.fullmatch(descr):
+        raise bad(path, f"an array of type {_quote(descr)}", want)
     return shape, np.dtype(descr), m[2] == b"True", 8 + wide + n
 
 # %% ../nbs/00d_files.ipynb #22c57233
@@ -404,56 +493,75 @@ def read_npy(
     "Read a plain array; a pickled one is refused."
     _head(path, "a NumPy array (npy)", b"\x93NUMPY")
     try:
-        with open(path, "rb") as f: shape, dtype, fortran, start = _header(path, f.read)
+        with open(path, "rb") as f:
+            shape, dtype, fortran, start = _header(path, f.read)
         size = os.path.getsize(path)
-        if dtype.hasobject: raise bad(path, "an array of pickled objects", "an array of numbers")
+        if dtype.hasobject:
+            raise bad(path, "an array of pickled objects", "an array of numbers")
         if size != start + math.prod(shape) * dtype.itemsize:
-            raise bad(path, f"{size:,} bytes", f"{start + math.prod(shape) * dtype.itemsize:,} bytes for shape {list(shape)} of {dtype}")
+            raise bad(
+                path, f"{size:,} bytes",
+                f"{start + math.prod(shape) * dtype.itemsize:,} bytes for shape {list(shape)} of {dtype}"
+            )
         order = "F" if fortran else "C"
-        if not math.prod(shape): return np.empty(shape, dtype)
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
         x = np.memmap(path, dtype, "r", start, shape, order)
-    except OSError as e: raise bad(path, f"cannot be read ({e.strerror})", "a NumPy array") from None
-    if dtype.kind == "b" and x.view(np.uint8).max() > 1: raise bad(path, "truth values other than 0 and 1", "an array of numbers")
+    except OSError as e:
+        raise bad(path, f"cannot be read ({e.strerror})", "a NumPy array") from None
+    if dtype.kind == "b" and x.view(np.uint8).max() > 1:
+        raise bad(path, "truth values other than 0 and 1", "an array of numbers")
     return x if mmap else np.array(x)
 
 # %% ../nbs/00d_files.ipynb #b6491ab6
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError, OverflowError)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError,
+              ValueError, LookupError, OverflowError)
 
 class _Sparing(io.FileIO):
     "A file that refuses to hand out more than 16 MB at a time."
     def read(self, n: int = -1) -> bytes:
-        if n < 0: n = os.fstat(self.fileno()).st_size - self.tell()
-        if n > 2**24: raise zipfile.BadZipFile("it asks for too much memory")
+        if n < 0:
+            n = os.fstat(self.fileno()).st_size - self.tell()
+        if n > 2**24:
+            raise zipfile.BadZipFile("it asks for too much memory")
         return super().read(n)
 
 def _damaged(path, e: BaseException) -> DataError:
-    return bad(path, f"the archive is damaged ({_quote(str(e) or type(e).__name__, 90)[1:-1]})", "a whole npz archive")
+    return bad(path, f"the archive is damaged ({_quote(str(e) or type(e).__name__, 90)[1:-1]})",
+               "a whole npz archive")
 
 @contextmanager
 def _archive(path):
     "An open npz archive and its entries: name of the array -> entry."
     _head(path, "an npz archive", b"PK")
     with _Sparing(path) as f:
-        try: z = zipfile.ZipFile(f)
-        except ZIP_ERRORS as e: raise _damaged(path, e) from None
+        try:
+            z = zipfile.ZipFile(f)
+        except ZIP_ERRORS as e:
+            raise _damaged(path, e) from None
         entries = {}
         for e in z.infolist():
             name = e.filename.removesuffix(".npy")
-            if name in entries: raise bad(path, f"two entries named {_quote(name)}", "each name once")
+            if name in entries:
+                raise bad(path, f"two entries named {_quote(name)}", "each name once")
             entries[name] = e
         yield z, entries
 
 # %% ../nbs/00d_files.ipynb #68b455ed
 def _entry(path, entries: dict, name: str) -> zipfile.ZipInfo:
     "The entry of an array, if what it claims is possible."
-    if name not in entries: raise bad(path, f"there is no array {name!r}, only {_quote(' '.join(entries), 100)}", f"an array {name!r}")
+    if name not in entries:
+        raise bad(path, f"there is no array {name!r}, only {_quote(' '.join(entries), 100)}",
+                  f"an array {name!r}")
     e, where = entries[name], f"{path}, array {_quote(name)[1:-1]}"
-    if e.flag_bits & 1: raise bad(where, "it is encrypted", "plain data")
+    if e.flag_bits & 1:
+        raise bad(where, "it is encrypted", "plain data")
     if e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise bad(where, f"compression method {e.compress_type}", "0 (none) or 8 (deflate)")
     ratio = 1 if e.compress_type == zipfile.ZIP_STORED else 1032
     if e.file_size > ratio * e.compress_size:
-        raise bad(where, f"it claims {e.file_size:,} bytes from {e.compress_size:,}", "an honest size")
+        raise bad(where, f"it claims {e.file_size:,} bytes from {e.compress_size:,}",
+                  "an honest size")
     return e
 
 # %% ../nbs/00d_files.ipynb #797bb5a7
@@ -465,15 +573,21 @@ class _Tape:
         self.shape, self.dtype, self.fortran, _ = _header(path, self.read)
         n = math.prod(self.shape) * self.dtype.itemsize
         if not self.dtype.hasobject and self.left != n:
-            raise bad(path, f"{self.left:,} bytes", f"{n:,} bytes for shape {list(self.shape)} of {self.dtype}")
+            raise bad(path, f"{self.left:,} bytes",
+                      f"{n:,} bytes for shape {list(self.shape)} of {self.dtype}")
 
     def read(self, n: int) -> bytes:
         "The next n bytes."
-        try: b = self.stream.read(n)
-        except ZIP_ERRORS as e: raise _damaged(self.path, e) from None
-        if len(b) < n: raise bad(self.path, "the data end too early (is the file cut short?)", f"{n - len(b):,} bytes more")
+        try:
+            b = self.stream.read(n)
+        except ZIP_ERRORS as e:
+            raise _damaged(self.path, e) from None
+        if len(b) < n:
+            raise bad(self.path, "the data end too early (is the file cut short?)",
+                      f"{n - len(b):,} bytes more")
         self.left -= n
-        if self.left == 0: self.finish()
+        if self.left == 0:
+            self.finish()
         return b
 
     def fill(self, flat: np.ndarray) -> np.ndarray:
@@ -486,25 +600,32 @@ class _Tape:
 
     def skip(self, n: int) -> None:
         "Go n bytes ahead."
-        while n > 0: n -= len(self.read(min(n, 2**20)))
+        while n > 0:
+            n -= len(self.read(min(n, 2**20)))
 
     def finish(self) -> None:
         "There is nothing more, and the checksum is right."
-        try: more = self.stream.read(1)
-        except ZIP_ERRORS as e: raise _damaged(self.path, e) from None
-        if more: raise bad(self.path, "more bytes than it says", "an honest size")
+        try:
+            more = self.stream.read(1)
+        except ZIP_ERRORS as e:
+            raise _damaged(self.path, e) from None
+        if more:
+            raise bad(self.path, "more bytes than it says", "an honest size")
 
 # %% ../nbs/00d_files.ipynb #c025bcc0
 @contextmanager
 def open_member(
     path: str | Path,  # an npz archive
     name: str,  # of an array in it
-) -> Iterator[tuple[tuple, np.dtype, _Tape]]:  # (shape, dtype, stream); the stream has read(n), fill(array), skip(n)
+) -> Iterator[tuple[tuple, np.dtype,
+                    _Tape]]:  # (shape, dtype, stream); the stream has read(n), fill(array), skip(n)
     "Read one array of an archive in pieces, without ever holding it."
     with _archive(path) as (z, entries):
         e = _entry(path, entries, name)
-        try: stream = z.open(e)
-        except ZIP_ERRORS as err: raise _damaged(path, err) from None
+        try:
+            stream = z.open(e)
+        except ZIP_ERRORS as err:
+            raise _damaged(path, err) from None
         with stream:
             tape = _Tape(f"{path}, array {_quote(name)[1:-1]}", stream, e.file_size)
             yield tape.shape, tape.dtype, tape
@@ -513,11 +634,14 @@ def open_member(
 def _whole(tape: _Tape, objects: bool):
     "All of one array."
     if tape.dtype.hasobject:
-        if not objects: raise bad(tape.path, "an array of pickled objects", "an array of numbers")
-        if tape.left > 2**28: raise bad(tape.path, f"a pickle of {tape.left:,} bytes", f"at most {2**28:,}")
+        if not objects:
+            raise bad(tape.path, "an array of pickled objects", "an array of numbers")
+        if tape.left > 2**28:
+            raise bad(tape.path, f"a pickle of {tape.left:,} bytes", f"at most {2**28:,}")
         value = unpickle(tape.read(tape.left), tape.path)
         if type(value) is not list or tape.shape != (len(value),):
-            raise bad(tape.path, "a pickle that holds something else", f"{list(tape.shape)} objects")
+            raise bad(tape.path, "a pickle that holds something else",
+                      f"{list(tape.shape)} objects")
         return value
     x = tape.fill(np.empty(math.prod(tape.shape), tape.dtype))
     if tape.dtype.kind == "b" and len(x) and x.view(np.uint8).max() > 1:
@@ -534,10 +658,15 @@ def read_npz(
     with _archive(path) as (_, entries):
         names = tuple(entries) if keys is None else tuple(keys)
         size = sum(_entry(path, entries, k).file_size for k in names)
-    if size > limit: raise bad(path, f"{size:,} bytes unpacked", f"at most {limit:,}", fix="This is no data set of ours.")
+    if size > limit:
+        raise bad(path,
+                  f"{size:,} bytes unpacked",
+                  f"at most {limit:,}",
+                  fix="This is no data set of ours.")
     found = {}
     for k in names:
-        with open_member(path, k) as (_, _, tape): found[k] = _whole(tape, k in objects)
+        with open_member(path, k) as (_, _, tape):
+            found[k] = _whole(tape, k in objects)
     return found
 
 # %% ../nbs/00d_files.ipynb #516f7d34
@@ -546,14 +675,21 @@ STEP = 4096  # longest movement that we believe, in either direction
 def _tables(path, drawings) -> np.ndarray:
     "All rows of all drawings, checked, as one int16 table [M, 3]."
     want = "integer rows (dx, dy, pen)"
-    if not len(drawings): raise bad(path, "no drawings", "at least one")
+    if not len(drawings):
+        raise bad(path, "no drawings", "at least one")
     for i, d in enumerate(drawings):
         if type(d) is not np.ndarray or d.ndim != 2 or d.shape[1] != 3 or not len(d):
             shape = f"an array of shape {list(d.shape)}" if type(d) is np.ndarray else "no array"
             raise bad(path, f"drawing {i} is {shape}", "shape [n, 3], n > 0")
     flat = np.concatenate(list(drawings))
-    def which(wrong: np.ndarray) -> int: return np.searchsorted(np.cumsum([len(d) for d in drawings]), np.flatnonzero(wrong)[0], side="right")
-    if flat.dtype.kind == "f" and (wrong := ~(np.isfinite(flat) & (flat == np.rint(flat))).all(1)).any():
+
+    def which(wrong: np.ndarray) -> int:
+        return np.searchsorted(np.cumsum([len(d) for d in drawings]),
+                               np.flatnonzero(wrong)[0],
+                               side="right")
+
+    if flat.dtype.kind == "f" and (wrong := ~(np.isfinite(flat) &
+                                              (flat == np.rint(flat))).all(1)).any():
         raise bad(path, f"drawing {which(wrong)} has numbers that are not whole", want)
     if (wrong := (flat[:, 2] != 0) & (flat[:, 2] != 1)).any():
         raise bad(path, f"drawing {which(wrong)} has a pen that is neither 0 nor 1", want)
@@ -576,9 +712,11 @@ def read_sketches(
 def _stroke(path, line: int, stroke) -> np.ndarray:
     "One stroke, int16 [2, n]."
     if type(stroke) is not list or len(stroke) != 2 or any(type(s) is not list for s in stroke):
-        raise bad(path, "a stroke that is not two lists", "x and y (the simplified files, not the raw ones)", line)
+        raise bad(path, "a stroke that is not two lists",
+                  "x and y (the simplified files, not the raw ones)", line)
     x, y = stroke
-    if not x or len(x) != len(y): raise bad(path, f"a stroke of {len(x)} x and {len(y)} y", "as many of each", line)
+    if not x or len(x) != len(y):
+        raise bad(path, f"a stroke of {len(x)} x and {len(y)} y", "as many of each", line)
     if {*map(type, x), *map(type, y)} != {int} or min(*x, *y, 0) < 0 or max(*x, *y, 0) > 255:
         raise bad(path, "coordinates that are no whole numbers from 0 to 255", "0..255", line)
     return np.array(stroke, np.int16)
@@ -586,10 +724,15 @@ def _stroke(path, line: int, stroke) -> np.ndarray:
 def _record(path, line: int, text: bytes) -> tuple[list, str]:
     "The strokes and the word of one line."
     def no(constant: str) -> NoReturn: raise ValueError(constant)
-    try: record = json.loads(text, parse_constant=no)
-    except (ValueError, RecursionError): raise bad(path, "the line is not JSON (is the file cut short?)", "one drawing", line) from None
-    if type(record) is not dict or type(record.get("drawing")) is not list or type(record.get("word")) is not str:
-        raise bad(path, "the line has no word or no drawing", '{"word": ..., "drawing": [...]}', line)
+    try:
+        record = json.loads(text, parse_constant=no)
+    except (ValueError, RecursionError):
+        raise bad(path, "the line is not JSON (is the file cut short?)", "one drawing",
+                  line) from None
+    if type(record) is not dict or type(record.get("drawing")) is not list or type(
+            record.get("word")) is not str:
+        raise bad(path, "the line has no word or no drawing", '{"word": ..., "drawing": [...]}',
+                  line)
     if not record["drawing"] or len(record["word"]) > 100:
         raise bad(path, "a drawing without strokes, or a word without end", "one drawing", line)
     return [_stroke(path, line, s) for s in record["drawing"]], record["word"]
@@ -603,9 +746,11 @@ def read_ndjson(
     drawings, words = [], []
     with open(path, "rb") as f:
         for line in range(1, 2**31):
-            if len(words) == limit or not (text := f.readline(2**20)): break
+            if len(words) == limit or not (text := f.readline(2**20)):
+                break
             strokes, word = _record(path, line, text)
-            drawings.append(strokes); words.append(word)
+            drawings.append(strokes)
+            words.append(word)
     return drawings, words
 
 # %% ../nbs/00d_files.ipynb #5b650e4d
@@ -619,57 +764,74 @@ def read_bitmaps(
     return x.reshape(-1, 28, 28)
 
 # %% ../nbs/00d_files.ipynb #a77eba86
-CIFAR = tuple(f"cifar-10-batches-py/{n}" for n in ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
+CIFAR = tuple(f"cifar-10-batches-py/{n}"
+              for n in ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
 
 def _tar_header(path, head: bytes) -> tuple[str, int, bytes]:
     "Name, size and kind of the next entry."
     try:
         size, total = (int(head[a:b].strip(b" \0") or b"0", 8) for a, b in ((124, 136), (148, 156)))
-    except ValueError: size, total = -1, 0
-    if size < 0 or total != sum(head) - sum(head[148:156]) + 8 * 32: raise bad(path, "a damaged entry in the tar", "cifar-10-python.tar.gz")
+    except ValueError:
+        size, total = -1, 0
+    if size < 0 or total != sum(head) - sum(head[148:156]) + 8 * 32:
+        raise bad(path, "a damaged entry in the tar", "cifar-10-python.tar.gz")
     return head[:100].split(b"\0")[0].decode("latin1").removeprefix("./"), size, head[156:157]
 
 def _tar(path, wanted: tuple, limit: int = 2**29):
     "The wanted files of a .tar.gz, one after the other, as (name, bytes)."
     with gzip.open(path) as f:
         def take(n: int, all: bool = True) -> bytes:
-            try: b = f.read(n)
+            try:
+                b = f.read(n)
             except (OSError, EOFError, zlib.error) as e:
-                raise bad(path, f"the gzip data are damaged ({_quote(str(e))})", "a whole file") from None
-            if all and len(b) < n: raise bad(path, "the tar ends too early (is the file cut short?)", "a whole file")
+                raise bad(path, f"the gzip data are damaged ({_quote(str(e))})",
+                          "a whole file") from None
+            if all and len(b) < n:
+                raise bad(path, "the tar ends too early (is the file cut short?)", "a whole file")
             return b
         while limit > 0 and (head := take(512)).strip(b"\0"):
             name, size, kind = _tar_header(path, head)
             padded = -(-size // 512) * 512
             limit -= 512 + padded
-            if limit < 0: raise bad(path, "the tar is too large", "about 190 MB")
+            if limit < 0:
+                raise bad(path, "the tar is too large", "about 190 MB")
             if kind in (b"0", b"\0") and name in wanted:
-                if size > 2**26: raise bad(path, f"{name} has {size:,} bytes", "about 31 MB")
+                if size > 2**26:
+                    raise bad(path, f"{name} has {size:,} bytes", "about 31 MB")
                 yield name, take(padded)[:size]
             else:
-                for a in range(0, padded, 2**20): take(min(2**20, padded - a))
-        while limit > 0 and take(2**20, all=False): limit -= 2**20  # to the end, where gzip compares its checksum
+                for a in range(0, padded, 2**20):
+                    take(min(2**20, padded - a))
+        while limit > 0 and take(2**20, all=False):
+            limit -= 2**20  # to the end, where gzip compares its checksum
 
 # %% ../nbs/00d_files.ipynb #bf86c586
 def _files(path) -> tuple:
     "The seven files of CIFAR-10, from the tar or from the unpacked folder, as (name, bytes), one at a time."
-    where = Path(path) / "cifar-10-batches-py" if (Path(path) / "cifar-10-batches-py").is_dir() else Path(path)
-    if where.is_dir(): return ((n, read_bytes(where / n.split("/")[1], 2**26)) for n in CIFAR)
+    where = Path(path)/"cifar-10-batches-py" if (Path(path)/
+                                                 "cifar-10-batches-py").is_dir() else Path(path)
+    if where.is_dir():
+        return ((n, read_bytes(where / n.split("/")[1], 2**26)) for n in CIFAR)
     _head(path, "cifar-10-python.tar.gz, or its folder", b"\x1f\x8b")
     return _tar(path, CIFAR)
 
 def _batch(path, raw: bytes) -> dict:
     "A pickled dict with its keys as text."
     d = unpickle(raw, path, steps=200_000)
-    if type(d) is not dict: raise bad(path, f"its pickle holds a {type(d).__name__}", "a dict")
+    if type(d) is not dict:
+        raise bad(path, f"its pickle holds a {type(d).__name__}", "a dict")
     return {_text(k): v for k, v in d.items()}
 
 def _cifar_images(path, d: dict, rows: int) -> tuple[np.ndarray, np.ndarray]:
     "Images and labels of one batch."
     x, y = d.get("data"), d.get("labels")
     if type(x) is not np.ndarray or x.dtype != np.uint8 or x.shape != (rows, 3072):
-        raise bad(path, f"data is {f'{list(x.shape)} of {x.dtype}' if type(x) is np.ndarray else 'no array'}", f"[{rows}, 3072] of uint8")
-    if type(y) is not list or len(y) != rows or any(type(v) is not int or not 0 <= v <= 9 for v in y):
+        raise bad(
+            path,
+            f"data is {f'{list(x.shape)} of {x.dtype}' if type(x) is np.ndarray else 'no array'}",
+            f"[{rows}, 3072] of uint8")
+    if type(y) is not list or len(y) != rows or any(
+            type(v) is not int or not 0 <= v <= 9 for v in y):
         raise bad(path, "labels are wrong", f"{rows} whole numbers from 0 to 9")
     return x.reshape(-1, 3, 32, 32), np.array(y)
 
@@ -678,21 +840,27 @@ def read_cifar(
     rows: int = 10_000,  # images in each of its six batches
 ) -> dict:  # train: (x uint8 [50000, 3, 32, 32], y int64 [50000]), test: likewise, names: of the ten classes
     "Read CIFAR-10 without unpacking it."
-    x, y, names, seen = np.empty((6 * rows, 3, 32, 32), np.uint8), np.empty(6 * rows, np.int64), None, set()
+    x, y, names, seen = np.empty((6*rows, 3, 32, 32), np.uint8), np.empty(6*rows,
+                                                                          np.int64), None, set()
     for name, raw in _files(path):
         where = f"{path}, {name.split('/')[1]}"
-        if name in seen: raise bad(where, "it is there twice", "once")
+        if name in seen:
+            raise bad(where, "it is there twice", "once")
         seen.add(name)
         d = _batch(where, raw)
         if name == CIFAR[0]:
             names = d.get("label_names")
-            if type(names) is not list or len(names) != 10 or any(type(n) not in (str, bytes) for n in names):
+            if type(names) is not list or len(names) != 10 or any(
+                    type(n) not in (str, bytes) for n in names):
                 raise bad(where, "no names", "ten names of classes")
         else:
             k = slice((CIFAR.index(name) - 1) * rows, CIFAR.index(name) * rows)
             x[k], y[k] = _cifar_images(where, d, rows)
-    if missing := [n for n in CIFAR if n not in seen]: raise bad(path, f"{missing[0]} is missing", "the seven files of CIFAR-10")
-    return dict(train=(x[: 5 * rows], y[: 5 * rows]), test=(x[5 * rows :], y[5 * rows :]), names=[_text(n) for n in names])
+    if missing := [n for n in CIFAR if n not in seen]:
+        raise bad(path, f"{missing[0]} is missing", "the seven files of CIFAR-10")
+    return dict(train=(x[:5*rows], y[:5*rows]),
+                test=(x[5*rows:], y[5*rows:]),
+                names=[_text(n) for n in names])
 
 # %% ../nbs/00d_files.ipynb #27ea8ffa
 GRIDS = {  # factors in order; the full shape: number of values of each factor, then the image; names inside the file
@@ -707,27 +875,36 @@ GRIDS = {  # factors in order; the full shape: number of values of each factor, 
 def _check_labels(path, labels: np.ndarray, sizes: tuple, kind: str):
     "Labels [N, factors] must count like an odometer (0d.2); values may be any numbers that grow with the class."
     if kind == "dsprites":  # its first column is the color, of which there is one
-        if labels.ndim != 2 or labels.shape[1] != 6 or labels[:, 0].any(): raise bad(path, "the color is not 0 everywhere", "white sprites")
+        if labels.ndim != 2 or labels.shape[1] != 6 or labels[:, 0].any():
+            raise bad(path, "the color is not 0 everywhere", "white sprites")
         labels = labels[:, 1:]
     if labels.shape != (math.prod(sizes), len(sizes)) or labels.dtype.kind not in "iuf":
-        raise bad(path, f"labels {list(labels.shape)} of {labels.dtype}", f"{[math.prod(sizes), len(sizes)]} numbers")
-    if not np.isfinite(labels).all(): raise bad(path, "labels that are no numbers", "finite labels")
+        raise bad(path, f"labels {list(labels.shape)} of {labels.dtype}",
+                  f"{[math.prod(sizes), len(sizes)]} numbers")
+    if not np.isfinite(labels).all():
+        raise bad(path, "labels that are no numbers", "finite labels")
     for j, n in enumerate(sizes):
         values, k = np.unique(labels[:, j], return_inverse=True)
-        want = np.broadcast_to(np.arange(n)[:, None], (math.prod(sizes[:j]), n, math.prod(sizes[j + 1 :]))).reshape(-1)
+        want = np.broadcast_to(
+            np.arange(n)[:, None], (math.prod(sizes[:j]), n, math.prod(sizes[j + 1:]))).reshape(-1)
         wrong = np.flatnonzero(k != want) if len(values) == n else [0]
         if len(wrong):
             what = f"factor {j} has {len(values)} values, and row {wrong[0]} is not the combination that should stand there"
             raise bad(path, what, f"{n} values in the official order")
-        if kind == "dsprites" and values[-1] != n - 1: raise bad(path, f"factor {j} reaches {values[-1]}", f"{n - 1}")
+        if kind == "dsprites" and values[-1] != n - 1:
+            raise bad(path, f"factor {j} reaches {values[-1]}", f"{n - 1}")
 
 # %% ../nbs/00d_files.ipynb #b47a6f0c
 def _h5(path, read, *args):
     "Call h5py, whose C library reports damage in a dozen ways."
-    try: return read(*args)
-    except DataError: raise
+    try:
+        return read(*args)
+    except DataError:
+        raise
     except Exception as e:
-        raise bad(path, f"the HDF5 file is damaged ({type(e).__name__}: {_quote(str(e), 80)[1:-1]})", "a whole file") from None
+        raise bad(path,
+                  f"the HDF5 file is damaged ({type(e).__name__}: {_quote(str(e), 80)[1:-1]})",
+                  "a whole file") from None
 
 def _h5_set(path, f, name: str):
     "A plain data set of numbers in an open HDF5 file."
@@ -735,10 +912,13 @@ def _h5_set(path, f, name: str):
     parts = name.split("/")
     for i in range(1, len(parts) + 1):
         link = f.get("/".join(parts[:i]), getlink=True)
-        if link is None: raise bad(path, f"there is no {name!r}", f"a data set {name!r}")
-        if type(link) is not h5py.HardLink: raise bad(path, f"{name!r} is a link", "plain data")
+        if link is None:
+            raise bad(path, f"there is no {name!r}", f"a data set {name!r}")
+        if type(link) is not h5py.HardLink:
+            raise bad(path, f"{name!r} is a link", "plain data")
     d = f[name]
-    if not isinstance(d, h5py.Dataset) or d.dtype.kind not in "uif": raise bad(path, f"{name!r} is no array of numbers", "numbers")
+    if not isinstance(d, h5py.Dataset) or d.dtype.kind not in "uif":
+        raise bad(path, f"{name!r} is no array of numbers", "numbers")
     filters = d.id.get_create_plist()
     if any(filters.get_filter(i)[0] not in (1, 2, 3) for i in range(filters.get_nfilters())):
         raise bad(path, "an unusual compression", "gzip or none")
@@ -759,14 +939,18 @@ class Grid:
 
     def __len__(self): return math.prod(self.sizes)
 
-    def blocks(self,
+    def blocks(
+        self,
         start: int = 0,  # the first row
         rows: int = 4096,  # most images at a time
-    ) -> Iterator[np.ndarray]:  # uint8 [b, H, W] or [b, H, W, 3] with b <= rows, one block after another
+    ) -> Iterator[
+            np.ndarray]:  # uint8 [b, H, W] or [b, H, W, 3] with b <= rows, one block after another
         "Images from row `start` on."
-        if not 0 <= start <= len(self) or rows < 1: raise IndexError(f"start {start}, rows {rows}: expected 0..{len(self)} and at least 1")
+        if not 0 <= start <= len(self) or rows < 1:
+            raise IndexError(f"start {start}, rows {rows}: expected 0..{len(self)} and at least 1")
         for x in (self._npz if self.format == "npz" else self._hdf5)(start, rows):
-            if self.kind == "dsprites" and x.max() > 1: raise bad(self.path, f"a pixel is {x.max()}", "0 or 1")
+            if self.kind == "dsprites" and x.max() > 1:
+                raise bad(self.path, f"a pixel is {x.max()}", "0 or 1")
             yield x
 
     def _npz(self, start, rows):
@@ -774,7 +958,7 @@ class Grid:
             tape.skip(start * math.prod(self.image))
             for a in range(start, len(self), rows):
                 b = min(rows, len(self) - a)
-                yield tape.fill(np.empty(b * math.prod(self.image), np.uint8)).reshape(b, *self.image)
+                yield tape.fill(np.empty(b*math.prod(self.image), np.uint8)).reshape(b, *self.image)
 
     def _hdf5(self, start, rows):
         import h5py
@@ -788,16 +972,20 @@ def _arrays(path, g: dict) -> tuple:
     "Format, shape and dtype of the images, whether they are in C order, and the labels of a grid's file."
     head = _head(path, "an npz archive or an HDF5 file")
     if head.startswith(b"PK"):
-        with open_member(path, g["images"]) as (shape, dtype, tape): fortran = tape.fortran
+        with open_member(path, g["images"]) as (shape, dtype, tape):
+            fortran = tape.fortran
         key = g["labels"].get("npz")
-        return "npz", shape, dtype, fortran, read_npz(path, (key,), limit=2**27)[key] if key else None
-    if not head.startswith(b"\x89HDF\r\n\x1a\n"): raise bad(path, _what(head), "an npz archive or an HDF5 file")
+        return "npz", shape, dtype, fortran, read_npz(path,
+                                                      (key, ), limit=2**27)[key] if key else None
+    if not head.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise bad(path, _what(head), "an npz archive or an HDF5 file")
     import h5py
     def look() -> tuple[str, tuple, np.dtype, bool, np.ndarray | None]:
         with h5py.File(path, "r") as f:
             d, key = _h5_set(path, f, g["images"]), g["labels"].get("hdf5")
             labels = _h5_set(path, f, key) if key else None
-            if labels is not None and labels.size > 2**24: raise bad(path, f"labels {list(labels.shape)}", "one row for each image")
+            if labels is not None and labels.size > 2**24:
+                raise bad(path, f"labels {list(labels.shape)}", "one row for each image")
             return "hdf5", d.shape, d.dtype, False, None if labels is None else labels[()]
     return _h5(path, look)
 
@@ -807,7 +995,8 @@ def open_grid(
     shape: tuple | None = None,  # sizes of the factors and of an image; None: the official ones
 ) -> Grid:
     "Check that a file is a grid of images; read it with `blocks`."
-    if kind not in GRIDS: raise DataError(f"there is no grid {kind!r}; there are: {', '.join(GRIDS)}")
+    if kind not in GRIDS:
+        raise DataError(f"there is no grid {kind!r}; there are: {', '.join(GRIDS)}")
     g = GRIDS[kind]
     shape, F = tuple(shape or g["shape"]), len(g["names"])
     sizes, image = shape[:F], shape[F:]
@@ -815,7 +1004,8 @@ def open_grid(
     flat = (math.prod(sizes), *image)
     if found not in (flat, shape) or dtype != np.uint8 or fortran:
         raise bad(path, f"images {list(found)} of {dtype}", f"{list(flat)} of uint8")
-    if labels is not None: _check_labels(path, labels, sizes, kind)
+    if labels is not None:
+        _check_labels(path, labels, sizes, kind)
     return Grid(Path(path), kind, form, g["names"], sizes, image)
 
 # %% ../nbs/00d_files.ipynb #30f1de0c
@@ -824,31 +1014,53 @@ PIXELS = 50_000_000  # most pixels of a picture
 
 def _names(path, most: int) -> list[str]:
     "The pictures below a folder, sorted, with / between the parts of a name; what begins with a dot is hidden."
-    if not os.path.isdir(path): raise bad(path, "there is no such folder", "a folder of pictures", fix="Check the path.")
+    if not os.path.isdir(path):
+        raise bad(path, "there is no such folder", "a folder of pictures", fix="Check the path.")
     names = []
     for folder, inside, files in os.walk(path):
         inside[:] = [d for d in inside if not d.startswith((".", "__MACOSX"))]
-        names += [Path(folder, f).relative_to(path).as_posix() for f in files if f.lower().endswith(PICTURES) and not f.startswith(".")]
-        if len(names) > most: raise bad(path, f"more than {most:,} pictures", "fewer", fix="Use a part of them, or raise `most`.")
-    if not names: raise bad(path, "no pictures", "files ending in " + " ".join(PICTURES), fix="Check the path.")
+        names += [
+            Path(folder, f).relative_to(path).as_posix() for f in files
+            if f.lower().endswith(PICTURES) and not f.startswith(".")
+        ]
+        if len(names) > most:
+            raise bad(path,
+                      f"more than {most:,} pictures",
+                      "fewer",
+                      fix="Use a part of them, or raise `most`.")
+    if not names:
+        raise bad(path,
+                  "no pictures",
+                  "files ending in " + " ".join(PICTURES),
+                  fix="Check the path.")
     return sorted(names)
 
 def _picture(path, size: tuple, channels: int) -> np.ndarray:
     "One picture, uint8 [C, H, W]."
     from PIL import Image, ImageOps
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP")) as im:
-            if math.prod(im.size) > PIXELS: raise bad(path, f"a picture of {im.size[0]} x {im.size[1]}", f"at most {PIXELS:,} pixels")
+        with warnings.catch_warnings(action="ignore"), Image.open(path,
+                                                                  formats=("PNG", "JPEG", "BMP",
+                                                                           "GIF", "WEBP")) as im:
+            if math.prod(im.size) > PIXELS:
+                raise bad(path, f"a picture of {im.size[0]} x {im.size[1]}",
+                          f"at most {PIXELS:,} pixels")
             im = ImageOps.exif_transpose(im)
             if im.mode.startswith("I"):  # 16 bits
-                im = Image.fromarray((np.asarray(im).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+                im = Image.fromarray(
+                    (np.asarray(im).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             if "A" in im.getbands() or "transparency" in im.info:
                 im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im.convert("RGBA"))
-            im = im.convert("L" if channels == 1 else "RGB").resize(size[::-1], Image.Resampling.LANCZOS)
+            im = im.convert("L" if channels == 1 else "RGB").resize(size[::-1],
+                                                                    Image.Resampling.LANCZOS)
             x = np.asarray(im)
-    except DataError: raise
+    except DataError:
+        raise
     except Exception as e:  # pillow's decoders raise whatever comes
-        raise bad(path, f"the picture cannot be read ({type(e).__name__})", "a whole picture", fix="Remove it, or save it again.") from None
+        raise bad(path,
+                  f"the picture cannot be read ({type(e).__name__})",
+                  "a whole picture",
+                  fix="Remove it, or save it again.") from None
     return x[None] if channels == 1 else x.transpose(2, 0, 1)
 
 # %% ../nbs/00d_files.ipynb #1fcc0e36
@@ -859,35 +1071,54 @@ def read_folder(
     most: int = 100_000,  # largest number of pictures
 ) -> tuple:  # x uint8 [N, C, H, W], y int64 [N], names of the classes, names of the files
     "Read a folder of pictures; without sub-folders there is one class, named as the folder."
-    if channels not in (1, 3): raise DataError(f"channels is {channels}; expected 1 (gray) or 3 (RGB)")
+    if channels not in (1, 3):
+        raise DataError(f"channels is {channels}; expected 1 (gray) or 3 (RGB)")
     names = _names(path, most)
     if len({"/" in n for n in names}) > 1:
-        raise bad(path, "pictures both beside and inside sub-folders", "one or the other", fix="Move them.")
+        raise bad(path,
+                  "pictures both beside and inside sub-folders",
+                  "one or the other",
+                  fix="Move them.")
     if len(names) * channels * math.prod(size) > 2**32:
-        raise bad(path, f"{len(names):,} pictures of {size}", "at most 4 GB together", fix="Choose a smaller size.")
+        raise bad(path,
+                  f"{len(names):,} pictures of {size}",
+                  "at most 4 GB together",
+                  fix="Choose a smaller size.")
     labels = [n.split("/")[0] if "/" in n else Path(path).resolve().name for n in names]
     classes = sorted(set(labels))
     x = np.empty((len(names), channels, *size), np.uint8)
-    for i, n in enumerate(names): x[i] = _picture(Path(path) / n, size, channels)
+    for i, n in enumerate(names):
+        x[i] = _picture(Path(path) / n, size, channels)
     return x, np.array([classes.index(k) for k in labels]), classes, names
 
 # %% ../nbs/00d_files.ipynb #2ab41b5d
 def check_array(
-    x: np.ndarray,  # [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3: uint8, bool, or float in [0, 1]
-    path: str = "array",  # for the messages
+        x: np.
+    ndarray,  # [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3: uint8, bool, or float in [0, 1]
+        path: str = "array",  # for the messages
 ) -> np.ndarray:  # uint8 [N, C, H, W]
     "A user's array in the book's form."
     fix = "Convert it: uint8 0..255, bool, or float in [0, 1]."
-    if not isinstance(x, np.ndarray): raise bad(path, f"a {type(x).__name__}", "a NumPy array", fix="Use np.asarray.")
-    if x.dtype != np.uint8 and x.dtype.kind not in "bf": raise bad(path, f"its type is {x.dtype}", "uint8, bool or float", fix=fix)
+    if not isinstance(x, np.ndarray):
+        raise bad(path, f"a {type(x).__name__}", "a NumPy array", fix="Use np.asarray.")
+    if x.dtype != np.uint8 and x.dtype.kind not in "bf":
+        raise bad(path, f"its type is {x.dtype}", "uint8, bool or float", fix=fix)
     if x.ndim not in (3, 4) or not x.size:
-        raise bad(path, f"its shape is {list(x.shape)}", "[N, H, W], [N, C, H, W] or [N, H, W, C]", fix="Reshape it.")
-    if x.ndim == 3: x = x[:, None]
-    elif x.shape[1] not in (1, 3): x = x.transpose(0, 3, 1, 2)
-    if x.shape[1] not in (1, 3): raise bad(path, f"it has {x.shape[1]} channels", "1 or 3", fix="Choose channels.")
-    if x.dtype == np.uint8: return np.ascontiguousarray(x)
+        raise bad(path,
+                  f"its shape is {list(x.shape)}",
+                  "[N, H, W], [N, C, H, W] or [N, H, W, C]",
+                  fix="Reshape it.")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.shape[1] not in (1, 3):
+        raise bad(path, f"it has {x.shape[1]} channels", "1 or 3", fix="Choose channels.")
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
     out = np.empty(x.shape, np.uint8)
-    for a in range(0, len(x), 1024):  # a block at a time: the whole in float would need far more memory
+    for a in range(0, len(x),
+                   1024):  # a block at a time: the whole in float would need far more memory
         b = x[a : a + 1024]
         if x.dtype.kind == "f" and not ((b >= 0) & (b <= 1)).all():
             raise bad(path, "numbers outside of 0..1, or NaN", "numbers in [0, 1]", fix=fix)

@@ -50,7 +50,9 @@ def images(
     device: str | torch.device = "cpu",  # where to
 ) -> torch.Tensor:  # [B, C, H, W] float32, from 0 to 1
     "Images as the models want them."
-    return torch.from_numpy(np.ascontiguousarray(d.x[np.asarray(rows)] if rows is not None else d.x[:])).to(device).float() / 255
+    return torch.from_numpy(
+        np.ascontiguousarray(d.x[np.asarray(rows)] if rows is not None else d.x[:])).to(
+            device).float()/255
 
 def gray(
     x: torch.Tensor,  # from 0 to 1, any shape
@@ -72,20 +74,26 @@ def descend(
     q: torch.Tensor,  # where to start, [B, D]
     steps: int,  # how many
     lr: float,  # step size
-    cosine: bool = True,  # let the step size fall to 0 along half a cosine, so that noise averages out
+    cosine:
+    bool = True,  # let the step size fall to 0 along half a cosine, so that noise averages out
     graph: bool = False,  # keep the graph, to differentiate through the descent
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # the codes at the end [B, D], and the gradient at the start [B, D] (None: no steps)
+) -> tuple[
+        torch.Tensor, torch.Tensor |
+        None]:  # the codes at the end [B, D], and the gradient at the start [B, D] (None: no steps)
     "Adam from `q`, every row by itself: Adam is elementwise, so one table of B rows is B separate descents."
     m, v, first = torch.zeros_like(q), torch.zeros_like(q), None
     for t in range(steps):
         with torch.enable_grad():
-            if not graph: q = q.detach().requires_grad_()
+            if not graph:
+                q = q.detach().requires_grad_()
             g, = torch.autograd.grad(cost(q).sum(), q, create_graph=graph)
         first = g.detach() if first is None else first
         with torch.set_grad_enabled(graph):
             m, v = m.lerp(g, .1), v.lerp(g * g, .001)
             size = lr * (.5 * (1 + math.cos(math.pi * t / steps)) if cosine else 1.)
-            q = q - size * (m / (1 - .9**(t + 1))) / ((v / (1 - .999**(t + 1))).clamp(min=1e-16).sqrt() + 1e-8)
+            q = q - size*(m/
+                          (1 - .9**(t + 1)))/((v/
+                                               (1 - .999**(t + 1))).clamp(min=1e-16).sqrt() + 1e-8)
     return (q if graph else q.detach()), first
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #1bff737e
@@ -97,7 +105,7 @@ class RowAdam(torch.optim.Optimizer):
         lr: float = 1e-2,  # step size
         betas: tuple = (.9, .999),  # how much of the running means is kept in a step
         eps: float = 1e-8,  # added to the root of the mean square
-    ): super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
+    ):        super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
 
     @torch.no_grad()
     def step(
@@ -107,20 +115,26 @@ class RowAdam(torch.optim.Optimizer):
         "One step for the rows that have a gradient."
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None: self._update(p, group["lr"], *group["betas"], group["eps"])
+                if p.grad is not None:
+                    self._update(p, group["lr"], *group["betas"], group["eps"])
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #46889018
 @patch
 def _update(self: RowAdam, p, lr, b1, b2, eps):
     s = self.state[p]
-    if not s: s.update(count=torch.zeros(len(p), device=p.device), m=torch.zeros_like(p), v=torch.zeros_like(p))
+    if not s:
+        s.update(count=torch.zeros(len(p), device=p.device),
+                 m=torch.zeros_like(p),
+                 v=torch.zeros_like(p))
     g = p.grad.coalesce()
     i, g = g.indices()[0], g.values()                       # [R] rows, [R, D]
     t = s["count"][i] + 1                                   # [R]: visits of each row
     m = s["m"][i].lerp_(g, 1 - b1)                          # [R, D]
     v = s["v"][i].mul_(b2).addcmul_(g, g, value=1 - b2)     # [R, D]
     s["count"][i], s["m"][i], s["v"][i] = t, m, v
-    size, root = (f[:, None].to(p.dtype) for f in (lr / (1 - b1**t.double()), (1 - b2**t.double()).sqrt()))  # 1 - 0.999 needs the digits
+    size, root = (f[:, None].to(p.dtype)
+                  for f in (lr/(1 - b1**t.double()), (1 - b2**t.double()).sqrt())
+                  )  # 1 - 0.999 needs the digits
     p[i] -= size * m / (v.sqrt_() / root + eps)
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #30883c9b
@@ -135,7 +149,8 @@ class LatentVAE(VAE):
         n: int,  # number of training images
     ):
         v = vae_of(c, shape)
-        super().__init__(v.encoder if self.encoded else None, v.decoder, v.likelihood, v.beta, v.warmup, v.free_bits)
+        super().__init__(v.encoder if self.encoded else None, v.decoder, v.likelihood, v.beta,
+                         v.warmup, v.free_bits)
         self.refine, self.new_steps, self.new_lr, self.seed = c.refine, c.new_steps, .1, c.seed
         if not self.encoded:
             start = Noise(c.seed, 4).normal(n, c.latent if self.point else 2 * c.latent)
@@ -149,8 +164,11 @@ class LatentVAE(VAE):
         rng: Noise,  # for a z from `q`
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [B], [B, L]
         "-log p(x|z) for one z from `q`, and the price of the code."
-        if self.point: z, price = q, .5 * q**2
-        else: mu, logvar = q.chunk(2, -1); z, price = reparameterize(mu, logvar, rng), kl_normal(mu, logvar)
+        if self.point:
+            z, price = q, .5 * q**2
+        else:
+            mu, logvar = q.chunk(2, -1)
+            z, price = reparameterize(mu, logvar, rng), kl_normal(mu, logvar)
         return -self.likelihood.log_prob(x, self.outputs(z)), price
 
     def cost(
@@ -160,7 +178,10 @@ class LatentVAE(VAE):
         weight: float = 1.,  # of the price
     ) -> Callable[[torch.Tensor], torch.Tensor]:  # [B, D] -> [B]
         "The objective of every image as a function of its code."
-        def f(q: torch.Tensor) -> torch.Tensor: recon, price = self.nats(x, q, rng); return recon + weight * price.sum(-1)
+
+        def f(q: torch.Tensor) -> torch.Tensor:
+            recon, price = self.nats(x, q, rng)
+            return recon + weight*price.sum(-1)
         return f
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #c348cd59
@@ -173,10 +194,11 @@ def loss(
 ) -> dict:  # name -> scalar, in nats
     "The negative ELBO at the codes of the batch: sum over pixels and latents, mean over the batch."
     x, i, weight = batch.x, batch.i, self.beta * (ramp(step, self.warmup) if self.training else 1.)
-    if not self.training and not self.encoded:                              # new images: a quick look at every eighth
+    if not self.training and not self.encoded:  # new images: a quick look at every eighth
         x, rng = x[::8], Noise(self.seed, 5, device=x.device)
     x = self.likelihood.prepare(x, rng)
-    q, extra = self.code(x, i, rng, weight) if self.training else (self.new_code(x, rng, 25, .3), 0.)
+    q, extra = self.code(x, i, rng, weight) if self.training else (self.new_code(x, rng, 25, .3),
+                                                                   0.)
     recon, price = self.nats(x, q, rng)
     kls = price.float().mean(0)                                             # [L]
     paid = kls.clamp(min=self.free_bits).sum() if self.free_bits else kls.sum()
@@ -188,7 +210,8 @@ def optimizers(
     config: LatentOptConfig,  # its step sizes
 ) -> list[torch.optim.Optimizer]:
     "Adam for the networks, and Adam by rows for the table."
-    nets = adam([p for name, p in self.named_parameters() if not name.startswith("table.")], config.lr)
+    nets = adam([p for name, p in self.named_parameters() if not name.startswith("table.")],
+                config.lr)
     return [nets] if self.encoded else [nets, RowAdam([self.table.weight], config.lr_latent)]
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #0fe87f02
@@ -211,22 +234,29 @@ class Amortized(LatentVAE):
         return self.guess(x), 0.
 
     def new_code(
-        self,
-        x: torch.Tensor,  # prepared images [B, C, H, W]
-        rng: Noise,  # of samples
-        steps: int | None = None,  # to find a code, where steps are needed (None: as many as the settings say)
-        lr: float | None = None,  # and their size
+            self,
+            x: torch.Tensor,  # prepared images [B, C, H, W]
+            rng: Noise,  # of samples
+            steps: int
+        | None = None,  # to find a code, where steps are needed (None: as many as the settings say)
+            lr: float | None = None,  # and their size
     ) -> torch.Tensor:  # [B, D]
         "Codes of images that were not trained on."
         return self.guess(x)
 
 class SVI(LatentVAE):
     "Every training image has its own free mu and logvar."
-    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise, weight: float) -> tuple[torch.Tensor, float]:
+
+    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise,
+             weight: float) -> tuple[torch.Tensor, float]:
         "Codes in training: looked up."
         return self.table(i), 0.
 
-    def new_code(self, x: torch.Tensor, rng: Noise, steps: int | None = None, lr: float | None = None) -> torch.Tensor:
+    def new_code(self,
+                 x: torch.Tensor,
+                 rng: Noise,
+                 steps: int | None = None,
+                 lr: float | None = None) -> torch.Tensor:
         "Codes of new images: by steps from the prior."
         start = torch.zeros(len(x), self.table.embedding_dim, device=x.device)  # the prior
         return descend(self.cost(x, rng), start, steps or self.new_steps, lr or self.new_lr)[0]
@@ -240,17 +270,28 @@ class SemiAmortized(Amortized):
     "An encoder says where to start, a few steps refine it, and the decoder learns from what they find."
     lr_refine = .03
 
-    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise, weight: float) -> tuple[torch.Tensor, float | torch.Tensor]:
+    def code(self, x: torch.Tensor, i: torch.Tensor, rng: Noise,
+             weight: float) -> tuple[torch.Tensor, float | torch.Tensor]:
         "Codes in training, and a term that teaches the encoder."
         q0 = self.guess(x)
-        q, g = descend(self.cost(x, rng, weight), q0.detach(), self.refine, self.lr_refine, cosine=False)
-        if g is None: return q0, 0.                                       # no steps: amortized
-        to_encoder = (g * q0).sum(1).mean()                               # its gradient is the cost's at the guess
+        q, g = descend(self.cost(x, rng, weight),
+                       q0.detach(),
+                       self.refine,
+                       self.lr_refine,
+                       cosine=False)
+        if g is None:
+            return q0, 0.                                       # no steps: amortized
+        to_encoder = (g * q0).sum(1).mean()  # its gradient is the cost's at the guess
         return q, to_encoder - to_encoder.detach()
 
-    def new_code(self, x: torch.Tensor, rng: Noise, steps: int | None = None, lr: float | None = None) -> torch.Tensor:
+    def new_code(self,
+                 x: torch.Tensor,
+                 rng: Noise,
+                 steps: int | None = None,
+                 lr: float | None = None) -> torch.Tensor:
         "Codes of new images: as many steps as in training."
-        return descend(self.cost(x, rng), self.guess(x), self.refine, self.lr_refine, cosine=False)[0]
+        return descend(self.cost(x, rng), self.guess(x), self.refine, self.lr_refine,
+                       cosine=False)[0]
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #41f9f2de
 METHODS = {"amortized": Amortized, "svi": SVI, "map": MAP, "semi": SemiAmortized}
@@ -260,7 +301,9 @@ def model_of(
     d: ImageData,  # to train on
 ) -> LatentVAE:  # untrained, weights and codes drawn from the settings' seed
     "The model that the settings describe."
-    if len(d) < 2: raise ConfigError("latent-opt needs at least two training images: it fits a density to their codes")
+    if len(d) < 2:
+        raise ConfigError(
+            "latent-opt needs at least two training images: it fits a density to their codes")
     return METHODS[config.method](config, d.x.shape[1:], len(d))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #7338fce8
@@ -272,12 +315,22 @@ def plot_histories(
     "The training loss of several runs, by epoch."
     fig, ax = subplots(height=3.6)
     ends = sorted((h[column].iloc[-1], k, name) for k, (name, h) in enumerate(histories.items()))
-    top, last, at = max(h[column].max() for h in histories.values()), max(h.epoch.iloc[-1] for h in histories.values()), 0.
+    top, last, at = max(h[column].max()
+                        for h in histories.values()), max(h.epoch.iloc[-1]
+                                                          for h in histories.values()), 0.
     for y, k, name in ends:
-        h = histories[name]; ax.plot(h.epoch, h[column], color=PALETTE[k])
-        at = max(y, at * (top / ends[0][0])**.07)                                   # labels keep their distance
-        ax.annotate(name, (h.epoch.iloc[-1], at), (5, 0), textcoords="offset points", color=PALETTE[k], va="center")
-    ax.set(xlabel="epoch", ylabel="cost per image (nats)", yscale="log", xlim=(1, last * 1.28), xticks=np.linspace(0, last, 5)[1:].round())
+        h = histories[name]
+        ax.plot(h.epoch, h[column], color=PALETTE[k])
+        at = max(y, at * (top / ends[0][0])**.07)  # labels keep their distance
+        ax.annotate(name, (h.epoch.iloc[-1], at), (5, 0),
+                    textcoords="offset points",
+                    color=PALETTE[k],
+                    va="center")
+    ax.set(xlabel="epoch",
+           ylabel="cost per image (nats)",
+           yscale="log",
+           xlim=(1, last*1.28),
+           xticks=np.linspace(0, last, 5)[1:].round())
     return caption(fig, text)
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #6e15f105
@@ -288,7 +341,8 @@ def _pair(model, q):
 @patch
 def _fixed(self: LatentVAE, x):
     "The same image for everybody: pixels that are coins are tossed once."
-    return self.likelihood.prepare(x, Noise(0, 6, device=x.device)) if isinstance(self.likelihood, Bernoulli) else x
+    return self.likelihood.prepare(x, Noise(0, 6, device=x.device)) if isinstance(
+        self.likelihood, Bernoulli) else x
 
 @patch
 @torch.no_grad()
@@ -329,15 +383,19 @@ def infer(
     steps: int = 300,  # of Adam
     lr: float = .1,  # its step size at the start
     rng: Noise | None = None,  # noise of the steps
-    start: tuple[torch.Tensor, torch.Tensor] | None = None,  # mu, logvar to start from (None: 0, 0, the prior)
+    start: tuple[torch.Tensor, torch.Tensor]
+    | None = None,  # mu, logvar to start from (None: 0, 0, the prior)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar: [B, L] each
     "The best normal q(z|x) of every image under this decoder, by steps on its own mu and logvar."
     rng = rng or Noise(0, 7, device=x.device)
     x = model.likelihood.prepare(model._fixed(x), rng)
-    q = torch.zeros(len(x), 2 * model.latent, device=x.device) if start is None else torch.cat(start, 1).clamp(min=-20)
+    q = torch.zeros(len(x), 2*
+                    model.latent, device=x.device) if start is None else torch.cat(start, 1).clamp(
+                        min=-20)
     def cost(q: torch.Tensor) -> torch.Tensor:
         mu, logvar = q.chunk(2, 1)
-        return kl_normal(mu, logvar).sum(1) - model.likelihood.log_prob(x, model.outputs(reparameterize(mu, logvar, rng)))
+        return kl_normal(mu, logvar).sum(1) - model.likelihood.log_prob(
+            x, model.outputs(reparameterize(mu, logvar, rng)))
     return descend(cost, q, steps, lr)[0].chunk(2, 1)
 
 @torch.no_grad()
@@ -369,7 +427,8 @@ def log_prob(
 ) -> LogProb:
     "log p(x) by importance sampling from `q`: this model's own if None, and for a point the best normal around it."
     x = self._fixed(x)
-    if q is None: q = infer(self, x, self.new_steps) if self.point else self.encode(x)
+    if q is None:
+        q = infer(self, x, self.new_steps) if self.point else self.encode(x)
     return VAE.log_prob(self, x, M, rng, q=q, chunk=chunk)
 
 def gaps(
@@ -384,8 +443,15 @@ def gaps(
     own = model.codes(x, i)
     best = infer(model, x, steps, start=(own[0], torch.zeros_like(own[0])) if model.point else own)
     lp = model.log_prob(x, M, rng, q=best)
-    t = pd.DataFrame({"elbo": _np(elbo(model, x, best if model.point else own)), "best": _np(elbo(model, x, best)), "log_p": _np(lp.value)})
-    return t.assign(amortization=t.best - t.elbo, approximation=t.log_p - t.best, ess=_np(lp.ess), se=_np(lp.se))
+    t = pd.DataFrame({
+        "elbo": _np(elbo(model, x, best if model.point else own)),
+        "best": _np(elbo(model, x, best)),
+        "log_p": _np(lp.value)
+    })
+    return t.assign(amortization=t.best - t.elbo,
+                    approximation=t.log_p - t.best,
+                    ess=_np(lp.ess),
+                    se=_np(lp.se))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #28b9be66
 def plot_log_p(
@@ -393,22 +459,28 @@ def plot_log_p(
 ) -> plt.Figure:
     "One image per class and split, with its log p(x)."
     n = len(s["log_p_images"]) // 2
-    fig = image_grid(s["log_p_images"], n, [f"{v:.0f}" for v in s["log_p_values"]], ["train", "test"])
+    fig = image_grid(s["log_p_images"], n, [f"{v:.0f}" for v in s["log_p_values"]],
+                     ["train", "test"])
     return caption(fig, "log p(x) in nats above each image. " + str(s["caption"]))
 
 def plot_principal(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:
     "Images along the leading principal directions of the codes."
-    n = 9; k = len(s["principal"]) // n
-    fig = image_grid(s["principal"], n, [f"{t:+.1f} SD" for t in np.linspace(-2.5, 2.5, n)] + [""] * (k - 1) * n, [f"{j + 1}." for j in range(k)])
+    n = 9
+    k = len(s["principal"]) // n
+    fig = image_grid(s["principal"], n,
+                     [f"{t:+.1f} SD" for t in np.linspace(-2.5, 2.5, n)] + [""]*(k - 1)*n,
+                     [f"{j + 1}." for j in range(k)])
     return caption(fig, "Along the leading principal directions of the codes. " + str(s["caption"]))
 
 def plot_interpolation(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:
     "Images on straight lines between codes of training images."
-    return caption(image_grid(s["interpolation"], 9), "On straight lines between the codes of two training images. " + str(s["caption"]))
+    return caption(
+        image_grid(s["interpolation"], 9),
+        "On straight lines between the codes of two training images. " + str(s["caption"]))
 
 def plot_rotation(
     s: dict,  # arrays of `measure`
@@ -416,23 +488,34 @@ def plot_rotation(
     "The ELBO of turned images, by the model's own q and by the best one."
     fig, ax = subplots(height=3.4)
     x, own, best = (np.asarray(s[k]) for k in ("angle", "angle_elbo", "angle_best"))
-    apart = 0 if abs(best[-1] - own[-1]) > .06 * np.ptp([*own, *best]) else 7   # points; labels of curves that nearly meet
-    for k, (y, label, side) in enumerate(((best, "best q of each image", 1), (own, "the model's own q", -1))):
+    apart = 0 if abs(best[-1] - own[-1]) > .06*np.ptp(
+        [*own, *best]) else 7  # points; labels of curves that nearly meet
+    for k, (y, label, side) in enumerate(
+        ((best, "best q of each image", 1), (own, "the model's own q", -1))):
         ax.plot(x, y, "o-" if k == 0 else "o--", color=PALETTE[k])
-        ax.annotate(label, (x[-1], y[-1]), (6, side * apart), textcoords="offset points", color=PALETTE[k], va="center")
-    ax.set(xlabel="test images turned by (degrees)", ylabel="ELBO (nats)", xticks=list(s["angle"]), xlim=(0, max(s["angle"]) * 1.5))
+        ax.annotate(label, (x[-1], y[-1]), (6, side*apart),
+                    textcoords="offset points",
+                    color=PALETTE[k],
+                    va="center")
+    ax.set(xlabel="test images turned by (degrees)",
+           ylabel="ELBO (nats)",
+           xticks=list(s["angle"]),
+           xlim=(0, max(s["angle"])*1.5))
     return caption(fig, str(s["caption"]))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #95131259
 def gap_configs(
     name: str = "paper",  # preset
-) -> list[LatentOptConfig]:  # training-set size, then decoder width; all with the same number of steps
+) -> list[
+        LatentOptConfig]:  # training-set size, then decoder width; all with the same number of steps
     "The settings of a study of the two gaps."
     c = preset(name, "latent-opt")
     n = {"paper": 20_000, "quick": 1400}.get(name, 200)
     steps = {"paper": 4000, "quick": 460}.get(name, 10)
     sizes = [replace(c, n=k, steps=steps) for k in (n // 20, n // 5, n)]
-    return sizes + [replace(c, n=n, width=w, steps=steps) for w in (c.width // 4, c.width // 2, 2 * c.width)]
+    return sizes + [
+        replace(c, n=n, width=w, steps=steps) for w in (c.width // 4, c.width // 2, 2*c.width)
+    ]
 
 def gap_table(
     runs: list,  # of (config, metrics of `measure`)
@@ -440,8 +523,12 @@ def gap_table(
     "Both gaps of finished runs, in nats."
     names = ("elbo", "best", "log_p", "amortization", "approximation", "ess")
     return pd.DataFrame([
-        dict(n=m["images_train"] if c.method != "semi" else c.n, width=c.width, split=s, **{k: m[f"{k}_{s}"] for k in names})
-        for c, m in runs for s in ("train", "test")])
+        dict(n=m["images_train"] if c.method != "semi" else c.n,
+             width=c.width,
+             split=s,
+             **{k: m[f"{k}_{s}"]
+                for k in names}) for c, m in runs for s in ("train", "test")
+    ])
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #f3efd444
 def rotated(
@@ -450,7 +537,8 @@ def rotated(
 ) -> torch.Tensor:  # the same shape
     "Turned images; what comes in from outside has the value of the darkest pixel."
     a = math.radians(degrees)
-    R = torch.tensor([[math.cos(a), -math.sin(a), 0.], [math.sin(a), math.cos(a), 0.]], device=x.device)
+    R = torch.tensor([[math.cos(a), -math.sin(a), 0.], [math.sin(a), math.cos(a), 0.]],
+                     device=x.device)
     grid = F.affine_grid(R.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x - x.min(), grid, align_corners=False) + x.min()
 
@@ -466,7 +554,12 @@ def rotation_table(
     rows = []
     for a in angles:
         t = gaps(model, rotated(x, a), steps=steps, M=1)
-        rows.append(dict(angle=a, elbo=t.elbo.mean(), best=t.best.mean(), amortization=t.amortization.mean(), se=t.amortization.sem()))
+        rows.append(
+            dict(angle=a,
+                 elbo=t.elbo.mean(),
+                 best=t.best.mean(),
+                 amortization=t.amortization.mean(),
+                 se=t.amortization.sem()))
     return pd.DataFrame(rows)
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #2b6c8a3e
@@ -477,7 +570,8 @@ def fit_density(
 ) -> GaussianMixture:  # its `sample(n)` gives new codes
     "A density of the codes that training left, to sample from instead of the prior."
     z = np.asarray(z, dtype=np.float64)
-    return GaussianMixture(min(K, len(z)), reg_covar=1e-4, max_iter=50, random_state=seed, tol=1e-2).fit(z)
+    return GaussianMixture(min(K, len(z)), reg_covar=1e-4, max_iter=50, random_state=seed,
+                           tol=1e-2).fit(z)
 
 def sample_from(
     model: LatentVAE,  # trained
@@ -485,9 +579,11 @@ def sample_from(
     n: int,  # how many images
 ) -> torch.Tensor:  # [n, C, H, W], from 0 to 1
     "Images decoded from codes that the density draws."
-    z = density.sample(n)[0]                                            # sorted by component: shuffle
-    z = torch.from_numpy(np.random.default_rng(0).permutation(z)).float().to(next(model.parameters()).device)
-    with torch.no_grad(): return model.decode(z)
+    z = density.sample(n)[0]  # sorted by component: shuffle
+    z = torch.from_numpy(np.random.default_rng(0).permutation(z)).float().to(
+        next(model.parameters()).device)
+    with torch.no_grad():
+        return model.decode(z)
 
 def frechet(
     a: np.ndarray | torch.Tensor,  # images [N, C, H, W], any numbers
@@ -511,10 +607,20 @@ def _densities(model, train, test, z, config):
     some = np.random.default_rng(config.seed)
     real = images(test, some.permutation(len(test))[:n])
     made = {"prior": model.sample(n, Noise(config.seed, 11, device=dev))}
-    made |= {name: sample_from(model, fit_density(z, K, config.seed), n) for name, K in (("normal", 1), ("mixture", 10))}
+    made |= {
+        name: sample_from(model, fit_density(z, K, config.seed), n)
+        for name, K in (("normal", 1), ("mixture", 10))
+    }
     made = {name: v.cpu() for name, v in made.items()}
-    made["train"] = images(train, some.permutation(len(train))[:n])            # the best that can be hoped for
-    return {f"frechet_{name}": frechet(v, real) for name, v in made.items()}, {f"samples_{name}": gray(v[:30]) for name, v in made.items()}
+    made["train"] = images(train,
+                           some.permutation(len(train))[:n])  # the best that can be hoped for
+    return {
+        f"frechet_{name}": frechet(v, real)
+        for name, v in made.items()
+    }, {
+        f"samples_{name}": gray(v[:30])
+        for name, v in made.items()
+    }
 
 def _sampled(model, train, rows, config):
     "A code of each training image drawn from its q, and its mean: [N, L] each."
@@ -526,9 +632,11 @@ def _sampled(model, train, rows, config):
 def principal(
     z: np.ndarray | torch.Tensor,  # codes of training images [N, L]
     k: int = 5,  # how many
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean [L], directions [k, L], standard deviations along them [k]
+) -> tuple[torch.Tensor, torch.Tensor,
+           torch.Tensor]:  # mean [L], directions [k, L], standard deviations along them [k]
     "The leading principal directions of the codes."
-    z = torch.as_tensor(z); mean = z.mean(0)
+    z = torch.as_tensor(z)
+    mean = z.mean(0)
     _, s, V = torch.linalg.svd(z - mean, full_matrices=False)
     return mean, V[:k], s[:k] / math.sqrt(len(z) - 1)
 
@@ -542,7 +650,8 @@ def walk(
     "Images along the leading principal directions of the codes."
     mean, V, s = principal(z, k)
     t = torch.linspace(-reach, reach, n, device=mean.device)
-    with torch.no_grad(): return model.decode(mean + t[None, :, None] * (s[:, None] * V)[:, None])
+    with torch.no_grad():
+        return model.decode(mean + t[None, :, None] * (s[:, None] * V)[:, None])
 
 def between(
     model: LatentVAE,  # trained
@@ -552,7 +661,8 @@ def between(
 ) -> torch.Tensor:  # [B, n, C, H, W]
     "Images on the straight line between two codes."
     t = torch.linspace(0, 1, n, device=a.device)[:, None]
-    with torch.no_grad(): return model.decode(a[:, None] * (1 - t) + b[:, None] * t)
+    with torch.no_grad():
+        return model.decode(a[:, None] * (1 - t) + b[:, None] * t)
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #3fd1af9f
 def explore(
@@ -564,21 +674,31 @@ def explore(
     "Sliders along the leading principal directions of the codes, and from one image to another."
     import ipywidgets as w
     from PIL import Image
-    i = np.arange(min(rows, len(d))); dev = next(model.parameters()).device
+    i = np.arange(min(rows, len(d)))
+    dev = next(model.parameters()).device
     z = model.codes(images(d, i, dev), torch.as_tensor(i, device=dev))[0]
     mean, V, s = principal(z, k)
     picture = w.Image(format="png", width=280)
-    along = [w.FloatSlider(0., min=-3., max=3., step=.1, description=f"{j + 1}.") for j in range(len(V))]
-    ends = [w.IntSlider(v, min=0, max=len(i) - 1, description=t) for v, t in ((0, "image a"), (1, "image b"))]
+    along = [
+        w.FloatSlider(0., min=-3., max=3., step=.1, description=f"{j + 1}.") for j in range(len(V))
+    ]
+    ends = [
+        w.IntSlider(v, min=0, max=len(i) - 1, description=t)
+        for v, t in ((0, "image a"), (1, "image b"))
+    ]
     mix = w.FloatSlider(0., min=0., max=1., step=.02, description="a to b")
     base_ = w.ToggleButtons(options=["mean", "images"], description="start at")
     def draw(_: Any = None) -> None:
         a, b = (z[e.value] for e in ends)
         start = mean if base_.value == "mean" else a * (1 - mix.value) + b * mix.value
         code = start + sum(t.value * u * v for t, u, v in zip(along, s, V))
-        with torch.no_grad(): x = gray(model.decode(code[None]))[0].transpose(1, 2, 0)
-        out = io.BytesIO(); Image.fromarray(x.squeeze()).resize((280, 280), Image.NEAREST).save(out, "PNG"); picture.value = out.getvalue()
-    for c in (*along, *ends, mix, base_): c.observe(draw, "value")
+        with torch.no_grad():
+            x = gray(model.decode(code[None]))[0].transpose(1, 2, 0)
+        out = io.BytesIO()
+        Image.fromarray(x.squeeze()).resize((280, 280), Image.NEAREST).save(out, "PNG")
+        picture.value = out.getvalue()
+    for c in (*along, *ends, mix, base_):
+        c.observe(draw, "value")
     draw()
     return w.HBox([picture, w.VBox([base_, *along, *ends, mix])])
 
@@ -596,9 +716,11 @@ def totals(
     for k, r in enumerate(torch.as_tensor(np.asarray(rows)).split(batch)):
         x, rng = model._fixed(images(d, r, dev)), Noise(model.seed, 9, k, device=dev)
         q = model.codes(x, r.to(dev) if trained else None)
-        recon, price = model.nats(model.likelihood.prepare(x, rng), q[0] if model.point else torch.cat(q, 1), rng)
+        recon, price = model.nats(model.likelihood.prepare(x, rng),
+                                  q[0] if model.point else torch.cat(q, 1), rng)
         mse = ((model.decode(q[0]) - x)**2).flatten(1).mean(1)
-        for name, v in dict(objective=recon + price.sum(1), recon=recon, kl=price.sum(1), mse=mse).items():
+        for name, v in dict(objective=recon + price.sum(1), recon=recon, kl=price.sum(1),
+                            mse=mse).items():
             sums[name] = sums.get(name, 0.) + v.double().sum().item()
     out = {name: v / len(rows) for name, v in sums.items()}
     return out | {"earlier_total": out["objective"] - constant(model, d.x.shape[1:])}
@@ -611,11 +733,20 @@ def stopwatch(
     config: LatentOptConfig,  # settings
 ) -> dict:  # seconds per image and visit in training, and per new image
     "What an image costs, in training (one visit) and in inference."
-    def seconds(f: Callable) -> float: began = time.perf_counter(); f(); return time.perf_counter() - began
-    def train(steps: int) -> Callable: return lambda: fit(deepcopy(model), d, replace(config, steps=steps), progress=False)
-    short, long = (min(seconds(train(steps)) for _ in range(3)) for steps in (1, 9))    # the least disturbed of three
+
+    def seconds(f: Callable) -> float:
+        began = time.perf_counter()
+        f()
+        return time.perf_counter() - began
+
+    def train(steps: int) -> Callable:
+        return lambda: fit(deepcopy(model), d, replace(config, steps=steps), progress=False)
+
+    short, long = (min(seconds(train(steps)) for _ in range(3))
+                   for steps in (1, 9))  # the least disturbed of three
     visits = 8 * min(config.batch, len(d))
-    return dict(seconds_per_visit=(long - short) / visits, seconds_per_new_image=seconds(lambda: model.encode(x)) / len(x))
+    return dict(seconds_per_visit=(long - short)/visits,
+                seconds_per_new_image=seconds(lambda: model.encode(x))/len(x))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #722cf0fa
 def snapshot(
@@ -628,7 +759,8 @@ def snapshot(
     x = images(train, rows, next(model.parameters()).device)
     r = model.reconstruct(x, torch.as_tensor(rows, device=x.device))
     pairs = [t for a, b in zip(x.split(10), r.split(10)) for t in (a, b)]
-    return dict(reconstructions=gray(torch.cat(pairs)), samples=gray(model.sample(30, Noise(config.seed, 10, device=x.device))))
+    return dict(reconstructions=gray(torch.cat(pairs)),
+                samples=gray(model.sample(30, Noise(config.seed, 10, device=x.device))))
 
 def _log_p(model, train, test, config, k=5):
     "log p(x), gaps of k images per class of each split: a table with split and class."
@@ -648,8 +780,12 @@ def measure(
     config: LatentOptConfig,  # settings
 ) -> tuple[dict, dict]:  # metrics, arrays for the figures
     "Everything that this chapter asks of a trained model."
-    model.eval(); rng, metrics = np.random.default_rng(config.seed), dict(method=config.method)
-    quick = {"train": config.method != "semi", "test": config.method == "amortized"}      # needs no steps: take all images
+    model.eval()
+    rng, metrics = np.random.default_rng(config.seed), dict(method=config.method)
+    quick = {
+        "train": config.method != "semi",
+        "test": config.method == "amortized"
+    }  # needs no steps: take all images
     for split, d in (("train", train), ("test", test)):
         rows = np.arange(len(d)) if quick[split] else np.sort(rng.permutation(len(d))[:500])
         metrics[f"images_{split}"] = len(rows)
@@ -657,7 +793,10 @@ def measure(
     metrics["constant"] = constant(model, train.x.shape[1:])
     table = _log_p(model, train, test, config)
     for split, t in table.groupby("split"):
-        metrics |= {f"{k}_{split}": float(t[k].mean()) for k in ("elbo", "best", "log_p", "amortization", "approximation", "ess")}
+        metrics |= {
+            f"{k}_{split}": float(t[k].mean())
+            for k in ("elbo", "best", "log_p", "amortization", "approximation", "ess")
+        }
         metrics[f"log_p_by_class_{split}"] = t.groupby("y").log_p.mean().tolist()
         metrics[f"log_p_se_{split}"] = float(t.log_p.sem())
     rows = np.sort(rng.permutation(len(train))[:min(2000, len(train))])
@@ -665,28 +804,43 @@ def measure(
     far, samples = _densities(model, train, test, z.cpu(), config)
     x = images(test, per_class(test, 2, config.seed), z.device)
     turned = rotation_table(model, x, steps=config.new_steps)
-    metrics |= far | {"rotated": turned.round(4).to_dict("list")} | stopwatch(model, train, x, config)
+    metrics |= far | {
+        "rotated": turned.round(4).to_dict("list")
+    } | stopwatch(model, train, x, config)
     return metrics, samples | _arrays(model, train, test, config, table, mu, rows, turned)
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #63a86ab5
 def _arrays(model, train, test, config, table, mu, rows, turned):
     "What the figures of a run need."
     s = snapshot(model, train, config)
-    first = table[~table.duplicated(["split", "y"])]                            # one image per class and split
-    shown = [d.x[np.asarray(first.row[first.split == name])] for name, d in (("train", train), ("test", test))]
+    first = table[~table.duplicated(["split", "y"])]  # one image per class and split
+    shown = [
+        d.x[np.asarray(first.row[first.split == name])]
+        for name, d in (("train", train), ("test", test))
+    ]
     x = images(test, per_class(test, 2, config.seed)[:20], mu.device)
     pairs = [t for a, b in zip(x.split(10), model.reconstruct(x).split(10)) for t in (a, b)]
-    y = torch.as_tensor(np.asarray(train.y)[rows]); ends = [mu[(y == c).nonzero()[0, 0]] for c in y.unique()]
+    y = torch.as_tensor(np.asarray(train.y)[rows])
+    ends = [mu[(y == c).nonzero()[0, 0]] for c in y.unique()]
     a, b = torch.stack(ends[:5]), torch.stack((ends[5:] + ends[::-1])[:len(ends[:5])])
     return dict(
-        reconstructions_train=s["reconstructions"], reconstructions_test=gray(torch.cat(pairs)),
-        log_p_images=np.concatenate(shown), log_p_values=first.log_p.to_numpy(), log_p_y=first.y.to_numpy(),
-        gap_elbo=table.elbo.to_numpy(), gap_best=table.best.to_numpy(), gap_log_p=table.log_p.to_numpy(),
+        reconstructions_train=s["reconstructions"],
+        reconstructions_test=gray(torch.cat(pairs)),
+        log_p_images=np.concatenate(shown),
+        log_p_values=first.log_p.to_numpy(),
+        log_p_y=first.y.to_numpy(),
+        gap_elbo=table.elbo.to_numpy(),
+        gap_best=table.best.to_numpy(),
+        gap_log_p=table.log_p.to_numpy(),
         gap_split=(table.split == "test").to_numpy(),
-        principal=gray(walk(model, mu).flatten(0, 1)), interpolation=gray(between(model, a, b).flatten(0, 1)),
-        angle=turned.angle.to_numpy(), angle_elbo=turned.elbo.to_numpy(), angle_best=turned.best.to_numpy(),
-        caption=np.array(f"{train.describe().removeprefix('data: ')}\n{config.method}, {config.net} networks, L={config.latent}, "
-                         f"seed {config.seed}, {config.epochs} epochs"))
+        principal=gray(walk(model, mu).flatten(0, 1)),
+        interpolation=gray(between(model, a, b).flatten(0, 1)),
+        angle=turned.angle.to_numpy(),
+        angle_elbo=turned.elbo.to_numpy(),
+        angle_best=turned.best.to_numpy(),
+        caption=np.array(
+            f"{train.describe().removeprefix('data: ')}\n{config.method}, {config.net} networks, L={config.latent}, "
+            f"seed {config.seed}, {config.epochs} epochs"))
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #7e03a8c0
 def plot_gaps(
@@ -694,12 +848,16 @@ def plot_gaps(
 ) -> plt.Figure:
     "Amortization and approximation gap of every image, training and test."
     fig, axes = subplots(1, 2, height=3.2, sharey=True)
-    parts = {"amortization gap": s["gap_best"] - s["gap_elbo"], "approximation gap": s["gap_log_p"] - s["gap_best"]}
+    parts = {
+        "amortization gap": s["gap_best"] - s["gap_elbo"],
+        "approximation gap": s["gap_log_p"] - s["gap_best"]
+    }
     for ax, (name, v) in zip(axes, parts.items()):
         for k, split in enumerate(("train", "test")):
             part = v[s["gap_split"] == bool(k)]
             ax.scatter(k + np.linspace(-.25, .25, len(part)), part, s=8, color=PALETTE[k], alpha=.6)
-            ax.hlines(part.mean(), k - .35, k + .35, color="black"); ax.text(k + .37, part.mean(), f"{part.mean():.1f}", va="center")
+            ax.hlines(part.mean(), k - .35, k + .35, color="black")
+            ax.text(k + .37, part.mean(), f"{part.mean():.1f}", va="center")
         ax.set(xticks=[0, 1], xticklabels=["train", "test"], title=name, xlim=(-.5, 1.75))
     axes[0].set_ylabel("nats")
     return caption(fig, str(s["caption"]))
@@ -709,14 +867,27 @@ def run_figures(
     config: LatentOptConfig,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
-    def grid(name: str, text: str) -> Callable: return lambda: caption(image_grid(arrays[name]), f"{text}. {arrays['caption']}")
-    titles = dict(reconstructions_train="Training images above their reconstructions",
-                  reconstructions_test="Test images above their reconstructions",
-                  samples_prior="Codes from the prior", samples_normal="Codes from a normal density fitted to those of the training images",
-                  samples_mixture="Codes from a mixture of normal densities (ten, if there are as many images) fitted to those of the training images")
+
+    def grid(name: str, text: str) -> Callable:
+        return lambda: caption(image_grid(arrays[name]), f"{text}. {arrays['caption']}")
+
+    titles = dict(
+        reconstructions_train="Training images above their reconstructions",
+        reconstructions_test="Test images above their reconstructions",
+        samples_prior="Codes from the prior",
+        samples_normal="Codes from a normal density fitted to those of the training images",
+        samples_mixture=
+        "Codes from a mixture of normal densities (ten, if there are as many images) fitted to those of the training images"
+    )
     drawn = {"log_p": plot_log_p, "principal": plot_principal, "interpolation": plot_interpolation,
              "rotation": plot_rotation, "gaps": plot_gaps}
-    return {k: grid(k, t) for k, t in titles.items()} | {k: (lambda f=f: f(arrays)) for k, f in drawn.items()}
+    return {
+        k: grid(k, t)
+        for k, t in titles.items()
+    } | {
+        k: (lambda f=f: f(arrays))
+        for k, f in drawn.items()
+    }
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #f4b11591
 class Classifier(nn.Module):
@@ -729,10 +900,11 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         (C, H, W), w = shape, width
-        self.net = nn.Sequential(
-            nn.Conv2d(C, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(2 * w, 2 * w, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(2 * w * (H // 4) * (W // 4), 512), nn.ReLU(), nn.Dropout(.5), nn.Linear(512, classes))
+        self.net = nn.Sequential(nn.Conv2d(C, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                                 nn.Conv2d(w, 2*w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                                 nn.Conv2d(2*w, 2*w, 3, padding=1), nn.ReLU(), nn.Flatten(),
+                                 nn.Linear(2*w*(H // 4)*(W // 4), 512), nn.ReLU(), nn.Dropout(.5),
+                                 nn.Linear(512, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         "Images from 0 to 1 [B, C, H, W] to logits [B, classes]."
@@ -741,7 +913,8 @@ class Classifier(nn.Module):
     def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
         "Cross-entropy in nats, and the share of right answers: mean over the batch."
         logits = self(batch.x).float()
-        return dict(loss=F.cross_entropy(logits, batch.y), accuracy=(logits.argmax(1) == batch.y).float().mean())
+        return dict(loss=F.cross_entropy(logits, batch.y),
+                    accuracy=(logits.argmax(1) == batch.y).float().mean())
 
 @patch
 @torch.no_grad()
@@ -778,11 +951,18 @@ def measure_classifier(
         said = np.concatenate([model.predict(images(d, r, dev)).cpu().numpy() for r in parts])
         metrics[f"accuracy_{split}"], metrics[f"images_{split}"] = float((said == y).mean()), len(d)
     C, wrong = len(d.classes), np.flatnonzero(said != y)[:20]
-    table = np.zeros((C, C), dtype=int); np.add.at(table, (y, said), 1)
+    table = np.zeros((C, C), dtype=int)
+    np.add.at(table, (y, said), 1)
     metrics["accuracy_by_class"] = (table.diagonal() / table.sum(1).clip(1)).tolist()
-    return metrics, dict(confusion=table, classes=np.array([str(c) for c in d.classes]),
-                         wrong=d.x[wrong], wrong_y=y[wrong], wrong_said=said[wrong],
-                         caption=np.array(f"{d.describe().removeprefix('data: ')}\nclassifier, seed {config.seed}, {config.epochs} epochs"))
+    return metrics, dict(
+        confusion=table,
+        classes=np.array([str(c) for c in d.classes]),
+        wrong=d.x[wrong],
+        wrong_y=y[wrong],
+        wrong_said=said[wrong],
+        caption=np.array(
+            f"{d.describe().removeprefix('data: ')}\nclassifier, seed {config.seed}, {config.epochs} epochs"
+        ))
 
 def classifier_figures(
     s: dict,  # arrays of `measure_classifier`
@@ -790,11 +970,15 @@ def classifier_figures(
 ) -> dict:  # name -> function that draws the figure
     "Confusions, and images that the classifier got wrong."
     def confusion() -> plt.Figure:
-        ax = heatmap(s["confusion"], s["classes"], s["classes"], fmt="d"); ax.set(ylabel="true class", xlabel="answer")
+        ax = heatmap(s["confusion"], s["classes"], s["classes"], fmt="d")
+        ax.set(ylabel="true class", xlabel="answer")
         return caption(ax.figure, str(s["caption"]))
     def wrong() -> plt.Figure:
-        titles = [f"{s['classes'][y]} as {s['classes'][a]}" for y, a in zip(s["wrong_y"], s["wrong_said"])]
-        return caption(image_grid(s["wrong"], 10, titles), "Test images that it got wrong. " + str(s["caption"]))
+        titles = [
+            f"{s['classes'][y]} as {s['classes'][a]}" for y, a in zip(s["wrong_y"], s["wrong_said"])
+        ]
+        return caption(image_grid(s["wrong"], 10, titles),
+                       "Test images that it got wrong. " + str(s["caption"]))
     return {"confusion": confusion} | ({"wrong": wrong} if len(s["wrong"]) else {})
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #20f224dd
@@ -806,7 +990,13 @@ def method_table(
     for name, r in runs.items():
         m, c = r["metrics"], r["config"]
         rows[name] = {
-            "ELBO train": m["elbo_train"], "ELBO test": m["elbo_test"], "log p train": m["log_p_train"], "log p test": m["log_p_test"],
-            "mse train": m["mse_train"], "mse test": m["mse_test"],
-            "ms per training image": 1000 * c["epochs"] * m["seconds_per_visit"], "ms per new image": 1000 * m["seconds_per_new_image"]}
+            "ELBO train": m["elbo_train"],
+            "ELBO test": m["elbo_test"],
+            "log p train": m["log_p_train"],
+            "log p test": m["log_p_test"],
+            "mse train": m["mse_train"],
+            "mse test": m["mse_test"],
+            "ms per training image": 1000*c["epochs"]*m["seconds_per_visit"],
+            "ms per new image": 1000*m["seconds_per_new_image"]
+        }
     return pd.DataFrame(rows).T

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # %% ../nbs/05a_metrics.ipynb #cc99ff72
-class MetricError(ValueError): "Codes or factors that cannot be measured: the message says why, and what would work."
+class MetricError(ValueError):
+    "Codes or factors that cannot be measured: the message says why, and what would work."
 
-class MetricWarning(UserWarning): "Something was left out of a metric: the message says what."
+class MetricWarning(UserWarning):
+    "Something was left out of a metric: the message says what."
 
 class Pairs(NamedTuple):
     "Codes and the factors that belong to them, checked."
@@ -35,51 +37,78 @@ class Pairs(NamedTuple):
 def _numbers(a, what, fix):
     "A table of real numbers, [N, columns]; of a tensor its numbers alone."
     a = np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
-    if a.dtype.kind not in "biuf": raise MetricError(f"{what} have type {a.dtype}; expected a table of numbers")
-    if a.ndim != 2: raise MetricError(f"{what} have shape {list(a.shape)}; expected two axes, {fix}")
-    if a.size == 0: raise MetricError(f"{what} are empty: their shape is {list(a.shape)}")
+    if a.dtype.kind not in "biuf":
+        raise MetricError(f"{what} have type {a.dtype}; expected a table of numbers")
+    if a.ndim != 2:
+        raise MetricError(f"{what} have shape {list(a.shape)}; expected two axes, {fix}")
+    if a.size == 0:
+        raise MetricError(f"{what} are empty: their shape is {list(a.shape)}")
     a = a.astype(np.float64, copy=False)
     if not (fine := np.abs(a) < 1e100).all():
         row, column = np.argwhere(~fine)[0]
-        raise MetricError(f"{what}: row {row}, column {column} is {a[row, column]}; expected finite numbers below 1e100. Leave out that row or column.")
+        raise MetricError(
+            f"{what}: row {row}, column {column} is {a[row, column]}; expected finite numbers below 1e100. Leave out that row or column."
+        )
     return a
 
 # %% ../nbs/05a_metrics.ipynb #183613e6
 def paired(
-    codes: np.ndarray | Pairs,  # [N, L] real numbers, or what this function returned
-    factors: np.ndarray | None = None,  # [N, F] integers from 0
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have (None: what occurs)
-    names: Sequence[str] | None = None,  # of the factors (None: "factor 0", ...)
+        codes: np.ndarray | Pairs,  # [N, L] real numbers, or what this function returned
+        factors: np.ndarray | None = None,  # [N, F] integers from 0
+        factor_sizes: Sequence[int] | np.ndarray
+    | None = None,  # how many values each factor can have (None: what occurs)
+        names: Sequence[str] | None = None,  # of the factors (None: "factor 0", ...)
 ) -> Pairs:
     "Codes and factors, checked; every metric begins with this."
-    if isinstance(codes, Pairs): return codes
-    if factors is None: raise MetricError("factors are missing: a table [N, F] of integers, one row for every code")
-    z, v = _numbers(codes, "codes", "[N, L]; for a single code codes[:, None]"), _numbers(factors, "factors", "[N, F]; for a single factor factors[:, None]")
-    if len(z) != len(v): raise MetricError(f"{len(z)} rows of codes, but {len(v)} of factors: row n of both must belong to the same image")
-    if len(z) < 10: raise MetricError(f"{len(z)} rows are too few to measure anything; give at least 10, better thousands")
+    if isinstance(codes, Pairs):
+        return codes
+    if factors is None:
+        raise MetricError("factors are missing: a table [N, F] of integers, one row for every code")
+    z, v = _numbers(codes, "codes", "[N, L]; for a single code codes[:, None]"), _numbers(
+        factors, "factors", "[N, F]; for a single factor factors[:, None]")
+    if len(z) != len(v):
+        raise MetricError(
+            f"{len(z)} rows of codes, but {len(v)} of factors: row n of both must belong to the same image"
+        )
+    if len(z) < 10:
+        raise MetricError(
+            f"{len(z)} rows are too few to measure anything; give at least 10, better thousands")
     F = v.shape[1]
     names = tuple(map(str, names)) if names is not None else tuple(f"factor {j}" for j in range(F))
-    if len(names) != F: raise MetricError(f"names has {len(names)} entries for {F} factors")
+    if len(names) != F:
+        raise MetricError(f"names has {len(names)} entries for {F} factors")
     whole = v.astype(np.int64) if np.abs(v).max() < 2**53 else None
     if whole is None or (whole != v).any():
         j = int(np.argmax((np.floor(v) != v).any(0) | (np.abs(v) >= 2**53).any(0)))
-        raise MetricError(f"{names[j]} is not a whole number everywhere: factors are integers from 0. np.unique(values, return_inverse=True) numbers them.")
+        raise MetricError(
+            f"{names[j]} is not a whole number everywhere: factors are integers from 0. np.unique(values, return_inverse=True) numbers them."
+        )
     sizes = whole.max(0) + 1 if factor_sizes is None else np.asarray(factor_sizes)
     if sizes.shape != (F,) or sizes.dtype.kind not in "iu":
-        raise MetricError(f"factor_sizes is {factor_sizes!r}; expected {F} whole numbers, one for each factor")
+        raise MetricError(
+            f"factor_sizes is {factor_sizes!r}; expected {F} whole numbers, one for each factor")
     for j in range(F):
         low, high = whole[:, j].min(), whole[:, j].max()
-        if low < 0 or high >= sizes[j]: raise MetricError(f"{names[j]} runs from {low} to {high}; expected 0 to {sizes[j] - 1}, its size less one")
+        if low < 0 or high >= sizes[j]:
+            raise MetricError(
+                f"{names[j]} runs from {low} to {high}; expected 0 to {sizes[j] - 1}, its size less one"
+            )
     columns = [np.unique(whole[:, j], return_inverse=True) for j in range(F)]
-    return Pairs(z, np.stack([at.reshape(-1) for _, at in columns], 1), whole, tuple(len(u) for u, _ in columns), names)
+    return Pairs(z, np.stack([at.reshape(-1) for _, at in columns], 1), whole,
+                 tuple(len(u) for u, _ in columns), names)
 
 def _varying(p: Pairs, level: int = 3):
     "The numbers of the factors that vary; a warning names the others."
     some = [j for j, K in enumerate(p.sizes) if K > 1]
-    if not some: raise MetricError("every factor is constant in these rows: there is nothing to measure. Take rows in which factors vary.")
+    if not some:
+        raise MetricError(
+            "every factor is constant in these rows: there is nothing to measure. Take rows in which factors vary."
+        )
     if len(some) < len(p.sizes):
         left = ", ".join(n for n, K in zip(p.names, p.sizes) if K == 1)
-        warnings.warn(f"left out, since constant in these rows: {left}", MetricWarning, stacklevel=level)
+        warnings.warn(f"left out, since constant in these rows: {left}",
+                      MetricWarning,
+                      stacklevel=level)
     return some
 
 # %% ../nbs/05a_metrics.ipynb #5673b447
@@ -89,10 +118,12 @@ def discretize(
 ) -> np.ndarray:  # [N, L] integers from 1 to bins
     "The bin of every code, as `np.digitize(x, np.histogram(x, bins)[1][:-1])` gives it."
     z = _numbers(codes, "codes", "[N, L]; for a single code codes[:, None]")
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 2: raise MetricError(f"bins is {bins!r}; expected a whole number from 2 up")
+    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 2:
+        raise MetricError(f"bins is {bins!r}; expected a whole number from 2 up")
     low, high = z.min(0), z.max(0)
-    flat = low == high; low, high = low - .5 * flat, high + .5 * flat                       # np.histogram does so for a constant
-    edges = np.linspace(low, high, bins + 1)[:-1]                                           # [bins, L]
+    flat = low == high
+    low, high = low - .5 * flat, high + .5 * flat  # np.histogram does so for a constant
+    edges = np.linspace(low, high, bins + 1)[:-1]  # [bins, L]
     return np.stack([np.searchsorted(e, x, "right") for e, x in zip(edges.T, z.T)], 1)
 
 def mutual_information(
@@ -101,19 +132,24 @@ def mutual_information(
     bins: int = 20,  # of every code
 ) -> np.ndarray:  # [L, F] nats
     "I(z_i; v_j) of binned codes (equation 5a.1)."
-    p = paired(codes, factors); (N, L), rows = p.z.shape, discretize(p.z, bins) - 1 + bins * np.arange(p.z.shape[1])      # rows [N, L]: code and bin
+    p = paired(codes, factors)
+    (N, L), rows = p.z.shape, discretize(
+        p.z, bins) - 1 + bins*np.arange(p.z.shape[1])  # rows [N, L]: code and bin
     out = np.zeros((L, len(p.sizes)))
     for j, K in enumerate(p.sizes):
-        n = np.bincount((rows * K + p.v[:, j, None]).ravel(), minlength=L * bins * K).reshape(L, bins, K)                  # counts
+        n = np.bincount((rows*K + p.v[:, j, None]).ravel(), minlength=L*bins*K).reshape(L, bins,
+                                                                                        K)  # counts
         expected = n.sum(2, keepdims=True) * n.sum(1, keepdims=True) / N
-        out[:, j] = (n * np.log(np.divide(n, expected, out=np.ones_like(expected), where=n > 0))).sum((1, 2)) / N
+        out[:, j] = (n*np.log(np.divide(n, expected, out=np.ones_like(expected), where=n > 0))).sum(
+            (1, 2))/N
     return out.clip(0)
 
 def entropy(
     factors: np.ndarray,  # [N, F] integers from 0
 ) -> np.ndarray:  # [F] nats
     "H(v_j) of the values that occur."
-    v = np.asarray(factors); p = paired(np.zeros((len(v), 1)) if v.ndim else v, v)
+    v = np.asarray(factors)
+    p = paired(np.zeros((len(v), 1)) if v.ndim else v, v)
     q = [np.bincount(c) / len(c) for c in p.v.T]
     return np.array([max(0., -(x * np.log(x)).sum()) for x in q])
 
@@ -131,7 +167,8 @@ def mig(
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "The mutual information gap (equation 5a.3; Chen et al. 2018)."
-    p = paired(codes, factors, factor_sizes); some = _varying(p)
+    p = paired(codes, factors, factor_sizes)
+    some = _varying(p)
     return float((_gap(mutual_information(p, bins=bins))[some] / entropy(p.v)[some]).mean())
 
 # %% ../nbs/05a_metrics.ipynb #876d32f6
@@ -149,10 +186,12 @@ def im(
 ) -> Assignment:
     "I_m, the mutual information under the best one-to-one assignment (equation 5a.4)."
     from scipy.optimize import linear_sum_assignment
-    p = paired(codes, factors, factor_sizes); some = np.array(_varying(p))
+    p = paired(codes, factors, factor_sizes)
+    some = np.array(_varying(p))
     M = mutual_information(p, bins=bins)[:, some]
     i, j = linear_sum_assignment(M, maximize=True)
-    to = np.full(len(p.sizes), -1); to[some[j]] = i
+    to = np.full(len(p.sizes), -1)
+    to[some[j]] = i
     nats = float(M[i, j].sum())
     return Assignment(nats, nats / float(np.minimum(entropy(p.v)[some], np.log(bins)).sum()), to)
 
@@ -168,13 +207,17 @@ def _below(t, x, low, high):
 class _HalfLines:
     "Sorted codes and their running sums: sums over the rows on one side of a threshold, for every code and value k of a factor."
     def __init__(self, t, order, y, n, ks):
-        (N, L), first = t.shape, np.r_[0, np.cumsum(n)]                                     # t [N, L], order [L, N], y [N] with n[k] rows of value k
-        y = y.astype(np.uint16 if len(n) < 2**16 else np.int64)                             # short integers are sorted faster
+        (N, L), first = t.shape, np.r_[0, np.cumsum(
+            n)]  # t [N, L], order [L, N], y [N] with n[k] rows of value k
+        y = y.astype(np.uint16 if len(n) < 2**16 else np.int64)  # short integers are sorted faster
         every = np.take_along_axis(t.T, order, 1)                                           # sorted
-        own = np.take_along_axis(every, np.argsort(y[order], axis=1, kind="stable"), 1)     # sorted by value, then by code
-        self.code = np.repeat(np.arange(L), len(ks)); k = np.tile(ks, L)                    # problems [P]: the code, the value
+        own = np.take_along_axis(every, np.argsort(y[order], axis=1, kind="stable"),
+                                 1)  # sorted by value, then by code
+        self.code = np.repeat(np.arange(L), len(ks))
+        k = np.tile(ks, L)                    # problems [P]: the code, the value
         self.all = (every.ravel(), self.running(every), self.code * N, self.code * N + N)
-        self.own = (own.ravel(), self.running(own), self.code * N + first[k], self.code * N + first[k + 1])
+        self.own = (own.ravel(), self.running(own), self.code*N + first[k],
+                    self.code*N + first[k + 1])
 
     def running(self, t: np.ndarray) -> list[np.ndarray]:
         return [np.pad(np.cumsum(a, 1), ((0, 0), (1, 0))).ravel() for a in (t, t * t)]
@@ -182,50 +225,70 @@ class _HalfLines:
     def sums(self, part: tuple, x: np.ndarray, below: np.ndarray) -> np.ndarray:
         "Of all rows, or each value's own: count, sum and sum of squares of those below (or above) x, [3, P]."
         t, (one, two), low, high = part
-        at = _below(t, x, low, high); low, high = np.where(below, low, at), np.where(below, at, high)
-        a, b = low + self.code, high + self.code                                            # running sums have one entry more per code
+        at = _below(t, x, low, high)
+        low, high = np.where(below, low, at), np.where(below, at, high)
+        a, b = low + self.code, high + self.code  # running sums have one entry more per code
         return np.stack([(high - low).astype(float), one[b] - one[a], two[b] - two[a]])
 
     def active(self, a: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         "Sums over the active positives (a t + c < 1) and negatives (a t + c > -1)."
-        level = np.where(a == 0, 1e-300, a); up = a >= 0                                    # a flat line is active everywhere or nowhere
-        with np.errstate(over="ignore"): edge, back = (1 - c) / level, (-1 - c) / level
-        return self.sums(self.own, edge, up), self.sums(self.all, back, ~up) - self.sums(self.own, back, ~up)
+        level = np.where(a == 0, 1e-300, a)
+        up = a >= 0                                    # a flat line is active everywhere or nowhere
+        with np.errstate(over="ignore"):
+            edge, back = (1 - c) / level, (-1 - c) / level
+        return self.sums(self.own, edge,
+                         up), self.sums(self.all, back, ~up) - self.sums(self.own, back, ~up)
 
 # %% ../nbs/05a_metrics.ipynb #5072ea7f
 def _derivatives(a, c, S, M, up, un, half):
     "J of equation 5a.5 for w = a S, b = c - a M, its gradient (2) and its Hessian (3)."
-    p, q = half.active(a, c); w, b, e, f = a * S, c - a * M, 1 - c, 1 + c
-    J = .5 * (w * w + b * b) + up * (e * e * p[0] - 2 * e * a * p[1] + a * a * p[2]) + un * (f * f * q[0] + 2 * f * a * q[1] + a * a * q[2])
-    G = up * p + un * q                                                                     # equation 5a.6
+    p, q = half.active(a, c)
+    w, b, e, f = a * S, c - a * M, 1 - c, 1 + c
+    J = .5*(w*w + b*b) + up*(e*e*p[0] - 2*e*a*p[1] + a*a*p[2]) + un*(f*f*q[0] + 2*f*a*q[1] +
+                                                                     a*a*q[2])
+    G = up * p + un * q  # equation 5a.6
     d = un * q - up * p
-    return J, w * S - b * M + 2 * (a * G[2] + c * G[1] + d[1]), b + 2 * (a * G[1] + c * G[0] + d[0]), S * S + M * M + 2 * G[2], 2 * G[1] - M, 1 + 2 * G[0]
+    return J, w*S - b*M + 2*(a*G[2] + c*G[1] + d[1]), b + 2*(
+        a*G[1] + c*G[0] + d[0]), S*S + M*M + 2*G[2], 2*G[1] - M, 1 + 2*G[0]
 
 def svm_lines(
     codes: np.ndarray,  # [N, L]
     y: np.ndarray,  # [N] values of one factor
     C: float = .01,  # weight of a row's loss against the penalty
     order: np.ndarray | None = None,  # [L, N] the rows that sort each code, if they are known
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # values [K], w [L, K] and b [L, K]; with two values [L, 1], the line of the second
+) -> tuple[
+        np.ndarray, np.ndarray, np.
+        ndarray]:  # values [K], w [L, K] and b [L, K]; with two values [L, 1], the line of the second
     "Linear support vector machines with balanced class weights, one for every code and value (equation 5a.5), solved exactly."
-    codes = np.asarray(codes, dtype=float); N, L = codes.shape
-    values, y, n = np.unique(y, return_inverse=True, return_counts=True); K = len(n)
-    if K == 1: return values, np.zeros((L, 1)), np.ones((L, 1))
-    m, s = codes.mean(0), codes.std(0); s = np.where((s > 1e-12 * np.abs(m)) & (s > 1e-100), s, 1.)
+    codes = np.asarray(codes, dtype=float)
+    N, L = codes.shape
+    values, y, n = np.unique(y, return_inverse=True, return_counts=True)
+    K = len(n)
+    if K == 1:
+        return values, np.zeros((L, 1)), np.ones((L, 1))
+    m, s = codes.mean(0), codes.std(0)
+    s = np.where((s > 1e-12 * np.abs(m)) & (s > 1e-100), s, 1.)
     ks = np.arange(K) if K > 2 else np.array([1])
-    half = _HalfLines((codes - m) / s, np.argsort(codes, axis=0).T if order is None else order, y, n, ks)
-    up, un = np.tile(C * N / (K * n[ks]), L), np.full(L * len(ks), C if K > 2 else C * N / (2 * n[0]))
+    half = _HalfLines((codes - m)/s,
+                      np.argsort(codes, axis=0).T if order is None else order, y, n, ks)
+    up, un = np.tile(C*N/(K*n[ks]), L), np.full(L*len(ks), C if K > 2 else C*N/(2*n[0]))
     fixed = (1 / s[half.code], (m / s)[half.code], up, un, half)
-    a = c = np.zeros(L * len(ks)); now, last = _derivatives(a, c, *fixed), None
+    a = c = np.zeros(L * len(ks))
+    now, last = _derivatives(a, c, *fixed), None
     for _ in range(100):
-        J, ga, gc, haa, hac, hcc = now; det = haa * hcc - hac * hac
+        J, ga, gc, haa, hac, hcc = now
+        det = haa * hcc - hac * hac
         da, dc, step = (hac * gc - hcc * ga) / det, (hac * ga - haa * gc) / det, np.ones_like(a)
-        if last is not None and ((np.array(now[3:]) == last).all(0) | (np.abs(da) <= 1e-13 * np.abs(a)) & (np.abs(dc) <= 1e-13 * np.abs(c))).all(): break
-        last = np.array(now[3:])                                                            # the same Hessian again: the active rows are the same
+        if last is not None and ((np.array(now[3:]) == last).all(0) |
+                                 (np.abs(da) <= 1e-13*np.abs(a)) &
+                                 (np.abs(dc) <= 1e-13*np.abs(c))).all():
+            break
+        last = np.array(now[3:])  # the same Hessian again: the active rows are the same
         for _ in range(30):
             now = _derivatives(a + step * da, c + step * dc, *fixed)
             worse = now[0] > J + 1e-4 * step * (da * ga + dc * gc) + 1e-13 * np.abs(J)
-            if not worse.any(): break
+            if not worse.any():
+                break
             step[worse] /= 2
         a, c = a + step * da, c + step * dc
     S, M = fixed[:2]
@@ -236,11 +299,15 @@ def _held_out(p, held_out, seed):
     "Which rows are for testing, [N] bool."
     N = len(p.z)
     if isinstance(held_out, (float, int)) and not isinstance(held_out, bool) and 0 < held_out < 1:
-        test = np.zeros(N, bool); test[np.random.default_rng(seed).permutation(N)[:min(max(round(held_out * N), 1), N - 2)]] = True
+        test = np.zeros(N, bool)
+        test[np.random.default_rng(seed).permutation(N)[:min(max(round(held_out*N), 1), N -
+                                                             2)]] = True
         return test
     test = np.asarray(held_out)
     if test.shape != (N,) or test.dtype != bool or test.all() or not test.any():
-        raise MetricError(f"held_out is {held_out!r}; expected a share between 0 and 1, or {N} booleans: True for rows to test on, False for rows to train on")
+        raise MetricError(
+            f"held_out is {held_out!r}; expected a share between 0 and 1, or {N} booleans: True for rows to test on, False for rows to train on"
+        )
     return test
 
 def sap_matrix(
@@ -253,18 +320,24 @@ def sap_matrix(
     C: float = .01,  # of the machines
 ) -> np.ndarray:  # [L, F]
     "How well each code alone predicts each factor: accuracy on held-out rows, or squared correlation."
-    p = paired(codes, factors, factor_sizes); z, v = p.z - p.z.mean(0), p.raw - p.raw.mean(0)
+    p = paired(codes, factors, factor_sizes)
+    z, v = p.z - p.z.mean(0), p.raw - p.raw.mean(0)
     if continuous:
-        sd = np.sqrt(np.outer((z**2).sum(0), (v**2).sum(0))); dead = sd <= 1e-9 * len(z) * np.outer(np.abs(p.z).max(0), np.abs(p.raw).max(0))
+        sd = np.sqrt(np.outer((z**2).sum(0), (v**2).sum(0)))
+        dead = sd <= 1e-9 * len(z) * np.outer(np.abs(p.z).max(0), np.abs(p.raw).max(0))
         return np.where(dead, 0, (z.T @ v / np.where(dead, 1, sd))**2)
     test, out = _held_out(p, held_out, seed), np.zeros((p.z.shape[1], len(p.sizes)))
-    train, order, dead = p.z[~test], np.argsort(p.z[~test], axis=0).T, np.ptp(p.z[~test], axis=0) == 0
+    train, order, dead = p.z[~test], np.argsort(p.z[~test], axis=0).T, np.ptp(p.z[~test],
+                                                                              axis=0) == 0
     for j in range(len(p.sizes)):
         values, w, b = svm_lines(train, p.v[~test, j], C, order)
         for i, x in enumerate(p.z[test].T):
-            score = x * w[i][:, None] + b[i][:, None]                                       # [K, rows]
+            score = x * w[i][:, None] + b[i][:, None]  # [K, rows]
             guess = (score[0] > 0).astype(int) if len(values) == 2 else score.argmax(0)
-            if dead[i]: guess = np.bincount(np.searchsorted(values, p.v[~test, j])).argmax()                       # always the most frequent
+            if dead[i]:
+                guess = np.bincount(np.searchsorted(values,
+                                                    p.v[~test,
+                                                        j])).argmax()  # always the most frequent
             out[i, j] = (values[guess] == p.v[test, j]).mean()
     return out
 
@@ -279,15 +352,22 @@ def sap(
     C: float = .01,  # of the machines
 ) -> float:
     "The SAP score, 0 to 1 (Kumar et al. 2018): best minus second best column entry of `sap_matrix`, mean over factors."
-    p = paired(codes, factors, factor_sizes); some = _varying(p)
-    if p.z.shape[1] == 1: p = p._replace(z=np.hstack([p.z, np.zeros((len(p.z), 1))]))       # a single code is compared with a dead one
-    return float(_gap(sap_matrix(p, continuous=continuous, held_out=held_out, seed=seed, C=C))[some].mean())
+    p = paired(codes, factors, factor_sizes)
+    some = _varying(p)
+    if p.z.shape[1] == 1:
+        p = p._replace(z=np.hstack([p.z, np.zeros(
+            (len(p.z), 1))]))  # a single code is compared with a dead one
+    return float(
+        _gap(sap_matrix(p, continuous=continuous, held_out=held_out, seed=seed, C=C))[some].mean())
 
 # %% ../nbs/05a_metrics.ipynb #91161ac9
 def _two(p, what):
     "The factors that vary, at least two: with one, these metrics say 0/0."
     some = _varying(p, 4)
-    if len(some) < 2: raise MetricError(f"{what} compares factors, and only {p.names[some[0]]} varies in these rows: it needs at least two")
+    if len(some) < 2:
+        raise MetricError(
+            f"{what} compares factors, and only {p.names[some[0]]} varies in these rows: it needs at least two"
+        )
     return some
 
 class DCI(NamedTuple):
@@ -303,31 +383,43 @@ def concentration(
     "How far each row is concentrated on one column, weighted by the row's sum (equation 5a.7)."
     R = np.asarray(R, dtype=float)
     if R.ndim != 2 or R.shape[1] < 2 or not (R >= 0).all():
-        raise MetricError(f"importances have shape {list(R.shape)}; expected numbers from 0 up in at least two columns")
-    q = (R + 1e-11) / (R + 1e-11).sum(1, keepdims=True)                                     # the small number as in disentanglement_lib
+        raise MetricError(
+            f"importances have shape {list(R.shape)}; expected numbers from 0 up in at least two columns"
+        )
+    q = (R + 1e-11)/(R + 1e-11).sum(1, keepdims=True)  # the small number as in disentanglement_lib
     rho = R.sum(1) / R.sum() if R.sum() > 0 else np.full(len(R), 1 / len(R))
     return float(rho @ (1 + (q * np.log(q)).sum(1) / np.log(R.shape[1])))
 
 def dci(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
-    factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
-    classifier: Any = None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
-    held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
-    seed: int = 0,  # of the choice of rows and of the classifier
+        codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+        factors: np.ndarray | None = None,  # [N, F]
+        factor_sizes: Sequence[int] | np.ndarray
+    | None = None,  # how many values each factor can have
+        classifier:
+    Any = None,  # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
+        held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
+        seed: int = 0,  # of the choice of rows and of the classifier
 ) -> DCI:
     "DCI from the importances of trees (Eastwood and Williams 2018)."
     from sklearn.base import clone
     from sklearn.ensemble import GradientBoostingClassifier
-    p = paired(codes, factors, factor_sizes); some, test = _two(p, "dci"), _held_out(p, held_out, seed)
-    R, right = np.zeros((max(2, p.z.shape[1]), len(p.sizes))), []                           # a single code gets a dead companion
+    p = paired(codes, factors, factor_sizes)
+    some, test = _two(p, "dci"), _held_out(p, held_out, seed)
+    R, right = np.zeros(
+        (max(2, p.z.shape[1]), len(p.sizes))), []  # a single code gets a dead companion
     for j in some:
-        model, y = clone(classifier) if classifier is not None else GradientBoostingClassifier(), p.v[:, j]
-        if "random_state" in model.get_params(): model.set_params(random_state=seed)
-        if len(np.unique(y[~test])) == 1: right.append((y[test] == y[~test][0]).mean()); continue
-        model.fit(p.z[~test], y[~test]); right.append((model.predict(p.z[test]) == y[test]).mean())
+        model, y = clone(
+            classifier) if classifier is not None else GradientBoostingClassifier(), p.v[:, j]
+        if "random_state" in model.get_params():
+            model.set_params(random_state=seed)
+        if len(np.unique(y[~test])) == 1:
+            right.append((y[test] == y[~test][0]).mean())
+            continue
+        model.fit(p.z[~test], y[~test])
+        right.append((model.predict(p.z[test]) == y[test]).mean())
         R[:p.z.shape[1], j] = np.abs(model.feature_importances_)
-    return DCI(concentration(R[:, some]), concentration(R[:, some].T), float(np.mean(right)), R[:p.z.shape[1]])
+    return DCI(concentration(R[:, some]), concentration(R[:, some].T), float(np.mean(right)),
+               R[:p.z.shape[1]])
 
 # %% ../nbs/05a_metrics.ipynb #9a1ed391
 class _Draws:
@@ -338,17 +430,24 @@ class _Draws:
         for j in self.some:
             self.order[j], n = np.argsort(p.v[:, j], kind="stable"), np.bincount(p.v[:, j])
             self.first[j], self.count[j] = np.cumsum(n) - n, n
-            self.able[j] = np.flatnonzero(n[p.v[:, j]] > 1)                                 # rows with a fellow
-            if not len(self.able[j]): raise MetricError(f"{what}: every value of {p.names[j]} stands in one row only; it needs rows that share a value")
+            self.able[j] = np.flatnonzero(n[p.v[:, j]] > 1)  # rows with a fellow
+            if not len(self.able[j]):
+                raise MetricError(
+                    f"{what}: every value of {p.names[j]} stands in one row only; it needs rows that share a value"
+                )
 
-    def rows(self, n: int, batch: int, one_value: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rows(self, n: int, batch: int,
+             one_value: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "n times: the number of a factor, and `batch` rows paired with others of the same value; or all of one value."
-        which = self.rng.integers(len(self.some), size=n); a, b = np.empty((2, n, batch), dtype=np.int64)
+        which = self.rng.integers(len(self.some), size=n)
+        a, b = np.empty((2, n, batch), dtype=np.int64)
         for k, j in enumerate(self.some):
-            mine = which == k; shape = (int(mine.sum()), 1 if one_value else batch)
+            mine = which == k
+            shape = (int(mine.sum()), 1 if one_value else batch)
             a[mine] = self.able[j][self.rng.integers(len(self.able[j]), size=shape)]
             value = self.p.v[a[mine], j]
-            b[mine] = self.order[j][self.first[j][value] + (self.rng.random(value.shape) * self.count[j][value]).astype(np.int64)]
+            b[mine] = self.order[j][self.first[j][value] + (self.rng.random(value.shape)*
+                                                            self.count[j][value]).astype(np.int64)]
         return which, a, b
 
 # %% ../nbs/05a_metrics.ipynb #9656d5d9
@@ -366,10 +465,15 @@ def factor_vae_score(
     seed: int = 0,  # of the draws
 ) -> float:  # chance to 1
     "The FactorVAE score: which factor was held fixed, by the code that varies least (Kim and Mnih 2018)."
-    p = paired(codes, factors, factor_sizes); source = _Draws(p, "factor_vae_score", seed)
-    var = p.z.var(0, ddof=1); active = np.sqrt(var) >= least
+    p = paired(codes, factors, factor_sizes)
+    source = _Draws(p, "factor_vae_score", seed)
+    var = p.z.var(0, ddof=1)
+    active = np.sqrt(var) >= least
     if not active.any():
-        warnings.warn(f"factor_vae_score is 0: no code has a standard deviation of {least}", MetricWarning, stacklevel=2); return 0.
+        warnings.warn(f"factor_vae_score is 0: no code has a standard deviation of {least}",
+                      MetricWarning,
+                      stacklevel=2)
+        return 0.
     z = (p.z[:, active] - p.z[:, active].mean(0)) / np.sqrt(var[active])
     def table(n: int) -> np.ndarray:
         "Votes [codes, factors]."
@@ -392,11 +496,14 @@ def beta_vae_score(
     seed: int = 0,  # of the draws
 ) -> float:  # chance to 1
     "The BetaVAE score: which factor was held fixed, by logistic regression on mean |z - z'| (Higgins et al. 2017)."
-    p = paired(codes, factors, factor_sizes); source = _Draws(p, "beta_vae_score", seed)
+    p = paired(codes, factors, factor_sizes)
+    source = _Draws(p, "beta_vae_score", seed)
     def vectors(n: int) -> tuple[np.ndarray, np.ndarray]:
         parts = [source.rows(size, batch, one_value=False) for size in _chunks(n)]
-        return np.vstack([np.abs(p.z[a] - p.z[b]).mean(1) for _, a, b in parts]), np.concatenate([j for j, _, _ in parts])
-    model = _logistic(*vectors(draws)); x, j = vectors(test_draws)
+        return np.vstack([np.abs(p.z[a] - p.z[b]).mean(1)
+                          for _, a, b in parts]), np.concatenate([j for j, _, _ in parts])
+    model = _logistic(*vectors(draws))
+    x, j = vectors(test_draws)
     return float((model.predict(x) == j).mean())
 
 def _logistic(x, y):
@@ -412,8 +519,10 @@ def modularity(
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "Does each code know one factor at most (equation 5a.8; Ridgeway and Mozer 2018)? Dead codes count 0."
-    p = paired(codes, factors, factor_sizes); some = _two(p, "modularity")
-    m2 = mutual_information(p, bins=bins)[:, some]**2; top = m2.max(1)
+    p = paired(codes, factors, factor_sizes)
+    some = _two(p, "modularity")
+    m2 = mutual_information(p, bins=bins)[:, some]**2
+    top = m2.max(1)
     alive = top > 0
     return float((1 - (m2.sum(1) - top)[alive] / (top[alive] * (len(some) - 1))).sum() / len(top))
 
@@ -427,15 +536,26 @@ def explicitness(
 ) -> float:
     "Mean area under the ROC curve of a logistic regression, one value against the rest (Ridgeway and Mozer 2018)."
     from scipy.stats import rankdata
-    p = paired(codes, factors, factor_sizes); some, test, areas = _varying(p), _held_out(p, held_out, seed), []
-    mean, sd = p.z[~test].mean(0), p.z[~test].std(0); z = (p.z - mean) / np.where(sd > 1e-12 * np.abs(mean), sd, 1)
+    p = paired(codes, factors, factor_sizes)
+    some, test, areas = _varying(p), _held_out(p, held_out, seed), []
+    mean, sd = p.z[~test].mean(0), p.z[~test].std(0)
+    z = (p.z - mean) / np.where(sd > 1e-12 * np.abs(mean), sd, 1)
     for j in some:
         y = p.v[:, j]
-        if len(np.unique(y[~test])) < 2: continue
-        model = _logistic(z[~test], y[~test]); rank = rankdata(model.predict_proba(z[test]), axis=0)       # [rows, values]
-        is_k = y[test][:, None] == model.classes_; n = is_k.sum(0); both = (n > 0) & (n < len(rank))
-        if both.any(): areas.append((((rank * is_k).sum(0) - n * (n + 1) / 2)[both] / (n * (len(rank) - n))[both]).mean())
-    if not areas: raise MetricError("explicitness: no factor has two values among the rows to train on and two among those to test on; give more rows")
+        if len(np.unique(y[~test])) < 2:
+            continue
+        model = _logistic(z[~test], y[~test])
+        rank = rankdata(model.predict_proba(z[test]), axis=0)       # [rows, values]
+        is_k = y[test][:, None] == model.classes_
+        n = is_k.sum(0)
+        both = (n > 0) & (n < len(rank))
+        if both.any():
+            areas.append(
+                (((rank*is_k).sum(0) - n*(n + 1)/2)[both]/(n*(len(rank) - n))[both]).mean())
+    if not areas:
+        raise MetricError(
+            "explicitness: no factor has two values among the rows to train on and two among those to test on; give more rows"
+        )
     return float(2 * np.mean(areas) - 1 if normalized else np.mean(areas))
 
 # %% ../nbs/05a_metrics.ipynb #6f09ad17
@@ -457,34 +577,51 @@ ABOUT = {  # row: what it measures
 
 def _scores(p, name, seed, bins, held_out, continuous, classifier, draws):
     "The rows of one metric."
-    if name == "mig": return {"mig": mig(p, bins=bins)}
-    if name == "sap": return {"sap": sap(p, continuous=continuous, held_out=held_out, seed=seed)}
-    if name == "im": return dict(zip(("im", "im_share"), im(p, bins=bins)))
-    if name == "modularity": return {name: modularity(p, bins=bins)}
-    if name == "dci": return {f"dci_{k}": x for k, x in dci(p, classifier=classifier, held_out=held_out, seed=seed)._asdict().items() if k != "importance"}
-    if name == "factor_vae": return {name: factor_vae_score(p, draws=draws, test_draws=max(1, draws // 2), seed=seed)}
-    if name == "beta_vae": return {name: beta_vae_score(p, draws=draws, test_draws=max(1, draws // 2), seed=seed)}
+    if name == "mig":
+        return {"mig": mig(p, bins=bins)}
+    if name == "sap":
+        return {"sap": sap(p, continuous=continuous, held_out=held_out, seed=seed)}
+    if name == "im":
+        return dict(zip(("im", "im_share"), im(p, bins=bins)))
+    if name == "modularity":
+        return {name: modularity(p, bins=bins)}
+    if name == "dci":
+        return {
+            f"dci_{k}": x
+            for k, x in dci(p, classifier=classifier, held_out=held_out,
+                            seed=seed)._asdict().items() if k != "importance"
+        }
+    if name == "factor_vae":
+        return {name: factor_vae_score(p, draws=draws, test_draws=max(1, draws // 2), seed=seed)}
+    if name == "beta_vae":
+        return {name: beta_vae_score(p, draws=draws, test_draws=max(1, draws // 2), seed=seed)}
     return {name: explicitness(p, held_out=held_out, seed=seed)}
 
 def _chosen(metrics):
     "The names of the metrics that were asked for, checked."
-    if isinstance(metrics, str): metrics = (metrics,)
-    if "all" in metrics: metrics = CHEAP + COSTLY
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    if "all" in metrics:
+        metrics = CHEAP + COSTLY
     unknown = [m for m in metrics if m not in CHEAP + COSTLY]
     if unknown or not len(metrics):
-        raise MetricError(f"unknown metric {', '.join(map(repr, unknown)) or '(none given)'}; there are {', '.join(CHEAP + COSTLY)}, or \"all\"")
+        raise MetricError(
+            f"unknown metric {', '.join(map(repr, unknown)) or '(none given)'}; there are {', '.join(CHEAP + COSTLY)}, or \"all\""
+        )
     return tuple(dict.fromkeys(metrics))
 
 # %% ../nbs/05a_metrics.ipynb #692e05b0
 def evaluate(
     codes: np.ndarray | Pairs,  # [N, L] real numbers: any representation; posterior means of a VAE
     factors: np.ndarray | None = None,  # [N, F] integers from 0
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have (None: what occurs)
+    factor_sizes: Sequence[int] | np.ndarray
+    | None = None,  # how many values each factor can have (None: what occurs)
     metrics: str | Sequence[str] = CHEAP,  # names, one name, or "all"
     names: Sequence[str] | None = None,  # of the factors, for messages
     seed: int = 0,  # of the held-out rows, the draws and the classifiers
     bins: int = 20,  # of the information metrics
-    held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
+    held_out: float | np.ndarray = 1/
+    3,  # share of the rows to test classifiers on, or which ones, [N] bool
     continuous: bool = False,  # SAP by squared correlation
     classifier: Any = None,  # of dci (None: gradient boosting, slow)
     draws: int = 10_000,  # of the FactorVAE and BetaVAE scores; half as many to judge
@@ -493,38 +630,68 @@ def evaluate(
     import pandas as pd
     p, asked = paired(codes, factors, factor_sizes, names), _chosen(metrics)
     some, found = _varying(p), {}
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0: raise MetricError(f"seed is {seed!r}; expected a whole number, 0 or above")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise MetricError(f"seed is {seed!r}; expected a whole number, 0 or above")
     if len(some) < 2 and (set(asked) == set(CHEAP) or "all" in (metrics, *metrics)):
-        compare = [m for m in asked if m not in ("mig", "sap", "im", "explicitness")]; asked = [m for m in asked if m not in compare]
-        warnings.warn(f"only {p.names[some[0]]} varies: left out, since they compare factors: {', '.join(compare)}", MetricWarning, stacklevel=2)
+        compare = [m for m in asked if m not in ("mig", "sap", "im", "explicitness")]
+        asked = [m for m in asked if m not in compare]
+        warnings.warn(
+            f"only {p.names[some[0]]} varies: left out, since they compare factors: {', '.join(compare)}",
+            MetricWarning,
+            stacklevel=2)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "left out", MetricWarning)                        # said once, by the line above
-        for name in asked: found |= _scores(p, name, seed, bins, held_out, continuous, classifier, draws)
+        warnings.filterwarnings("ignore", "left out", MetricWarning)  # said once, by the line above
+        for name in asked:
+            found |= _scores(p, name, seed, bins, held_out, continuous, classifier, draws)
     most = np.mean([np.bincount(p.v[:, j]).max() / len(p.v) for j in some])
-    low = {"dci_informativeness": most, "factor_vae": 1 / len(some), "beta_vae": 1 / len(some), "explicitness": .5}
+    low = {
+        "dci_informativeness": most,
+        "factor_vae": 1/len(some),
+        "beta_vae": 1/len(some),
+        "explicitness": .5
+    }
     high = {"im": float(np.minimum(entropy(p.v)[some], np.log(bins)).sum())}
-    return pd.DataFrame([(k, x, low.get(k, 0.), high.get(k, 1.), ABOUT[k]) for k, x in found.items()], columns=["metric", "value", "low", "high", "measures"])
+    return pd.DataFrame([(k, x, low.get(k, 0.), high.get(k, 1.), ABOUT[k])
+                         for k, x in found.items()],
+                        columns=["metric", "value", "low", "high", "measures"])
 
 # %% ../nbs/05a_metrics.ipynb #20a3e87d
 def read_codes(
     path: str | Path,  # a .npz file, or the folder of a finished run of chapter 05
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple]:  # codes [N, L], factors [N, F], factor sizes or None, names of the factors
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None,
+           tuple]:  # codes [N, L], factors [N, F], factor sizes or None, names of the factors
     "The arrays that `evaluate` wants, from a file; a `MetricError` that names the file if they are not there."
-    path = Path(path); path = path / "figures.npz" if path.is_dir() else path
+    path = Path(path)
+    path = path / "figures.npz" if path.is_dir() else path
     try:
         f = np.load(path, allow_pickle=False)
-        if not isinstance(f, np.lib.npyio.NpzFile): raise MetricError(f"{path} holds a single array; expected a .npz file with codes and factors")
+        if not isinstance(f, np.lib.npyio.NpzFile):
+            raise MetricError(
+                f"{path} holds a single array; expected a .npz file with codes and factors")
         with f:
-            s = {k: f[k] for k in ("codes", "mu", "factors", "factor_sizes", "factor_names") if k in f.files}
+            s = {
+                k: f[k]
+                for k in ("codes", "mu", "factors", "factor_sizes", "factor_names") if k in f.files
+            }
             there = ", ".join(f.files)
-    except FileNotFoundError: raise MetricError(f"{path}: no such file; expected a .npz file with codes [N, L] and factors [N, F]") from None
-    except MetricError: raise
+    except FileNotFoundError:
+        raise MetricError(
+            f"{path}: no such file; expected a .npz file with codes [N, L] and factors [N, F]"
+        ) from None
+    except MetricError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise MetricError(f"{path} cannot be read ({e}); expected a .npz file with codes and factors, numbers only") from None
-    if "mu" in s: s.setdefault("codes", s["mu"])                                            # as runs call them
+        raise MetricError(
+            f"{path} cannot be read ({e}); expected a .npz file with codes and factors, numbers only"
+        ) from None
+    if "mu" in s:
+        s.setdefault("codes", s["mu"])  # as runs call them
     missing = [k for k in ("codes", "factors") if k not in s]
-    if missing: raise MetricError(f"{path} has no {' and no '.join(missing)}; it has {there or 'nothing'}")
-    names = s.get("factor_names", [f"factor {j}" for j in range(s["factors"].shape[1] if s["factors"].ndim > 1 else 1)])
+    if missing:
+        raise MetricError(f"{path} has no {' and no '.join(missing)}; it has {there or 'nothing'}")
+    names = s.get(
+        "factor_names",
+        [f"factor {j}" for j in range(s["factors"].shape[1] if s["factors"].ndim > 1 else 1)])
     return s["codes"], s["factors"], s.get("factor_sizes"), tuple(map(str, names))
 
 # %% ../nbs/05a_metrics.ipynb #6c6b51fa
@@ -545,27 +712,40 @@ def floor(
 ) -> Any:  # a pandas DataFrame: metric, mean, sd
     "Scores of the same codes with shuffled rows: what the metrics give when there is nothing to find."
     p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 1])
-    if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
-    return _repeated([evaluate(p._replace(z=rng.permutation(p.z)), metrics=metrics, seed=seed, **settings) for _ in range(repeats)], "sd")
+    if repeats < 2:
+        raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
+    return _repeated([
+        evaluate(p._replace(z=rng.permutation(p.z)), metrics=metrics, seed=seed, **settings)
+        for _ in range(repeats)
+    ], "sd")
 
 def standard_error(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
-    factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
-    metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
-    repeats: int = 20,  # draws of N rows with replacement
-    seed: int = 0,  # of the draws
-    held_out: float | np.ndarray = 1/3,  # share of the rows to test classifiers on, or which ones, [N] bool
-    **settings: Any,  # further ones of `evaluate`
+        codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+        factors: np.ndarray | None = None,  # [N, F]
+        factor_sizes: Sequence[int] | np.ndarray
+    | None = None,  # how many values each factor can have
+        metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
+        repeats: int = 20,  # draws of N rows with replacement
+        seed: int = 0,  # of the draws
+        held_out: float | np.ndarray = 1/
+    3,  # share of the rows to test classifiers on, or which ones, [N] bool
+        **settings: Any,  # further ones of `evaluate`
 ) -> Any:  # a pandas DataFrame: metric, se
     "Bootstrap standard errors of the scores, over rows."
-    p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 2]); test = _held_out(p, held_out, seed)
-    if repeats < 2: raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
+    p, rng = paired(codes, factors, factor_sizes), np.random.default_rng([seed, 2])
+    test = _held_out(p, held_out, seed)
+    if repeats < 2:
+        raise MetricError(f"repeats is {repeats!r}; a spread needs at least 2")
     tables, sides = [], [np.flatnonzero(~test), np.flatnonzero(test)]
     for _ in range(repeats):
         rows = np.concatenate([side[rng.integers(len(side), size=len(side))] for side in sides])
         again = paired(p.z[rows], p.raw[rows], names=p.names)
-        tables.append(evaluate(again, metrics=metrics, seed=seed, held_out=np.arange(len(rows)) >= len(sides[0]), **settings))
+        tables.append(
+            evaluate(again,
+                     metrics=metrics,
+                     seed=seed,
+                     held_out=np.arange(len(rows)) >= len(sides[0]),
+                     **settings))
     return _repeated(tables, "se").drop(columns="mean")
 
 # %% ../nbs/05a_metrics.ipynb #82be3578
@@ -578,8 +758,18 @@ def per_factor(
 ) -> Any:  # a pandas DataFrame, a row per factor
     "What each factor has: its entropy, its two best codes and their information (nats), and its code in the assignment of I_m."
     import pandas as pd
-    p = paired(codes, factors, factor_sizes, names); M, to = mutual_information(p, bins=bins), im(p, bins=bins).codes
-    order = np.argsort(-M, axis=0, kind="stable"); top = -np.sort(-M, axis=0)
+    p = paired(codes, factors, factor_sizes, names)
+    M, to = mutual_information(p, bins=bins), im(p, bins=bins).codes
+    order = np.argsort(-M, axis=0, kind="stable")
+    top = -np.sort(-M, axis=0)
     second = (order[1], top[1]) if len(M) > 1 else (np.full(len(to), -1), np.zeros(len(to)))
-    return pd.DataFrame({"factor": p.names, "values": p.sizes, "entropy": entropy(p.v), "best": order[0], "nats": top[0],
-                         "second": second[0], "its nats": second[1], "assigned": to})
+    return pd.DataFrame({
+        "factor": p.names,
+        "values": p.sizes,
+        "entropy": entropy(p.v),
+        "best": order[0],
+        "nats": top[0],
+        "second": second[0],
+        "its nats": second[1],
+        "assigned": to
+    })

@@ -47,7 +47,8 @@ def plot_task(
     size: float = 14,  # size of the markers
 ) -> plt.Axes:  # the axes
     "The cases in the plane of the first two formants."
-    if ax is None: _, ax = subplots(width=5.6, height=4.2)
+    if ax is None:
+        _, ax = subplots(width=5.6, height=4.2)
     for c, label in enumerate(labels):
         color = "#a0a0a0" if c % 2 else "#606060"
         ax.scatter(*X[y == c].T, s=size, marker=MARKERS[c], color=color, lw=0)
@@ -174,8 +175,11 @@ def error_grads(
         return np.multiply(r, p[..., None, :, :], out=out), p*(g - (p*g).sum(-2, keepdims=True))/tau
     do = np.subtract(o, d, out=out)
     sq = np.einsum("...ckn,...ckn->...kn", do, do)
-    if error == "competition": w, ds = 2*p, p*(sq - (p*sq).sum(-2, keepdims=True))/tau
-    else: h = responsibilities(sq, p, sigma); w, ds = h/sigma**2, (p - h)/tau
+    if error == "competition":
+        w, ds = 2*p, p*(sq - (p*sq).sum(-2, keepdims=True))/tau
+    else:
+        h = responsibilities(sq, p, sigma)
+        w, ds = h/sigma**2, (p - h)/tau
     do *= w[..., None, :, :]
     return do, ds
 
@@ -218,7 +222,8 @@ def experts_and_gate(
     "What every expert and the gate say about every case."
     W, V = params
     o, s = affine(W, Xb, out), affine(V, Xb)
-    if m.expert == "softmax": softmax(o, -3)
+    if m.expert == "softmax":
+        softmax(o, -3)
     s /= m.tau
     return o, softmax(s, -2)
 
@@ -233,12 +238,15 @@ def output(self: Mixture,
     return blend(p, o)
 
 @patch
-def grads(self: Mixture,
+def grads(
+    self: Mixture,
     params: list[np.ndarray],  # [W, V]
     Xb: np.ndarray,  # inputs [N, F+1]
     d: np.ndarray,  # desired outputs [C, 1, N]
-    memory: Sequence[np.ndarray | None] = (None, None),  # working memory for o and dE/do [2, ..., C, K, N]
-) -> tuple[list[np.ndarray], np.ndarray]:  # [dE/dW, dE/dV] of the mean error, and the system's output [..., C, N]
+    memory: Sequence[np.ndarray
+                     | None] = (None, None),  # working memory for o and dE/do [2, ..., C, K, N]
+) -> tuple[list[np.ndarray],
+           np.ndarray]:  # [dE/dW, dE/dV] of the mean error, and the system's output [..., C, N]
     "Gradient of the error's mean over cases."
     o, p = experts_and_gate(self, params, Xb, memory[0])
     y = blend(p, o)
@@ -263,7 +271,10 @@ class Backprop:
     ) -> list[np.ndarray]:  # [W1, W2]: [H, F+1], [C, H+1]
         "Initial parameters of one run."
         rng = np.random.default_rng(seed)
-        return [rng.normal(size=(self.H, F + 1))*self.scale, rng.normal(size=(C, self.H + 1))*self.scale]
+        return [
+            rng.normal(size=(self.H, F + 1))*self.scale,
+            rng.normal(size=(C, self.H + 1))*self.scale
+        ]
 
     def memory(self,
         R: int,  # runs
@@ -278,7 +289,8 @@ class Backprop:
         Xb: np.ndarray,  # inputs [N, F+1]
     ) -> tuple[np.ndarray, np.ndarray]:  # z [..., H, N], y [..., C, N]
         "Hidden units and output for every case."
-        with np.errstate(over="ignore"): z = 1/(1 + np.exp(-affine(params[0], Xb)))   # 1/(1 + inf) is the right 0
+        with np.errstate(over="ignore"):
+            z = 1/(1 + np.exp(-affine(params[0], Xb)))   # 1/(1 + inf) is the right 0
         return z, softmax(params[1][..., :-1] @ z + params[1][..., -1:], -2)
 
 # %% ../nbs/01_moe1991.ipynb #7d8d578f
@@ -291,12 +303,15 @@ def output(self: Backprop,
     return self.forward(params, Xb)[1]
 
 @patch
-def grads(self: Backprop,
+def grads(
+    self: Backprop,
     params: list[np.ndarray],  # [W1, W2]
     Xb: np.ndarray,  # inputs [N, F+1]
     d: np.ndarray,  # desired outputs [C, 1, N]
     memory: Sequence[np.ndarray | None] | None = None,  # unused
-) -> tuple[list[np.ndarray], np.ndarray]:  # [dE/dW1, dE/dW2] of the mean of half the squared error, and the output [..., C, N]
+) -> tuple[
+        list[np.ndarray], np.
+        ndarray]:  # [dE/dW1, dE/dW2] of the mean of half the squared error, and the output [..., C, N]
     "Back-propagation through output softmax, second layer, logistic units and first layer."
     z, y = self.forward(params, Xb)
     da = y - d[:, 0]
@@ -311,7 +326,8 @@ AVERAGES = {"half": .5, "sum": 1.0, "mean": None}
 def average_error(
     y: np.ndarray,  # outputs [..., C, N]
     d: np.ndarray,  # desired outputs [C, 1, N]
-    average: str = "half",  # one of `AVERAGES`: half the sum over classes, the sum, or the mean over classes
+    average:
+    str = "half",  # one of `AVERAGES`: half the sum over classes, the sum, or the mean over classes
 ) -> np.ndarray:  # [...]
     "The average squared error over cases at which training stops."
     e = y - d[:, 0]
@@ -328,7 +344,8 @@ class Runs:
     converged: np.ndarray  # [R] bool: reached the target
     rises: np.ndarray  # [R] share of epochs in which the error rose: 0 for a smooth descent
     curve: list  # R arrays [epochs+1]: error before each update and at the end
-    snapshots: list = field(default_factory=list)  # (epoch, parameters) of the first run, where asked for
+    snapshots: list = field(
+        default_factory=list)  # (epoch, parameters) of the first run, where asked for
 
     def outputs(self,
         X: np.ndarray,  # inputs [N, F]
@@ -357,46 +374,57 @@ def _train_chunk(model, params, lr, Xb, d, epochs, target_mse, average, every, b
     final = [np.array(a) for a in params]
     done_at, mse, curves, snapshots = np.zeros(R, int), np.zeros(R), np.full((1024, R), np.nan), []
     for t in range(epochs + 1):
-        gradient, y = model.grads(params, Xb, d, [None if a is None else a[:len(idx)] for a in memory])
+        gradient, y = model.grads(params, Xb, d,
+                                  [None if a is None else a[:len(idx)] for a in memory])
         error = average_error(y, d, average)
-        if t == len(curves): curves = np.concatenate([curves, np.full_like(curves, np.nan)])
+        if t == len(curves):
+            curves = np.concatenate([curves, np.full_like(curves, np.nan)])
         curves[t, idx] = error
-        if t % 100 == 0: bar.set_postfix(epoch=t)
+        if t % 100 == 0:
+            bar.set_postfix(epoch=t)
         stop = ~(error > target_mse) | ~np.isfinite(error) | (t == epochs)
         if every and idx[0] == 0 and (t % every == 0 or stop[0]):
             snapshots.append((t, [a[0].copy() for a in params]))
         if stop.any():
-            for f, a in zip(final, params): f[idx[stop]] = a[stop]
+            for f, a in zip(final, params):
+                f[idx[stop]] = a[stop]
             done_at[idx[stop]], mse[idx[stop]] = t, error[stop]
             params, gradient = [a[~stop] for a in params], [g[~stop] for g in gradient]
             idx, lr = idx[~stop], lr[~stop]
             bar.update(int(stop.sum()))
-            if not len(idx): break
+            if not len(idx):
+                break
         params = [a - lr.reshape(-1, *[1]*(a.ndim - 1))*g for a, g in zip(params, gradient)]
     return final, done_at, mse, [curves[:t + 1, r] for r, t in enumerate(done_at)], snapshots
 
 # %% ../nbs/01_moe1991.ipynb #6a0b6c24
 def train(
-    model: Mixture | Backprop,  # the system
-    X: np.ndarray,  # inputs [N, F]
-    y: np.ndarray,  # classes [N], integers from 0
-    lr: float | Sequence[float] | np.ndarray,  # step size on the mean error: one for all runs, or one per run [R]
-    seeds: Sequence[int] = (0,),  # a seed per run [R] for the initial weights
-    n_classes: int | None = None,  # C (default: the largest class + 1)
-    init: list[np.ndarray] | None = None,  # initial parameters, each [R, ...], instead of drawing them
-    epochs: int = 10_000,  # give up after so many updates
-    target_mse: float = 0.08,  # stop at this average squared training error
-    average: str = "half",  # which average, one of `AVERAGES`
-    every: int = 0,  # keep the first run's parameters every so many epochs (0: never)
-    cache: int = 2**19,  # bytes for runs x cases x (experts or units): how many runs make a chunk
-    progress: bool = False,  # show a progress bar (on a terminal or in a notebook)
+        model: Mixture | Backprop,  # the system
+        X: np.ndarray,  # inputs [N, F]
+        y: np.ndarray,  # classes [N], integers from 0
+        lr: float | Sequence[float]
+    | np.ndarray,  # step size on the mean error: one for all runs, or one per run [R]
+        seeds: Sequence[int] = (0, ),  # a seed per run [R] for the initial weights
+        n_classes: int | None = None,  # C (default: the largest class + 1)
+        init: list[np.ndarray]
+    | None = None,  # initial parameters, each [R, ...], instead of drawing them
+        epochs: int = 10_000,  # give up after so many updates
+        target_mse: float = 0.08,  # stop at this average squared training error
+        average: str = "half",  # which average, one of `AVERAGES`
+        every: int = 0,  # keep the first run's parameters every so many epochs (0: never)
+        cache: int = 2**
+    19,  # bytes for runs x cases x (experts or units): how many runs make a chunk
+        progress: bool = False,  # show a progress bar (on a terminal or in a notebook)
 ) -> Runs:
     "Batch gradient descent on many runs at once, each until it converges."
     Xb, C = design(X), n_classes or int(np.max(y)) + 1
     d, lr = one_hot(y, C), np.broadcast_to(np.asarray(lr, float), len(seeds))
     params = init or [np.stack(a) for a in zip(*(model.init(s, X.shape[1], C) for s in seeds))]
     size = max(1, cache//(8*len(X)*getattr(model, "K", getattr(model, "H", 1))))
-    parts, bar = [], tqdm(total=len(seeds), unit="run", disable=None if progress else True, leave=False)
+    parts, bar = [], tqdm(total=len(seeds),
+                          unit="run",
+                          disable=None if progress else True,
+                          leave=False)
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(0, len(seeds), size):
             chunk = slice(i, i + size)
@@ -481,9 +509,11 @@ def plot_lines(
         ax.annotate(text, (x1[j], x2[j]), color=kw["color"], xytext=(6, -4),
                     textcoords="offset points", va="top", weight="bold")
     for k in used:
-        for j in np.flatnonzero(care[:, k] > .25): line(pair_lines(params[0], PAIRS[j])[k], f"expert {k}", color=expert_color(k))
+        for j in np.flatnonzero(care[:, k] > .25):
+            line(pair_lines(params[0], PAIRS[j])[k], f"expert {k}", color=expert_color(k))
     for a, i in enumerate(used):
-        for j in used[a + 1:]: line(params[1][i] - params[1][j], f"gate {i}:{j}", color="black", ls="--")
+        for j in used[a + 1:]:
+            line(params[1][i] - params[1][j], f"gate {i}:{j}", color="black", ls="--")
     ax.set(xlim=box[:2], ylim=box[2:])
     return ax
 
@@ -510,19 +540,24 @@ def target_lines(
     r = train(single, X, y, lr, epochs=epochs, target_mse=0.)
     if not np.isfinite(r.mse[0]):
         raise ValueError(f"target_lines: training diverged with step size {lr}; take a smaller one")
-    return points | {f"X{j}": foot(pair_lines(r.params[0], pair)[0, 0]) for j, pair in enumerate(PAIRS)}
+    return points | {
+        f"X{j}": foot(pair_lines(r.params[0], pair)[0, 0])
+        for j, pair in enumerate(PAIRS)
+    }
 
 # %% ../nbs/01_moe1991.ipynb #3bcd1b79
 def plot_trajectories(
-    model: Mixture,  # experts and gate
-    snapshots: list[tuple[int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
-    X: np.ndarray,  # cases [N, 2]
-    y: np.ndarray,  # their classes [N]
-    targets: dict[str, np.ndarray],  # from `target_lines`
-    ax: plt.Axes | None = None,  # axes; None makes a figure
+        model: Mixture,  # experts and gate
+        snapshots: list[tuple[
+            int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
+        X: np.ndarray,  # cases [N, 2]
+        y: np.ndarray,  # their classes [N]
+        targets: dict[str, np.ndarray],  # from `target_lines`
+        ax: plt.Axes | None = None,  # axes; None makes a figure
 ) -> plt.Axes:  # the axes
     "Figure 3 of the paper: the path of each used expert's decision line, one dot per snapshot."
-    if ax is None: _, ax = subplots(width=5.6, height=4.4)
+    if ax is None:
+        _, ax = subplots(width=5.6, height=4.4)
     own = own_pair(model, snapshots[-1][1], X, y)
     for k in np.flatnonzero(in_use(model, snapshots[-1][1], X)):
         path = foot(np.array([pair_lines(s[0], PAIRS[own[k]])[k] for _, s in snapshots]))
@@ -533,7 +568,12 @@ def plot_trajectories(
                     arrowprops=dict(arrowstyle="-", color=expert_color(k), lw=.8))
     for name, point in targets.items():
         ax.plot(*point, "k+", ms=14, mew=2)
-        ax.annotate(name, point, weight="bold", fontsize=12, xytext=(7, 5), textcoords="offset points")
+        ax.annotate(name,
+                    point,
+                    weight="bold",
+                    fontsize=12,
+                    xytext=(7, 5),
+                    textcoords="offset points")
     ax.set(xlabel="F1 of the line's foot (kHz)", ylabel="F2 of the line's foot (kHz)")
     return ax
 
@@ -560,7 +600,11 @@ def plot_curves(
         axes[0].annotate("stop", (0, target), color="gray", va="bottom")
     axes[0].set(xlabel="epoch", ylabel="average squared error", ylim=(0, None))
     for col, c, style in (("train", PALETTE[2], "-"), ("test", PALETTE[3], "--")):
-        axes[1].plot(history["epoch"], 100*smoothed(history[col], smooth), color=c, ls=style, label=col)
+        axes[1].plot(history["epoch"],
+                     100*smoothed(history[col], smooth),
+                     color=c,
+                     ls=style,
+                     label=col)
     axes[1].set(xlabel="epoch", ylabel="correct (%)", ylim=(0, 100))
     axes[1].legend(loc="lower right", frameon=False)
     return fig
@@ -579,8 +623,10 @@ def history(
             o, p = experts_and_gate(m, params, Xb)
             errors = {"cooperation": E_cooperation, "competition": E_competition}
             E = errors.get(m.error, lambda *a: E_mixture(*a, m.sigma))(d, o, p).mean()
-        else: E = average_error(y, d)
-        right, right_test = y.argmax(0) == task.y_train, m.output(params, Xt).argmax(0) == task.y_test
+        else:
+            E = average_error(y, d)
+        right, right_test = y.argmax(0) == task.y_train, m.output(params,
+                                                                  Xt).argmax(0) == task.y_test
         rows.append((t, E, runs.curve[0][t], right.mean(), right_test.mean()))
     return pd.DataFrame(rows, columns=["epoch", "loss", "mse", "train", "test"])
 
@@ -607,9 +653,17 @@ def plot_regions(
     if gate_overlay and isinstance(model, Mixture) and model.K > 1:
         winner = experts_and_gate(model, params, Xb)[1].argmax(0).reshape(g1.shape)
         for k in np.unique(winner):
-            if (winner == k).all(): continue
-            if k < winner.max():  # each border once: two dashed lines on one another would look solid
-                ax.contour(g1, g2, np.ma.masked_where(winner < k, winner == k), levels=[.5], colors="black", linestyles="--", linewidths=1.5)
+            if (winner == k).all():
+                continue
+            if k < winner.max(
+            ):  # each border once: two dashed lines on one another would look solid
+                ax.contour(g1,
+                           g2,
+                           np.ma.masked_where(winner < k, winner == k),
+                           levels=[.5],
+                           colors="black",
+                           linestyles="--",
+                           linewidths=1.5)
             spots = np.argwhere(winner == k)[::7]
             at = Xb[np.ravel_multi_index(spots.T, winner.shape), :2]
             label_at = at[_free(at, X, (x0, x1, y0, y1))]
@@ -619,18 +673,20 @@ def plot_regions(
 
 # %% ../nbs/01_moe1991.ipynb #1a08e2d8
 def animate(
-    model: Mixture,  # experts and gate
-    snapshots: list[tuple[int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
-    X: np.ndarray,  # cases [N, 2]
-    y: np.ndarray,  # their classes [N]
-    labels: Sequence[str],  # name of each class
-    path: str | os.PathLike,  # GIF file to write
-    frames: int = 40,  # number of frames
-    text: str = "",  # data, model, seed: shown with the epoch
+        model: Mixture,  # experts and gate
+        snapshots: list[tuple[
+            int, list[np.ndarray]]],  # (epoch, parameters) from `train(..., every=...)`
+        X: np.ndarray,  # cases [N, 2]
+        y: np.ndarray,  # their classes [N]
+        labels: Sequence[str],  # name of each class
+        path: str | os.PathLike,  # GIF file to write
+        frames: int = 40,  # number of frames
+        text: str = "",  # data, model, seed: shown with the epoch
 ) -> Path:  # the path
     "Specialization as a film: decision regions and gate at epochs spaced evenly in log(epoch)."
     last = len(snapshots) - 1
-    pick = np.unique(np.r_[0, np.geomspace(1, max(last, 1), frames).round().astype(int)].clip(0, last))
+    pick = np.unique(np.r_[0,
+                           np.geomspace(1, max(last, 1), frames).round().astype(int)].clip(0, last))
     def draw(i: int) -> plt.Figure:
         t, params = snapshots[pick[i]]
         fig, ax = subplots(width=5, height=4)
@@ -691,11 +747,14 @@ def measure(
     for name, model in models.items():
         grid = [(lr, seed) for lr in lrs[name] for seed in seeds]
         lr, seed = zip(*grid)
-        if progress: print(f"  {name}: {len(grid)} runs", flush=True)
+        if progress:
+            print(f"  {name}: {len(grid)} runs", flush=True)
         r = train(model, task.X_train, task.y_train, lr, seed, len(task.classes),
                   progress=progress, **kwargs)
-        if isinstance(model, Mixture): used = in_use(model, r.params, task.X_train).sum(-1)
-        else: used = np.full(len(grid), model.H)
+        if isinstance(model, Mixture):
+            used = in_use(model, r.params, task.X_train).sum(-1)
+        else:
+            used = np.full(len(grid), model.H)
         rows.append(pd.DataFrame(dict(
             system=name, lr=lr, seed=seed, epochs=r.epochs, converged=r.converged, mse=r.mse,
             rises=r.rises, train=r.score(task.X_train, task.y_train),
@@ -705,11 +764,13 @@ def measure(
 # %% ../nbs/01_moe1991.ipynb #8a6594f4
 def choose(
     runs: pd.DataFrame,  # table from `measure` over several step sizes
-    rule: str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
+    rule:
+    str = "fastest",  # "fastest", or "smooth": only step sizes at which the error rises in less than 1 % of the epochs
 ) -> dict:  # name -> chosen step size
     "The step size that converges always, and in the fewest epochs."
-    by = runs.groupby(["system", "lr"], sort=False).agg(
-        converged=("converged", "all"), epochs=("epochs", "mean"), rises=("rises", "max")).reset_index()
+    by = runs.groupby(["system", "lr"], sort=False).agg(converged=("converged", "all"),
+                                                        epochs=("epochs", "mean"),
+                                                        rises=("rises", "max")).reset_index()
     ok = by[by.converged & ((by.rises < .01) | (rule == "fastest"))]
     if missing := [s for s in by.system.unique() if s not in set(ok.system)]:
         raise ValueError(f"no usable step size for {', '.join(missing)} under the rule {rule!r}: "
@@ -755,20 +816,26 @@ def plot_search(
     ax: plt.Axes | None = None,  # axes; None makes a figure
 ) -> plt.Axes:  # the axes
     "Mean epochs to the target against step size, for every system, to where it stops converging."
-    if ax is None: _, ax = subplots(width=6.4, height=4.2)
+    if ax is None:
+        _, ax = subplots(width=6.4, height=4.2)
     by = runs.groupby(["system", "lr"], sort=False).agg(
         ok=("converged", "all"), epochs=("epochs", "mean"),
         lo=("epochs", "min"), hi=("epochs", "max")).reset_index()
     for i, (name, g) in enumerate(by.groupby("system", sort=False)):
-        g = g.sort_values("lr"); ok = g[g.ok]; c = PALETTE[(0, 4, 2, 3)[i % 4]]
+        g = g.sort_values("lr")
+        ok = g[g.ok]
+        c = PALETTE[(0, 4, 2, 3)[i % 4]]
         ax.plot(ok.lr, ok.epochs, color=c, marker=MARKERS[i], ms=5, label=name,
                 ls="-" if i < 2 else "--")
         ax.fill_between(ok.lr, ok.lo, ok.hi, color=c, alpha=.15, lw=0)
         beyond = g[~g.ok & (g.lr > ok.lr.max())] if len(ok) else g[:0]
-        if len(beyond): ax.plot(beyond.lr.iloc[0], ok.epochs.iloc[-1], marker="x", color=c, ms=9, mew=2)
-    ax.set_xscale("log", base=2); ax.set_yscale("log")
+        if len(beyond):
+            ax.plot(beyond.lr.iloc[0], ok.epochs.iloc[-1], marker="x", color=c, ms=9, mew=2)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
     ax.set(xlabel="step size η (on the mean error)", ylabel="epochs until the target")
-    ax.yaxis.set_major_formatter("{x:,.0f}"); ax.yaxis.set_minor_formatter("{x:,.0f}")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_minor_formatter("{x:,.0f}")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(frameon=False)
     return ax
@@ -780,15 +847,22 @@ def plot_table(
     column: str = "epochs",  # what to show
 ) -> plt.Axes:  # the axes
     "Every run of every system as a dot, with the mean as a bar; a cross at the right did not reach the target."
-    if ax is None: _, ax = subplots(width=6.4, height=3.2)
+    if ax is None:
+        _, ax = subplots(width=6.4, height=3.2)
     for i, (name, g) in enumerate(runs.groupby("system", sort=False)):
         y, color = i + np.linspace(-.25, .25, len(g) + 2)[1:-1], PALETTE[(0, 4, 2, 3)[i % 4]]
         ok = g.converged.values.astype(bool)
         ax.scatter(g[column][ok], y[ok], color=color, s=14, alpha=.8, lw=0)
-        ax.scatter(np.full((~ok).sum(), 1.06*runs[column][runs.converged].max()), y[~ok], color=color, marker="x", s=30)
-        if ok.any(): ax.plot([g[column][ok].mean()]*2, [i - .35, i + .35], color="black", lw=2)
+        ax.scatter(np.full((~ok).sum(), 1.06*runs[column][runs.converged].max()),
+                   y[~ok],
+                   color=color,
+                   marker="x",
+                   s=30)
+        if ok.any():
+            ax.plot([g[column][ok].mean()]*2, [i - .35, i + .35], color="black", lw=2)
     names = list(runs.system.unique())
-    ax.set_yticks(range(len(names)), names); ax.invert_yaxis()
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
     ax.set(xlabel="epochs until the target" if column == "epochs" else column, xlim=(0, None))
     return ax
 
@@ -800,14 +874,16 @@ def published(
     import json
     folder = files("genmix")/"published"/"moe1991"
     path = folder/f"{name}.csv"
-    if not path.is_file(): path = folder/f"{name}.json"
+    if not path.is_file():
+        path = folder/f"{name}.json"
     if not path.is_file():
         there = ", ".join(sorted(p.name for p in folder.iterdir()))
         raise FileNotFoundError(f"no published result {name!r} of moe1991; there is {there}")
     with path.open(encoding="utf-8") as f:
         return pd.read_csv(f) if path.name.endswith(".csv") else json.load(f)
 
-VARIANT = ["data", "split", "expert", "average"]  # columns that tell the variants of the study apart
+VARIANT = ["data", "split", "expert",
+           "average"]  # columns that tell the variants of the study apart
 
 def variant(
     df: pd.DataFrame,  # published table with the columns `VARIANT`
@@ -819,7 +895,8 @@ def variant(
 ) -> pd.DataFrame:  # the rows of that variant
     "One variant of a published study."
     which = dict(data=data, split=split, expert=expert, average=average, **more)
-    for column, value in which.items(): df = df[df[column] == value]
+    for column, value in which.items():
+        df = df[df[column] == value]
     return df
 
 # %% ../nbs/01_moe1991.ipynb #b21ecb84
@@ -834,14 +911,17 @@ def earlier_init(
     gate, scale = np.random.RandomState(seed), 1/np.sqrt(F)
     V = np.column_stack([gate.randn(F, K).T*scale, np.zeros(K)])   # no bias
     own = [np.random.RandomState(seed + 1 + i) for i in range(K)]
-    return [np.stack([np.column_stack([r.randn(F, C).T*scale, r.randn(C)*scale]) for r in own], 1), V]
+    return [
+        np.stack([np.column_stack([r.randn(F, C).T*scale, r.randn(C)*scale]) for r in own], 1), V
+    ]
 
 # %% ../nbs/01_moe1991.ipynb #f0364cae
 def model_of(
     c: MoE1991Config,  # settings of the run
 ) -> Mixture | Backprop:  # the model
     "The model that a config describes."
-    if c.system == "bp": return Backprop(c.hidden)
+    if c.system == "bp":
+        return Backprop(c.hidden)
     return Mixture(c.experts, c.expert, c.error, c.sigma, c.tau)
 
 def stored(
@@ -852,7 +932,8 @@ def stored(
 ) -> dict:  # name -> array
     "A run as plain arrays, for `figures.npz`."
     last = len(runs.snapshots) - 1
-    keep = np.unique(np.r_[0, np.geomspace(1, max(last, 1), most).round().astype(int)].clip(0, last))
+    keep = np.unique(np.r_[0,
+                           np.geomspace(1, max(last, 1), most).round().astype(int)].clip(0, last))
     h = history(runs, task)
     kept = [runs.snapshots[j] for j in keep]
     return dict(X_train=task.X_train, y_train=task.y_train, X_test=task.X_test, y_test=task.y_test,
@@ -876,7 +957,8 @@ def run_figures(
     def regions() -> plt.Figure:
         fig, axes = subplots(1, 2, width=9, height=4)
         for ax, (t, params) in zip(axes, (snapshots[min(1, len(snapshots) - 1)], snapshots[-1])):
-            plot_regions(m, params, *train_, labels, c.gate_overlay, ax); ax.set_title(f"epoch {t}")
+            plot_regions(m, params, *train_, labels, c.gate_overlay, ax)
+            ax.set_title(f"epoch {t}")
         return caption(fig, text)
     def matrix(which: tuple[np.ndarray, np.ndarray], title: str) -> plt.Figure:
         M = confusion(m, end, *which, labels)
@@ -887,7 +969,8 @@ def run_figures(
             "regions": regions,
             "confusion-train": lambda: matrix(train_, "training cases"),
             "confusion-test": lambda: matrix(test_, "test cases")}
-    if isinstance(m, Backprop): return draw
+    if isinstance(m, Backprop):
+        return draw
     def table_of_responsibility() -> plt.Figure:
         R = responsibility_table(m, end, *train_, labels)
         ax = heatmap(R.values, R.index, R.columns, vmax=1)
@@ -924,7 +1007,8 @@ def fit_softmax(
     W = np.zeros((C, F1)) if W is None else W
     weight = np.ones(N) if weight is None else weight
     def loss(W: np.ndarray) -> float:
-        a = affine(W, Xb); a = a - a.max(0)
+        a = affine(W, Xb)
+        a = a - a.max(0)
         return -(weight*(target*(a - np.log(np.exp(a).sum(0)))).sum(0)).sum() + ridge/2*(W**2).sum()
     now = loss(W)
     for _ in range(steps):
@@ -932,11 +1016,14 @@ def fit_softmax(
         g = ((o - target)*weight) @ Xb + ridge*W
         oX = ((o*np.sqrt(weight)).T[:, :, None]*Xb[:, None]).reshape(N, C*F1)
         H = ridge*np.eye(C*F1) - oX.T @ oX                              # [C·(F+1), C·(F+1)]
-        for c in range(C): H[c*F1:(c + 1)*F1, c*F1:(c + 1)*F1] += (Xb*(weight*o[c])[:, None]).T @ Xb
+        for c in range(C):
+            H[c*F1:(c + 1)*F1, c*F1:(c + 1)*F1] += (Xb*(weight*o[c])[:, None]).T @ Xb
         step = np.linalg.solve(H, g.ravel()).reshape(C, F1)
         for size in .5**np.arange(12):
             new = loss(W - size*step)
-            if new < now: W, now = W - size*step, new; break
+            if new < now:
+                W, now = W - size*step, new
+                break
     return W
 
 # %% ../nbs/01_moe1991.ipynb #fff0720b
@@ -948,18 +1035,23 @@ def em(
     steps: int = 50,  # rounds of E and M
     tol: float = 1e-6,  # stop when the mean log-likelihood rises by less
     ridge: float = 1e-4,  # keeps separable problems finite
-) -> tuple[list[np.ndarray], list[float]]:  # [W, V], mean log-likelihood before each round and at the end
+) -> tuple[list[np.ndarray],
+           list[float]]:  # [W, V], mean log-likelihood before each round and at the end
     "Expectation maximization (Jordan & Jacobs, 1994)."
     (W, V), curve = params, []
     for _ in range(steps + 1):
         o, p = experts_and_gate(model, [W, V], Xb)
-        if model.expert == "linear": l = log_joint(squared_errors(d, o), p, model.sigma)
-        else: l = np.log(np.maximum(p*(o*d).sum(-3), np.finfo(float).tiny))
+        if model.expert == "linear":
+            l = log_joint(squared_errors(d, o), p, model.sigma)
+        else:
+            l = np.log(np.maximum(p*(o*d).sum(-3), np.finfo(float).tiny))
         m = l.max(0)
         curve.append(float((m + np.log(np.exp(l - m).sum(0))).mean()))
-        if len(curve) > 1 and curve[-1] - curve[-2] < tol: break
+        if len(curve) > 1 and curve[-1] - curve[-2] < tol:
+            break
         h = softmax(l, 0)                                                          # E-step
-        if len(curve) <= steps: W, V = m_step(model, W, V, Xb, d, h, ridge)
+        if len(curve) <= steps:
+            W, V = m_step(model, W, V, Xb, d, h, ridge)
     return [W, V], curve
 
 # %% ../nbs/01_moe1991.ipynb #b3f777c0
@@ -977,8 +1069,10 @@ def m_step(
     for k in range(model.K):
         if model.expert == "linear":
             A = (Xb*h[k][:, None]).T @ Xb + ridge*np.eye(Xb.shape[1])
-            W[:, k] = np.linalg.solve(A, (Xb*h[k][:, None]).T @ d[:, 0].T).T  # weighted least squares
-        else: W[:, k] = fit_softmax(Xb, d[:, 0], h[k], W[:, k], ridge=ridge)
+            W[:, k] = np.linalg.solve(A,
+                                      (Xb*h[k][:, None]).T @ d[:, 0].T).T  # weighted least squares
+        else:
+            W[:, k] = fit_softmax(Xb, d[:, 0], h[k], W[:, k], ridge=ridge)
     return W, model.tau*fit_softmax(Xb, h, W=V/model.tau, ridge=ridge)
 
 # %% ../nbs/01_moe1991.ipynb #ab60333d
@@ -994,12 +1088,16 @@ def to_simplex(
 # %% ../nbs/01_moe1991.ipynb #43751fd2
 def _check_numbers(estimator):
     "A `ValueError` that names the first numeric parameter which cannot work."
-    for name in ("n_experts", "n_hidden", "max_iter", "sigma", "tau", "learning_rate", "init_scale", "target_mse"):
+    for name in ("n_experts", "n_hidden", "max_iter", "sigma", "tau", "learning_rate", "init_scale",
+                 "target_mse"):
         value = getattr(estimator, name, None)
-        if not hasattr(estimator, name) or (name == "target_mse" and value is None): continue
+        if not hasattr(estimator, name) or (name == "target_mse" and value is None):
+            continue
         whole = name in ("n_experts", "n_hidden", "max_iter")
-        if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not 0 < value < np.inf:
-            raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number above 0, got {value!r}")
+        if isinstance(value, bool) or not isinstance(
+                value, Integral if whole else Real) or not 0 < value < np.inf:
+            raise ValueError(
+                f"{name} must be a {'whole' if whole else 'finite'} number above 0, got {value!r}")
 
 # %% ../nbs/01_moe1991.ipynb #92d5567c
 class _Classifier(ClassifierMixin, BaseEstimator):
@@ -1014,9 +1112,11 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs samples of at least 2 classes in the data, "
-                             f"but it contains only one class: {self.classes_[0]!r}")
-        _check_numbers(self); self.model_ = self._model()
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes in the data, "
+                f"but it contains only one class: {self.classes_[0]!r}")
+        _check_numbers(self)
+        self.model_ = self._model()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._train(X, y, seed)
         return self
@@ -1029,11 +1129,17 @@ class _Classifier(ClassifierMixin, BaseEstimator):
                              f"lower learning_rate (now {self.learning_rate}) or scale the inputs")
         self.params_, self.n_iter_, self.mse_ = r.run(0), int(r.epochs[0]), float(r.mse[0])
         if self.mse_ > .95*r.curve[0][0]:
-            warnings.warn(f"the error hardly fell ({r.curve[0][0]:.3f} to {self.mse_:.3f}): scale the inputs (for example with StandardScaler) "
-                          "or change learning_rate", ConvergenceWarning, stacklevel=4)
+            warnings.warn(
+                f"the error hardly fell ({r.curve[0][0]:.3f} to {self.mse_:.3f}): scale the inputs (for example with StandardScaler) "
+                "or change learning_rate",
+                ConvergenceWarning,
+                stacklevel=4)
         elif self.target_mse and not r.converged[0]:
-            warnings.warn(f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, "
-                          f"above target_mse={self.target_mse}", ConvergenceWarning, stacklevel=4)
+            warnings.warn(
+                f"the average squared error is {self.mse_:.4f} after {self.n_iter_} epochs, "
+                f"above target_mse={self.target_mse}",
+                ConvergenceWarning,
+                stacklevel=4)
 
 # %% ../nbs/01_moe1991.ipynb #f3bb686d
 @patch
@@ -1062,19 +1168,24 @@ class MixtureOfExpertsClassifier(_Classifier):
     [C, K, F+1] and gate's weights [K, F+1]), `n_iter_`, `mse_` (half the squared error, summed over classes, mean
     over cases) and, with solver="em", `log_likelihood_`. A round of EM costs K+1 Newton fits with C(F+1) unknowns.
     """
-    def __init__(self,
-        n_experts: int = 4,  # K
-        *,
-        expert: str = "softmax",  # "softmax" or "linear"
-        error: str = "mixture",  # "cooperation", "competition" or "mixture": equation 1.1, 1.2 or 1.3 (gradient descent)
-        solver: str = "gd",  # "gd": batch gradient descent as in the paper; "em": expectation maximization
-        sigma: float = 1.0,  # width of the Gaussians
-        tau: float = 1.0,  # temperature of the gate
-        learning_rate: float = 1.0,  # step size on the mean error (gd)
-        max_iter: int = 2000,  # epochs (gd) or rounds (em)
-        target_mse: float | None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never (gd)
-        init_scale: float = 0.1,  # SD of the experts' initial weights
-        random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
+
+    def __init__(
+            self,
+            n_experts: int = 4,  # K
+            *,
+            expert: str = "softmax",  # "softmax" or "linear"
+            error:
+        str = "mixture",  # "cooperation", "competition" or "mixture": equation 1.1, 1.2 or 1.3 (gradient descent)
+            solver:
+        str = "gd",  # "gd": batch gradient descent as in the paper; "em": expectation maximization
+            sigma: float = 1.0,  # width of the Gaussians
+            tau: float = 1.0,  # temperature of the gate
+            learning_rate: float = 1.0,  # step size on the mean error (gd)
+            max_iter: int = 2000,  # epochs (gd) or rounds (em)
+            target_mse: float |
+        None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never (gd)
+            init_scale: float = 0.1,  # SD of the experts' initial weights
+            random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
     ):
         self.n_experts, self.expert, self.error, self.solver = n_experts, expert, error, solver
         self.sigma, self.tau = sigma, tau
@@ -1087,14 +1198,17 @@ class MixtureOfExpertsClassifier(_Classifier):
             value = getattr(self, name)
             if value not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, got {value!r}")
-        return Mixture(self.n_experts, self.expert, self.error, self.sigma, self.tau, self.init_scale)
+        return Mixture(self.n_experts, self.expert, self.error, self.sigma, self.tau,
+                       self.init_scale)
 
     def _train(self, X, y, seed):
-        if self.solver == "gd": return self._gradient_descent(X, y, seed)
+        if self.solver == "gd":
+            return self._gradient_descent(X, y, seed)
         Xb, d = design(X), one_hot(y, len(self.classes_))
         start = self.model_.init(seed, X.shape[1], len(d))
         self.params_, self.log_likelihood_ = em(self.model_, start, Xb, d, self.max_iter)
-        self.n_iter_, self.mse_ = len(self.log_likelihood_) - 1, float(average_error(self.model_.output(self.params_, Xb), d))
+        self.n_iter_, self.mse_ = len(self.log_likelihood_) - 1, float(
+            average_error(self.model_.output(self.params_, Xb), d))
 
 # %% ../nbs/01_moe1991.ipynb #8cce8223
 @patch
@@ -1109,14 +1223,17 @@ def gate(self: MixtureOfExpertsClassifier,
 # %% ../nbs/01_moe1991.ipynb #2edd7326
 class BackpropClassifier(_Classifier):
     "The paper's baseline, one hidden layer of logistic units, with scikit-learn's conventions."
-    def __init__(self,
-        n_hidden: int = 6,  # H
-        *,
-        learning_rate: float = 1.0,  # step size on the mean error
-        max_iter: int = 2000,  # epochs
-        target_mse: float | None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never
-        init_scale: float = 0.5,  # SD of the initial weights
-        random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
+
+    def __init__(
+            self,
+            n_hidden: int = 6,  # H
+            *,
+            learning_rate: float = 1.0,  # step size on the mean error
+            max_iter: int = 2000,  # epochs
+            target_mse: float |
+        None = None,  # stop when half the mean squared error, summed over classes, is this small; None: never
+            init_scale: float = 0.5,  # SD of the initial weights
+            random_state: int | np.random.RandomState | None = None,  # seed, RandomState or None
     ):
         self.n_hidden, self.learning_rate, self.max_iter = n_hidden, learning_rate, max_iter
         self.target_mse, self.init_scale, self.random_state = target_mse, init_scale, random_state
@@ -1130,19 +1247,27 @@ def explore(
 ) -> object:  # an `ipywidgets.interactive`: sliders and picture
     "Train with the sliders' settings and draw the decision regions."
     from ipywidgets import Dropdown, FloatLogSlider, IntSlider, interactive
-    def draw(experts: int, expert: str, error: str, eta: float, sigma: float, tau: float, epochs: int, seed: int) -> Runs:
-        r = train(Mixture(experts, expert, error, sigma, tau), task.X_train, task.y_train, eta, [seed],
+
+    def draw(experts: int, expert: str, error: str, eta: float, sigma: float, tau: float,
+             epochs: int, seed: int) -> Runs:
+        r = train(Mixture(experts, expert, error, sigma, tau),
+                  task.X_train,
+                  task.y_train,
+                  eta, [seed],
                   epochs=epochs)
         ax = plot_regions(r.model, r.run(0), task.X_train, task.y_train, task.labels, grid=80)
         test = r.score(task.X_test, task.y_test)[0]
         ax.set_title(f"{r.epochs[0]} epochs, error {r.mse[0]:.3f}, test {test:.1%}")
-        caption(ax.figure, task.data); plt.show()
+        caption(ax.figure, task.data)
+        plt.show()
         return r
     slow = dict(continuous_update=False)
-    return interactive(draw, experts=IntSlider(4, 1, 8, **slow),
+    return interactive(draw,
+                       experts=IntSlider(4, 1, 8, **slow),
                        expert=Dropdown(options=["softmax", "linear"]),
                        error=Dropdown(options=ERRORS, value="mixture"),
                        eta=FloatLogSlider(2., base=2, min=-4, max=5, step=.5, **slow),
                        sigma=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow),
                        tau=FloatLogSlider(1., base=2, min=-2, max=2, step=.5, **slow),
-                       epochs=IntSlider(2000, 100, 6000, 100, **slow), seed=IntSlider(0, 0, 20, **slow))
+                       epochs=IntSlider(2000, 100, 6000, 100, **slow),
+                       seed=IntSlider(0, 0, 20, **slow))

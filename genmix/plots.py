@@ -58,9 +58,11 @@ def ink(
     least: float = 4.5,  # contrast on white
 ) -> str:  # the color, or a darker one of the same hue, as #rrggbb
     "A color that can be written in."
-    dim = min(1., (1.05/least - .051)/max(luminance(color), 1e-9)) if contrast(color) < least else 1.
+    dim = min(1.,
+              (1.05/least - .051)/max(luminance(color), 1e-9)) if contrast(color) < least else 1.
     rgb = dim*linear(color)
-    return matplotlib.colors.to_hex(np.where(rgb <= .0031308, 12.92*rgb, 1.055*rgb**(1/2.4) - .055) if dim < 1 else color)
+    return matplotlib.colors.to_hex(
+        np.where(rgb <= .0031308, 12.92*rgb, 1.055*rgb**(1/2.4) - .055) if dim < 1 else color)
 
 # %% ../nbs/00c_plots.ipynb #ca0fc1b5
 def readable(
@@ -68,14 +70,27 @@ def readable(
 ) -> plt.Figure:  # the same
     "Write the words of a figure in the ink of their color where the color is too faint."
     for t in fig.findobj(matplotlib.text.Text):
-        if contrast(t.get_color()) < 4.5 and luminance(t.get_color()) < .8: t.set_color(ink(t.get_color()))
+        if contrast(t.get_color()) < 4.5 and luminance(t.get_color()) < .8:
+            t.set_color(ink(t.get_color()))
     return fig
 
 # %% ../nbs/00c_plots.ipynb #22482303
-STYLE = {"font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 10,
-         "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False,
-         "figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False,
-         "legend.frameon": False, "figure.constrained_layout.use": True}
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "legend.fontsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.grid": False,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True
+}
 
 def subplots(
     nrows: int = 1,  # rows of axes
@@ -109,15 +124,26 @@ def heatmap(
     "A table of numbers, colored."
     M = np.asarray(M)
     if M.shape != (len(rows), len(cols)):
-        raise ValueError(f"heatmap: values have shape {M.shape}, but there are {len(rows)} row and {len(cols)} column labels")
-    if ax is None: _, ax = subplots(width=1.2 + .8*len(cols), height=.8 + .45*len(rows))
+        raise ValueError(
+            f"heatmap: values have shape {M.shape}, but there are {len(rows)} row and {len(cols)} column labels"
+        )
+    if ax is None:
+        _, ax = subplots(width=1.2 + .8*len(cols), height=.8 + .45*len(rows))
     vmax = float(np.nanmax(M)) if vmax is None else vmax
     im = ax.imshow(M, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
     for (r, c), v in np.ndenumerate(M):
         cell = im.cmap(im.norm(v))[:3] if np.isfinite(v) else "white"
-        ax.text(c, r, format(v, fmt), ha="center", va="center", fontsize=10, color=max("black", "white", key=lambda k: contrast(k, cell)))
-    ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
-    ax.tick_params(length=0); ax.spines[:].set_visible(False)
+        ax.text(c,
+                r,
+                format(v, fmt),
+                ha="center",
+                va="center",
+                fontsize=10,
+                color=max("black", "white", key=lambda k: contrast(k, cell)))
+    ax.set_xticks(range(len(cols)), cols)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return ax
 
 # %% ../nbs/00c_plots.ipynb #95f443ec
@@ -132,7 +158,8 @@ def _mosaic(
     nrows = -(-N // ncols)
     sheet = np.full((nrows, H + gap, ncols, W + side, 3), 225, dtype=np.uint8)
     sheet = np.moveaxis(sheet, 2, 1).reshape(nrows*ncols, H + gap, W + side, 3)
-    sheet[:N, gap - 1:gap - 1 + H, side//2:side//2 + W] = np.moveaxis(x, 1, -1)  # one channel becomes three
+    sheet[:N, gap - 1:gap - 1 + H,
+          side // 2:side // 2 + W] = np.moveaxis(x, 1, -1)  # one channel becomes three
     sheet = sheet.reshape(nrows, ncols, H + gap, W + side, 3)
     return np.moveaxis(sheet, 1, 2).reshape(nrows*(H + gap), ncols*(W + side), 3)
 
@@ -147,20 +174,32 @@ def image_grid(
     "Draw images side by side."
     x = np.asarray(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.dtype != np.uint8 or not len(x):
-        raise ValueError(f"image_grid: expected uint8 [N, 1 or 3, H, W] with N > 0, got {x.dtype} {list(x.shape)}")
+        raise ValueError(
+            f"image_grid: expected uint8 [N, 1 or 3, H, W] with N > 0, got {x.dtype} {list(x.shape)}"
+        )
     ncols = min(ncols, len(x))
-    gap = 2 if titles is None else max(2, round(20*x.shape[3]*ncols/max(100*width - 20*ncols, 1)))  # room for a line of text
+    gap = 2 if titles is None else max(2, round(
+        20*x.shape[3]*ncols/max(100*width - 20*ncols, 1)))  # room for a line of text
     sheet = _mosaic(x, ncols, gap)
-    words = max((len(w) for t in row_labels for w in str(t).split("\n")), default=0) if row_labels is not None else 0
+    words = max((len(w) for t in row_labels
+                 for w in str(t).split("\n")), default=0) if row_labels is not None else 0
     room = width - .15 - .1*words  # inches for the sheet, beside the labels; .35 below it for a caption
     fig, ax = subplots(width=width, height=room*sheet.shape[0]/sheet.shape[1] + .35)
-    ax.imshow(sheet, interpolation="nearest"); ax.spines[:].set_visible(False)
+    ax.imshow(sheet, interpolation="nearest")
+    ax.spines[:].set_visible(False)
     H, W = x.shape[2] + gap, x.shape[3] + 2
     for i, text in enumerate(titles if titles is not None else ()):
-        ax.text((i % ncols + .5)*W, i // ncols*H + gap - 1.5, text, ha="center", va="bottom", fontsize=8)
-    ax.set_xticks([]); ax.set_yticks([])
+        ax.text((i % ncols + .5)*W,
+                i // ncols*H + gap - 1.5,
+                text,
+                ha="center",
+                va="bottom",
+                fontsize=8)
+    ax.set_xticks([])
+    ax.set_yticks([])
     if row_labels is not None:
-        ax.set_yticks([(r + .5)*H + gap/2 - 1 for r in range(len(row_labels))], row_labels); ax.tick_params(length=0)
+        ax.set_yticks([(r + .5)*H + gap/2 - 1 for r in range(len(row_labels))], row_labels)
+        ax.tick_params(length=0)
     return fig
 
 # %% ../nbs/00c_plots.ipynb #3203db75
@@ -171,20 +210,38 @@ KINDS = {  # kind of part -> its color, its shape
 }
 
 # %% ../nbs/00c_plots.ipynb #5541e130
-def _shape(ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: float, h: float) -> None:
+def _shape(ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: float,
+           h: float) -> None:
     "Draw the outline of a part."
     color, form = (expert_color(kind), "box") if isinstance(kind, int) else KINDS[kind]
     tint = np.array(matplotlib.colors.to_rgb(color))*.22 + .78
-    how = dict(fc="white" if form == "dashed" else tint, ec=ink(color, 3.), lw=1.3, ls="--" if form == "dashed" else "-", gid=f"box {name}", zorder=2)
+    how = dict(fc="white" if form == "dashed" else tint,
+               ec=ink(color, 3.),
+               lw=1.3,
+               ls="--" if form == "dashed" else "-",
+               gid=f"box {name}",
+               zorder=2)
     left, right, top, low, s = x - w/2, x + w/2, y - h/2, y + h/2, .14
-    corners = {"narrows": [(left, top), (right, top), (right - s, low), (left + s, low)], "widens": [(left + s, top), (right - s, top), (right, low), (left, low)]}
-    if form == "none": return
-    if form == "bar": ax.plot([left, right], [y, y], color=color, lw=2.5, solid_capstyle="round", zorder=2)
-    elif form in corners: ax.add_patch(plt.Polygon(corners[form], **how))
+    corners = {
+        "narrows": [(left, top), (right, top), (right - s, low), (left + s, low)],
+        "widens": [(left + s, top), (right - s, top), (right, low), (left, low)]
+    }
+    if form == "none":
+        return
+    if form == "bar":
+        ax.plot([left, right], [y, y], color=color, lw=2.5, solid_capstyle="round", zorder=2)
+    elif form in corners:
+        ax.add_patch(plt.Polygon(corners[form], **how))
     elif form in ("round", "stack"):
         for k in ((2, 1, 0) if form == "stack" else (0,)):
-            ax.add_patch(matplotlib.patches.FancyBboxPatch((left + .05*k, top - .05*k), w, h, boxstyle=f"round,pad=0,rounding_size={h/2 - .02}", **how | dict(gid=None if k else how["gid"])))
-    else: ax.add_patch(plt.Rectangle((left, top), w, h, **how))
+            ax.add_patch(
+                matplotlib.patches.FancyBboxPatch((left + .05*k, top - .05*k),
+                                                  w,
+                                                  h,
+                                                  boxstyle=f"round,pad=0,rounding_size={h/2 - .02}",
+                                                  **how | dict(gid=None if k else how["gid"])))
+    else:
+        ax.add_patch(plt.Rectangle((left, top), w, h, **how))
 
 # %% ../nbs/00c_plots.ipynb #af4671e0
 def _between(a: tuple, b: tuple) -> tuple:
@@ -200,27 +257,54 @@ def _between(a: tuple, b: tuple) -> tuple:
 
 # %% ../nbs/00c_plots.ipynb #ac2ff96e
 def diagram(
-    boxes: dict,  # name -> (x, y, text, kind) or (x, y, text, kind, w, h), inches from the left and the top; kind as in KINDS, or an expert's number
-    arrows: Sequence = (),  # (from, to) or (from, to, style): "->" (if none is given), "-" without a head, "--" dashed
-    width: float = 5.6,  # inches
-    height: float | None = None,  # inches; None: to the lowest part
-    size: float = 12,  # of the text, in points
+        boxes:
+    dict,  # name -> (x, y, text, kind) or (x, y, text, kind, w, h), inches from the left and the top; kind as in KINDS, or an expert's number
+        arrows:
+    Sequence = (
+    ),  # (from, to) or (from, to, style): "->" (if none is given), "-" without a head, "--" dashed
+        width: float = 5.6,  # inches
+        height: float | None = None,  # inches; None: to the lowest part
+        size: float = 12,  # of the text, in points
 ) -> plt.Figure:
     "Parts and arrows."
     for name, box in boxes.items():
-        if not (isinstance(box[3], int) or box[3] in KINDS): raise ValueError(f"diagram: {name} is of kind {box[3]!r}; there are {', '.join(KINDS)}, and numbers of experts")
-    if missing := {end for a in arrows for end in a[:2]} - set(boxes): raise ValueError(f"diagram: an arrow names {', '.join(sorted(missing))}, which is no part")
+        if not (isinstance(box[3], int) or box[3] in KINDS):
+            raise ValueError(
+                f"diagram: {name} is of kind {box[3]!r}; there are {', '.join(KINDS)}, and numbers of experts"
+            )
+    if missing := {end for a in arrows for end in a[:2]} - set(boxes):
+        raise ValueError(f"diagram: an arrow names {', '.join(sorted(missing))}, which is no part")
     place = {n: (b[0], b[1], *(b[4:] or (1.3, .64))) for n, b in boxes.items()}
     height = max(y + h/2 for _, y, _, h in place.values()) + .12 if height is None else height
     fig, ax = subplots(width=width, height=height, layout="none")
-    ax.set_position([0, 0, 1, 1]); ax.set(xlim=(0, width), ylim=(height, 0)); ax.set_axis_off()
+    ax.set_position([0, 0, 1, 1])
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.set_axis_off()
     for name, (x, y, text, kind, *_) in boxes.items():
         _shape(ax, name, x, y, kind, *place[name][2:])
-        ax.text(x, y, text, ha="center", va="center", fontsize=size, color="black", linespacing=1.25, gid=f"text {name}", zorder=3)
+        ax.text(x,
+                y,
+                text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color="black",
+                linespacing=1.25,
+                gid=f"text {name}",
+                zorder=3)
     for a, b, *style in arrows:
         style = style[0] if style else "->"
         begin, end = _between(place[a], place[b])
-        ax.annotate("", end, begin, zorder=1, arrowprops=dict(arrowstyle="-" if style == "-" else "->", ls="--" if style == "--" else "-", color="#444444", lw=1.3, shrinkA=1, shrinkB=0 if style == "-" else 1))
+        ax.annotate("",
+                    end,
+                    begin,
+                    zorder=1,
+                    arrowprops=dict(arrowstyle="-" if style == "-" else "->",
+                                    ls="--" if style == "--" else "-",
+                                    color="#444444",
+                                    lw=1.3,
+                                    shrinkA=1,
+                                    shrinkB=0 if style == "-" else 1))
     return fig
 
 # %% ../nbs/00c_plots.ipynb #5cb6a976
@@ -235,25 +319,33 @@ def crowded(
     frame, found = fig.bbox, []
     for gid, t in named.items():
         kind, _, name = gid.partition(" ")
-        if kind != "text" or not t.width: continue
+        if kind != "text" or not t.width:
+            continue
         b = named.get(f"box {name}", frame)
-        if t.x0 < b.x0 or t.x1 > b.x1 or t.y0 < b.y0 or t.y1 > b.y1: found.append(f"{name}: text of {t.width:.0f} x {t.height:.0f} in {b.width:.0f} x {b.height:.0f}")
+        if t.x0 < b.x0 or t.x1 > b.x1 or t.y0 < b.y0 or t.y1 > b.y1:
+            found.append(
+                f"{name}: text of {t.width:.0f} x {t.height:.0f} in {b.width:.0f} x {b.height:.0f}")
     parts = [(g.partition(" ")[2], b) for g, b in named.items() if g.startswith("box ")]
     for i, (a, p) in enumerate(parts):
         for b, q in parts[:i]:
-            if p.x0 < q.x1 and q.x0 < p.x1 and p.y0 < q.y1 and q.y0 < p.y1: found.append(f"{a} lies on {b}")
+            if p.x0 < q.x1 and q.x0 < p.x1 and p.y0 < q.y1 and q.y0 < p.y1:
+                found.append(f"{a} lies on {b}")
     return found
 
 # %% ../nbs/00c_plots.ipynb #2fc1c18c
 def _atomically(path: str | Path, write: Callable) -> Path:
     "Call `write(temporary path)`, then move the file to `path` in one step."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(suffix=path.suffix, prefix=".part-", dir=path.parent)
     os.close(fd)
     try:
-        write(tmp); os.chmod(tmp, 0o644); os.replace(tmp, path)
+        write(tmp)
+        os.chmod(tmp, 0o644)
+        os.replace(tmp, path)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True); raise
+        Path(tmp).unlink(missing_ok=True)
+        raise
     return path
 
 # %% ../nbs/00c_plots.ipynb #fdf3e86a
@@ -264,7 +356,9 @@ def save(
 ) -> Path:  # the path
     "Save a figure whole or not at all, and close it; a `ConfigError` for a suffix that names no format."
     if Path(path).suffix[1:].lower() not in (known := fig.canvas.get_supported_filetypes()):
-        raise ConfigError(f"{path}: a picture's name ends in .png, .svg or .pdf (or .{', .'.join(sorted(set(known) - {'png', 'svg', 'pdf'}))})")
+        raise ConfigError(
+            f"{path}: a picture's name ends in .png, .svg or .pdf (or .{', .'.join(sorted(set(known) - {'png', 'svg', 'pdf'}))})"
+        )
     out = _atomically(path, lambda tmp: fig.savefig(tmp, dpi=dpi))
     plt.close(fig)
     return out
@@ -282,10 +376,17 @@ def save_gif(
     from PIL import Image
     images = []
     for i in progress(range(frames)):
-        fig = draw(i); fig.set_dpi(dpi); fig.canvas.draw()
+        fig = draw(i)
+        fig.set_dpi(dpi)
+        fig.canvas.draw()
         images.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3]))
         plt.close(fig)
-    palette = Image.fromarray(np.concatenate([np.asarray(im) for im in images[::max(1, len(images)//8)] + images[-1:]])).quantize(64)  # of all of the film
+    palette = Image.fromarray(
+        np.concatenate([np.asarray(im) for im in images[::max(1,
+                                                              len(images) // 8)] + images[-1:]
+                        ])).quantize(64)  # of all of the film
     images = [im.quantize(palette=palette, dither=0) for im in images]
     ms = [int(1000*seconds)]*(frames - 1) + [2000]
-    return _atomically(path, lambda tmp: images[0].save(tmp, format="GIF", save_all=True, append_images=images[1:], duration=ms, loop=0))
+    return _atomically(
+        path, lambda tmp: images[0].save(
+            tmp, format="GIF", save_all=True, append_images=images[1:], duration=ms, loop=0))

@@ -36,10 +36,18 @@ def made_by(
     data = Counter(m["data"].removeprefix("data: ") for m in made)
     seeds = sorted({m["seed"] for m in made})
     several = f"; and {len(data) - 1} other draws or sizes of it" if len(data) > 1 else ""
-    said = [f"Data: {next(iter(data))}{several}", f"{len(made)} run{'s' * (len(made) > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
-    if all("steps" in m for m in made): said.append(f"{span(m['steps'] for m in made)} steps")
-    said.append(f"{sum(m['seconds'] for m in made):,.0f} s on {' and '.join(sorted({str(m.get('device', 'cpu')) for m in made}))}, {span(m['threads'] for m in made)} thread{'s' * (made[0]['threads'] > 1)} each")
-    said.append(f"genmix {span_of(made, 'genmix')}, torch {span_of(made, 'torch')}, numpy {span_of(made, 'numpy')}")
+    said = [
+        f"Data: {next(iter(data))}{several}",
+        f"{len(made)} run{'s' * (len(made) > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    ]
+    if all("steps" in m for m in made):
+        said.append(f"{span(m['steps'] for m in made)} steps")
+    said.append(
+        f"{sum(m['seconds'] for m in made):,.0f} s on {' and '.join(sorted({str(m.get('device', 'cpu')) for m in made}))}, {span(m['threads'] for m in made)} thread{'s' * (made[0]['threads'] > 1)} each"
+    )
+    said.append(
+        f"genmix {span_of(made, 'genmix')}, torch {span_of(made, 'torch')}, numpy {span_of(made, 'numpy')}"
+    )
     return "; ".join(said) + f"; `{made[0]['command']}`"
 
 def span_of(
@@ -56,9 +64,12 @@ def markdown(
 ) -> str:  # Markdown
     "A table as Markdown."
     def show(v: object) -> str:
-        if not isinstance(v, float): return html.escape(str(v), quote=False).replace("|", "\\|")
-        if np.isnan(v): return ""
-        if abs(v) < 1e-9: return "0"
+        if not isinstance(v, float):
+            return html.escape(str(v), quote=False).replace("|", "\\|")
+        if np.isnan(v):
+            return ""
+        if abs(v) < 1e-9:
+            return "0"
         return f"{v:.3g}" if 0 < abs(v) < 1 else f"{v:,.{digits}f}"
     df = df.reset_index() if df.index.name else df
     lines = ["| " + " | ".join(map(str, df.columns)) + " |", "|" + "---|"*len(df.columns)]
@@ -73,38 +84,55 @@ class Part:
     system: str  # such as smoe-vae: the beginning of its tables' names, and its folder of figures
     out: Path  # folder of the report
     blocks: list = field(default_factory=list)  # Markdown
-    numbers: dict = field(default_factory=dict)  # quantity -> this run's value, beside the published ones
+    numbers: dict = field(
+        default_factory=dict)  # quantity -> this run's value, beside the published ones
 
     def say(self, text: str) -> None:
         "Add a paragraph, or a heading."
         self.blocks.append(text.rstrip() + "\n")
 
-    def table(self, name: str, df: pd.DataFrame, made: str, title: str = "", shown: pd.DataFrame | None = None, digits: int = 2) -> None:
+    def table(self,
+              name: str,
+              df: pd.DataFrame,
+              made: str,
+              title: str = "",
+              shown: pd.DataFrame | None = None,
+              digits: int = 2) -> None:
         "Add a table (`shown`: a version for people), and write it as CSV; a file beside it says how it was `made`."
-        path = save_table(self.out/"tables"/f"{self.system}{'-' * bool(name)}{name}.csv", df, float_format="%.6g")
+        path = save_table(self.out/"tables"/f"{self.system}{'-' * bool(name)}{name}.csv",
+                          df,
+                          float_format="%.6g")
         save_json(path.with_suffix(".json"), {"table": path.name, "made": made})
-        if title: self.say(f"### {title}")
+        if title:
+            self.say(f"### {title}")
         self.say(markdown(df if shown is None else shown, digits))
         self.say(f"*{made}. [{path.name}](tables/{path.name})*")
 
     def figure(self, name: str, fig: plt.Figure, what: str, made: str) -> None:
         "Add a figure, and write it as PNG and SVG."
         path = self.out/"figures"/self.system/f"{name}.png"
-        save(fig, path.with_suffix(".svg")); save(fig, path)
+        save(fig, path.with_suffix(".svg"))
+        save(fig, path)
         self.picture(path, what, made)
 
     def picture(self, path: Path, what: str, made: str = "") -> None:
         "Add a picture that is there already."
-        self.say(f"![{what}]({path.relative_to(self.out).as_posix()})\n\n*{what}{'. ' * bool(made)}{made}*")
+        self.say(
+            f"![{what}]({path.relative_to(self.out).as_posix()})\n\n*{what}{'. ' * bool(made)}{made}*"
+        )
 
     def run(self, label: str, folder: Path, short: str, captions: dict | None = None) -> None:
         "Add the figures of one run (`captions`: file's stem -> what it shows; all if None), behind a line to open."
-        stems = {p.stem: p.stem.replace("_", " ") for p in sorted(Path(folder).glob("figures/*.*")) if "-epoch-" not in p.name}
+        stems = {
+            p.stem: p.stem.replace("_", " ")
+            for p in sorted(Path(folder).glob("figures/*.*")) if "-epoch-" not in p.name
+        }
         self.say(f"<details><summary>One run: {html.escape(label)}</summary>")
         self.say(f"*{made_by([folder])}*")
         for stem, what in (stems if captions is None else captions).items():
             for p in sorted(Path(folder).glob(f"figures/{stem}.*")):
-                self.picture(write_atomic(self.out/"figures"/self.system/short/p.name, p.read_bytes()), what)
+                self.picture(
+                    write_atomic(self.out/"figures"/self.system/short/p.name, p.read_bytes()), what)
         self.say("</details>")
 
     def text(self) -> str:
@@ -139,15 +167,26 @@ def page(
     "Markdown with pictures as one HTML page that needs no other file."
     from markdown_it import MarkdownIt
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
-    body = re.sub(r"<p>(<img [^>]*>)</p>\n<p><em>(.*?)</em></p>", r"<figure>\1<figcaption>\2</figcaption></figure>", body, flags=re.S)
-    body = re.sub(r"<p><em>((?:(?!</?em>).)*)</em></p>", r'<p class="made">\1</p>', body, flags=re.S)
-    body = re.sub(r'<img src="([^":]+)"', lambda m: f'<img loading="lazy" src="{embedded(folder/html.unescape(m[1]))}"', body)
+    body = re.sub(r"<p>(<img [^>]*>)</p>\n<p><em>(.*?)</em></p>",
+                  r"<figure>\1<figcaption>\2</figcaption></figure>",
+                  body,
+                  flags=re.S)
+    body = re.sub(r"<p><em>((?:(?!</?em>).)*)</em></p>",
+                  r'<p class="made">\1</p>',
+                  body,
+                  flags=re.S)
+    body = re.sub(r'<img src="([^":]+)"',
+                  lambda m: f'<img loading="lazy" src="{embedded(folder/html.unescape(m[1]))}"',
+                  body)
     names = re.findall(r"<h2>(.*?)</h2>", body)
-    for k, name in enumerate(names): body = body.replace(f"<h2>{name}</h2>", f'<h2 id="part-{k}">{name}</h2>', 1)
+    for k, name in enumerate(names):
+        body = body.replace(f"<h2>{name}</h2>", f'<h2 id="part-{k}">{name}</h2>', 1)
     nav = "".join(f'<a href="#part-{k}">{name}</a>' for k, name in enumerate(names))
     body = body.replace("</h1>", f"</h1>\n<nav>{nav}</nav>", 1)
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n<body>\n{body}</body></html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n<body>\n{body}</body></html>\n"
+    )
 
 # %% ../nbs/08a_report.ipynb #186a4305
 def write_report(

@@ -43,18 +43,26 @@ def study_moe1991(
 ) -> dict:  # "tables": configs of Table 1, "runs": configs of single runs
     "What the 1991 study consists of, as configs."
     base = configs.PRESETS[preset]["table1"]
-    if name != "auto": base = replace(base, data=name)
-    if base.data == "auto": base = replace(base, data="vowels" if data.find("vowels") else "formants")
+    if name != "auto":
+        base = replace(base, data=name)
+    if base.data == "auto":
+        base = replace(base, data="vowels" if data.find("vowels") else "formants")
     real, one = base.data != "formants", configs.MoE1991Config(data=base.data, lr=2.)
     tables = [base, replace(base, split="shifted")]
-    if real and preset != "debug": tables.append(replace(base, data="formants"))
+    if real and preset != "debug":
+        tables.append(replace(base, data="formants"))
     if preset == "paper":
-        if real: tables.append(replace(base, data="formants", split="shifted"))
+        if real:
+            tables.append(replace(base, data="formants", split="shifted"))
         for expert in ("softmax", "linear"):
-            tables += [replace(base, split=split, expert=expert, average="mean") for split in ("stratified", "shifted")]
+            tables += [
+                replace(base, split=split, expert=expert, average="mean")
+                for split in ("stratified", "shifted")
+            ]
     linear = replace(one, expert="linear", lr=.4, target_mse=.01, epochs=6000)
     runs = {"linear": linear, "softmax": one}
-    if preset == "debug": runs = {k: replace(c, epochs=200) for k, c in runs.items()}
+    if preset == "debug":
+        runs = {k: replace(c, epochs=200) for k, c in runs.items()}
     if real and preset != "debug":
         earlier = replace(configs.NAMED["earlier"], data=base.data)
         runs |= {"earlier": earlier, "earlier, tau 1": replace(earlier, tau=1.)}
@@ -77,34 +85,64 @@ def write_moe1991(
     rows = pd.read_csv(results[0][1]/"history.csv")
     first = moe1991.summarize(rows[rows.rule == rows.rule.iloc[-1]])
     for system in ("4 experts", "BP, 6 hidden"):
-        if first.converged[system] == 1: part.numbers[f"epochs, {system}"] = first.epochs[system]
+        if first.converged[system] == 1:
+            part.numbers[f"epochs, {system}"] = first.epochs[system]
     part.numbers["test %, 4 experts"] = first["test %"]["4 experts"]
     for label, c in study["runs"].items():
         part.say(told_run(label, read_result(done[c])["metrics"]))
-        if label == "linear": film(done[c], part.out/"figures"/part.system/"specialization.gif", 8 if preset == "debug" else 40)
-        if label in ("linear", "softmax"): part.run(RUN_NAMES[label], done[c], label, CAPTIONS)
-        if label == "linear": part.picture(part.out/"figures"/part.system/"specialization.gif", "The film of this run", made_by([done[c]]))
+        if label == "linear":
+            film(done[c], part.out/"figures"/part.system/"specialization.gif",
+                 8 if preset == "debug" else 40)
+        if label in ("linear", "softmax"):
+            part.run(RUN_NAMES[label], done[c], label, CAPTIONS)
+        if label == "linear":
+            part.picture(part.out/"figures"/part.system/"specialization.gif",
+                         "The film of this run", made_by([done[c]]))
     if preset == "paper":
-        save_table(part.out/"published"/"what_if.csv", what_if(study["tables"][0], part.out), float_format="%.5g")
-        publish(part.out, results, {label: read_result(done[c]) for label, c in study["runs"].items()})
+        save_table(part.out/"published"/"what_if.csv",
+                   what_if(study["tables"][0], part.out),
+                   float_format="%.5g")
+        publish(part.out, results, {
+            label: read_result(done[c])
+            for label, c in study["runs"].items()
+        })
 
 def write_table1(part: Part, c: configs.Table1Config, folder: Path) -> None:
     "One table: both rules for the step size, what they say of the paper's claim, every run as a dot."
-    made, label = made_by([folder]).replace(f"1 run, seed {c.seed};", f"{c.trials} runs of each system, seeds {c.seed} to {c.seed + c.trials - 1};"), label_of(c)
-    part.say(f"### {Path(c.data).stem}, {c.split} split, {c.expert} experts, stop at {c.target_mse:g} ({c.average})")
+    made, label = made_by([folder]).replace(
+        f"1 run, seed {c.seed};",
+        f"{c.trials} runs of each system, seeds {c.seed} to {c.seed + c.trials - 1};"), label_of(c)
+    part.say(
+        f"### {Path(c.data).stem}, {c.split} split, {c.expert} experts, stop at {c.target_mse:g} ({c.average})"
+    )
     for rule, df in pd.read_csv(folder/"history.csv").groupby("rule", sort=False):
         part.say(f"**Step sizes: {rule}** ({c.trials} runs per system)")
-        part.table(f"{label}-{rule}", moe1991.summarize(df).reset_index(), made, shown=shown_table(df), digits=1)
+        part.table(f"{label}-{rule}",
+                   moe1991.summarize(df).reset_index(),
+                   made,
+                   shown=shown_table(df),
+                   digits=1)
         part.say(verdict(moe1991.summarize(df).T.to_dict(), moe1991.t_tests(df)))
-        save_table(part.out/"tables"/f"{part.system}-{label}-{rule}-t_tests.csv", moe1991.t_tests(df), float_format="%.6g")
-        if not df.converged.any(): part.say("No run reached the target, so there is nothing to draw.")
-        elif c.plots: part.figure(f"{label}-{rule}", moe1991.plot_table(df).figure, f"Every run: epochs until the target, step sizes: {rule}", made)
-    if c.search and c.plots: part.figure(f"{label}-search", moe1991.plot_search(pd.read_csv(folder/"search.csv")).figure, "Epochs against step size", made)
+        save_table(part.out/"tables"/f"{part.system}-{label}-{rule}-t_tests.csv",
+                   moe1991.t_tests(df),
+                   float_format="%.6g")
+        if not df.converged.any():
+            part.say("No run reached the target, so there is nothing to draw.")
+        elif c.plots:
+            part.figure(f"{label}-{rule}",
+                        moe1991.plot_table(df).figure,
+                        f"Every run: epochs until the target, step sizes: {rule}", made)
+    if c.search and c.plots:
+        part.figure(f"{label}-search",
+                    moe1991.plot_search(pd.read_csv(folder/"search.csv")).figure,
+                    "Epochs against step size", made)
 
 def told_run(label: str, m: dict) -> str:
     "A single run in a sentence."
-    return (f"**One run: {RUN_NAMES[label]}.** {'Reached' if m['converged'] else 'Did not reach'} its target in {m['epochs']:,} epochs: average squared error "
-            f"{m['mse']:.4f}, train {m['train']:.1%}, test {m['test']:.1%}, experts in use: {m['used']}.")
+    return (
+        f"**One run: {RUN_NAMES[label]}.** {'Reached' if m['converged'] else 'Did not reach'} its target in {m['epochs']:,} epochs: average squared error "
+        f"{m['mse']:.4f}, train {m['train']:.1%}, test {m['test']:.1%}, experts in use: {m['used']}."
+    )
 
 # %% ../nbs/08b_reproduce.ipynb #88e49cc7
 def label_of(c: configs.Table1Config) -> str:
@@ -141,8 +179,14 @@ def what_if(
     c, task = load_task(c, download)
     path = out/"runs"/"what_if"/f"{configs.slug(c)}-{configs.config_hash(c)}.csv"
     if not path.exists():
-        df = moe1991.measure(WHAT_IF, task, {s: STEP_SIZES[2:-3] for s in WHAT_IF}, SEARCH_SEEDS,
-                             epochs=c.epochs, target_mse=c.target_mse, average=c.average, progress=True)
+        df = moe1991.measure(WHAT_IF,
+                             task, {s: STEP_SIZES[2:-3]
+                                    for s in WHAT_IF},
+                             SEARCH_SEEDS,
+                             epochs=c.epochs,
+                             target_mse=c.target_mse,
+                             average=c.average,
+                             progress=True)
         save_table(path, df.drop(columns="mse"), float_format="%.5g")
     return pd.read_csv(path)
 
@@ -154,12 +198,14 @@ def verdict(
     "What a table says of the paper's claim that mixtures need about half as many epochs."
     ratio, p = table["BP, 6 hidden"]["epochs"]/table["4 experts"]["epochs"], tests.p[0]
     if min(table[s]["converged"] for s in ("4 experts", "BP, 6 hidden")) < 1:
-        return ("Not every run of 4 experts and of backprop with 6 hidden units reached the target, "
-                "so their epochs cannot be compared.")
+        return (
+            "Not every run of 4 experts and of backprop with 6 hidden units reached the target, "
+            "so their epochs cannot be compared.")
     sure = "a difference that " + ("chance would not easily give" if p < .05 else "could be chance")
     word = "fewer epochs than" if ratio > 1 else "more epochs than"
     half = "About half as many epochs, as the paper says" if 1.6 < ratio < 2.5 and p < .05 else "Not half as many epochs"
-    if ratio >= 2.5 and p < .05: half = "Less than half as many epochs"
+    if ratio >= 2.5 and p < .05:
+        half = "Less than half as many epochs"
     return (f"{half}: 4 experts need {word} backprop with 6 hidden units, "
             f"by a factor of {max(ratio, 1/ratio):.2f} ({sure}: pooled t-test, p = {p:.2g}). "
             "The paper's ratio is 1.97 in favor of the mixture.")
@@ -170,11 +216,20 @@ epochs; fewest epochs while the error practically never rises). *Stop at 0.08 (h
 mean over classes as well. *stratified*: training and test speakers are alike; *shifted*: trained on men and women, tested on women and children.
 Epochs and their SD are over the runs that reached the target; *experts in use* have a mean mixing proportion of 5 % or more.
 """
-CAPTIONS = {"lines": "Decision lines of the experts in use, each for a pair of vowels it looks after, and the gate's line (Fig. 2 of the paper)",
-            "trajectories": "Paths of the experts' decision lines, as feet of perpendiculars from the origin (Fig. 3 of the paper); T0 and T1: the best line for each pair alone; X0 and X1: the lines of one expert trained on everything",
-            "regions": "What the system answers where, early and at the end", "responsibilities": "Which expert is responsible for which vowel",
-            "curves": "Error and accuracy by epoch", "confusion-test": "Confusion matrix of the test speakers"}
-RUN_NAMES = {"linear": "4 linear experts", "softmax": "4 softmax experts", "earlier": "the documented run of an earlier implementation (chapter 01)", "earlier, tau 1": "the same with its default temperature"}
+CAPTIONS = {
+    "lines": "Decision lines of the experts in use, each for a pair of vowels it looks after, and the gate's line (Fig. 2 of the paper)",
+    "trajectories": "Paths of the experts' decision lines, as feet of perpendiculars from the origin (Fig. 3 of the paper); T0 and T1: the best line for each pair alone; X0 and X1: the lines of one expert trained on everything",
+    "regions": "What the system answers where, early and at the end",
+    "responsibilities": "Which expert is responsible for which vowel",
+    "curves": "Error and accuracy by epoch",
+    "confusion-test": "Confusion matrix of the test speakers"
+}
+RUN_NAMES = {
+    "linear": "4 linear experts",
+    "softmax": "4 softmax experts",
+    "earlier": "the documented run of an earlier implementation (chapter 01)",
+    "earlier, tau 1": "the same with its default temperature"
+}
 
 # %% ../nbs/08b_reproduce.ipynb #6600cbbf
 def publish(out: Path, results: list, runs: dict) -> None:
@@ -183,10 +238,14 @@ def publish(out: Path, results: list, runs: dict) -> None:
         rows = []
         for c, folder, _ in results:
             df = pd.read_csv(folder/file)
-            for j, column in enumerate(VARIANT): df.insert(j, column, getattr(c, column))
+            for j, column in enumerate(VARIANT):
+                df.insert(j, column, getattr(c, column))
             rows.append(df)
         return pd.concat(rows, ignore_index=True)
-    columns = [*VARIANT, "system", "lr", "seed", "epochs", "converged", "rises", "train", "test", "used"]
+
+    columns = [
+        *VARIANT, "system", "lr", "seed", "epochs", "converged", "rises", "train", "test", "used"
+    ]
     save_table(out/"published"/"search.csv", gather("search.csv")[columns], float_format="%.5g")
     table = gather("history.csv")[[*columns, "rule"]]
     save_table(out/"published"/"table1.csv", table, float_format="%.5g")
@@ -209,10 +268,20 @@ def study_latent_opt(
     "What the study of chapter 03 consists of, as configs."
     from genmix.latent_opt import gap_configs
     base, classifier = (configs.PRESETS[preset][s] for s in ("latent-opt", "classifier"))
-    if name != "auto": base, classifier = (replace(c, data=name) for c in (base, classifier))
+    if name != "auto":
+        base, classifier = (replace(c, data=name) for c in (base, classifier))
     def plots(m): return base.plots and (preset != "debug" or m == METHODS[0])
-    methods = {m: replace(base, method=m, plots=plots(m)) for m in METHODS} | {"classifier": replace(classifier, n=base.n, plots=plots("classifier"))}
-    gaps = {} if preset != "paper" else {f"n {c.n}, width {c.width}": replace(c, data=base.data, plots=False) for c in gap_configs(preset)}
+
+    methods = {
+        m: replace(base, method=m, plots=plots(m))
+        for m in METHODS
+    } | {
+        "classifier": replace(classifier, n=base.n, plots=plots("classifier"))
+    }
+    gaps = {} if preset != "paper" else {
+        f"n {c.n}, width {c.width}": replace(c, data=base.data, plots=False)
+        for c in gap_configs(preset)
+    }
     return {"methods": methods, "gaps": gaps}
 
 # %% ../nbs/08b_reproduce.ipynb #e09ece3f
@@ -228,24 +297,42 @@ def write_latent_opt(
     folders = {k: done[c] for k, c in study["methods"].items()}
     results = {k: (configs.load_config(f), read_result(f)) for k, f in folders.items()}
     classifier = results.pop("classifier")[1]["metrics"]
-    table = latent_opt.method_table({k: {"config": configs.to_dict(c), "metrics": r["metrics"]} for k, (c, r) in results.items()})
+    table = latent_opt.method_table({
+        k: {
+            "config": configs.to_dict(c),
+            "metrics": r["metrics"]
+        }
+        for k, (c, r) in results.items()
+    })
     table = table.astype(float).rename_axis("method")
     c, made = results["amortized"][0], made_by([folders[k] for k in results])
-    part.say(f"{c.net} networks, width {c.width}, {c.latent} latent variables, {c.likelihood}; {c.new_steps} steps to infer a new image, {c.samples} importance samples.")
+    part.say(
+        f"{c.net} networks, width {c.width}, {c.latent} latent variables, {c.likelihood}; {c.new_steps} steps to infer a new image, {c.samples} importance samples."
+    )
     part.say(LATENT_LEGEND)
     part.table("", table.reset_index(), made, shown=table, digits=1)
     part.say(" ".join(verdict_latent_opt(table)))
-    part.say(f"The classifier on the same images: {classifier['accuracy_test']:.1%} of the test images right, {classifier['accuracy_train']:.1%} of the training images.")
+    part.say(
+        f"The classifier on the same images: {classifier['accuracy_test']:.1%} of the test images right, {classifier['accuracy_train']:.1%} of the training images."
+    )
     part.numbers["accuracy of the classifier, test %"] = 100*classifier["accuracy_test"]
     if study["gaps"]:
         gaps = [done[c] for c in study["gaps"].values()]
-        part.table("gaps", latent_opt.gap_table([(configs.load_config(f), read_result(f)["metrics"]) for f in gaps]), made_by(gaps), "The gaps, by training images and width", digits=1)
+        part.table("gaps",
+                   latent_opt.gap_table([(configs.load_config(f), read_result(f)["metrics"])
+                                         for f in gaps]),
+                   made_by(gaps),
+                   "The gaps, by training images and width",
+                   digits=1)
     if c.plots:
         text = f"{results['amortized'][1]['provenance']['data']}; seed {c.seed}, {results['amortized'][1]['provenance']['steps']} steps"
-        part.figure("methods", plot_methods(table, text), "ELBO and log p(x) of the four methods", made)
+        part.figure("methods", plot_methods(table, text), "ELBO and log p(x) of the four methods",
+                    made)
         histories = {k: pd.read_csv(folders[k]/"history.csv") for k in results}
-        part.figure("curves", latent_opt.plot_histories(histories, text), "Training cost by epoch", made)
-    for label, folder in folders.items(): part.run(label, folder, label)
+        part.figure("curves", latent_opt.plot_histories(histories, text), "Training cost by epoch",
+                    made)
+    for label, folder in folders.items():
+        part.run(label, folder, label)
 
 # %% ../nbs/08b_reproduce.ipynb #13ac30ac
 def plot_methods(
@@ -258,9 +345,15 @@ def plot_methods(
     for k, split in enumerate(("train", "test")):
         at = y + .12*(1 - 2*k)
         ax.hlines(at, table[f"ELBO {split}"], table[f"log p {split}"], color=PALETTE[k], lw=1)
-        ax.plot(table[f"ELBO {split}"], at, "|", ms=10, color=PALETTE[k]); ax.plot(table[f"log p {split}"], at, MARKERS[k], color=PALETTE[k])
-        ax.annotate(split, (table[f"log p {split}"].iloc[0], at[0]), (8, 0), textcoords="offset points", va="center", color=PALETTE[k])
-    ax.set(yticks=y, yticklabels=table.index, xlabel="nats per image: ELBO (tick) and log p(x) (dot)")
+        ax.plot(table[f"ELBO {split}"], at, "|", ms=10, color=PALETTE[k])
+        ax.plot(table[f"log p {split}"], at, MARKERS[k], color=PALETTE[k])
+        ax.annotate(split, (table[f"log p {split}"].iloc[0], at[0]), (8, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=PALETTE[k])
+    ax.set(yticks=y,
+           yticklabels=table.index,
+           xlabel="nats per image: ELBO (tick) and log p(x) (dot)")
     ax.margins(x=.12)
     return caption(fig, text)
 
@@ -270,14 +363,18 @@ def verdict_latent_opt(
 ) -> list:  # sentences
     "What a table of methods says about test images, overfitting and cost."
     test, best = table["log p test"], table["log p test"].idxmax()
-    said = [f"The best log p(x) of test images has {best}, {test[best]:.1f} nats per image; the lowest has {test.idxmin()}, {test.min():.1f}."]
+    said = [
+        f"The best log p(x) of test images has {best}, {test[best]:.1f} nats per image; the lowest has {test.idxmin()}, {test.min():.1f}."
+    ]
     gap = (table["log p train"] - table["log p test"])
-    said.append(f"From training to test images, log p(x) changes most for {gap.abs().idxmax()}: from "
-                f"{table['log p train'][gap.abs().idxmax()]:.1f} to {test[gap.abs().idxmax()]:.1f} nats.")
+    said.append(
+        f"From training to test images, log p(x) changes most for {gap.abs().idxmax()}: from "
+        f"{table['log p train'][gap.abs().idxmax()]:.1f} to {test[gap.abs().idxmax()]:.1f} nats.")
     ms = table["ms per new image"]
     if {"amortized", "map"} <= set(ms.index):
-        said.append(f"The code of a new image takes {ms['amortized']:.3g} ms with the encoder and {ms['map']:.3g} ms with steps to a point "
-                    f"({ms['map']/ms['amortized']:,.0f} times as long).")
+        said.append(
+            f"The code of a new image takes {ms['amortized']:.3g} ms with the encoder and {ms['map']:.3g} ms with steps to a point "
+            f"({ms['map']/ms['amortized']:,.0f} times as long).")
     return said
 
 # %% ../nbs/08b_reproduce.ipynb #6bf5fc6c
@@ -287,7 +384,11 @@ the method map, a code is a point: its ELBO is that of the best normal distribut
 """
 
 # %% ../nbs/08b_reproduce.ipynb #93e425f8
-GRID = {"quick": ((1, 3, 5), (.1, 1.), 2), "debug": ((1, 2), (.5, 1.), 2), "paper": ((*range(1, 11), 15, 20, 25, 30, 35, 40, 45, 50), (.05, .1, .2, .4, 1.), 5)}
+GRID = {
+    "quick": ((1, 3, 5), (.1, 1.), 2),
+    "debug": ((1, 2), (.5, 1.), 2),
+    "paper": ((*range(1, 11), 15, 20, 25, 30, 35, 40, 45, 50), (.05, .1, .2, .4, 1.), 5)
+}
 
 def study_smoe_vae(
     preset: str,  # quick, debug or paper
@@ -296,15 +397,28 @@ def study_smoe_vae(
     "What the study of chapter 04 consists of."
     K, shares, seeds = GRID[preset]
     base = configs.PRESETS[preset]["smoe-vae"]
-    if preset == "quick": base = replace(base, n=3000, steps=200, balanced=100, skip=.01)
-    elif preset == "debug": base = replace(base, data="doodles", n=200, steps=10, balanced=5, encoder="lite")
-    else: base = replace(base, skip=.01, balanced=27_000)                      # half of the steps
+    if preset == "quick":
+        base = replace(base, n=3000, steps=200, balanced=100, skip=.01)
+    elif preset == "debug":
+        base = replace(base, data="doodles", n=200, steps=10, balanced=5, encoder="lite")
+    else:
+        base = replace(base, skip=.01, balanced=27_000)                      # half of the steps
     base = replace(base, plots=False, **({} if name == "auto" else {"data": name}))
     five = min(5, K[-1])
-    blend = [replace(base, num_experts=k, fraction=f, seed=s) for s in range(seeds) for f in shares for k in K]
-    compete = [replace(base, num_experts=k, routing="compete", seed=s) for s in range(seeds) for k in K if k > 1]
+    blend = [
+        replace(base, num_experts=k, fraction=f, seed=s) for s in range(seeds) for f in shares
+        for k in K
+    ]
+    compete = [
+        replace(base, num_experts=k, routing="compete", seed=s) for s in range(seeds) for k in K
+        if k > 1
+    ]
     told = [replace(base, num_experts=five, routing="supervised", seed=s) for s in range(seeds)]
-    def show(c): return replace(c, plots=c.num_experts == five and c.seed == 0 and c.fraction == 1 and c.routing != "supervised")
+
+    def show(c):
+        return replace(c,
+                       plots=c.num_experts == five and c.seed == 0 and c.fraction == 1
+                       and c.routing != "supervised")
     return [show(c) for c in blend + compete + told]
 
 # %% ../nbs/08b_reproduce.ipynb #b4ad034a
@@ -320,27 +434,46 @@ def write_smoe_vae(
     folders = [done[c] for c in members]
     df = smoe_vae.collect(folders)
     blend, full, made = df[df.routing == "blend"], df[df.fraction == 1], made_by(folders)
-    chosen, compete, told = smoe_vae.chosen_k(blend), smoe_vae.paired(full, "blend", "compete"), smoe_vae.paired(full, "supervised", "blend")
+    chosen, compete, told = smoe_vae.chosen_k(blend), smoe_vae.paired(
+        full, "blend", "compete"), smoe_vae.paired(full, "supervised", "blend")
     part.say(SMOE_LEGEND)
-    keep = ["routing", "fraction", "num_experts", "active", "sse_val", "sse_test", "sse_soft_test", "nmi", "gate_entropy"]
-    part.table("runs", df, made, shown=df.groupby(keep[:3], as_index=False, sort=False)[keep[3:]].mean())
+    keep = [
+        "routing", "fraction", "num_experts", "active", "sse_val", "sse_test", "sse_soft_test",
+        "nmi", "gate_entropy"
+    ]
+    part.table("runs",
+               df,
+               made,
+               shown=df.groupby(keep[:3], as_index=False, sort=False)[keep[3:]].mean())
     part.say(" ".join(verdict_smoe_vae(chosen, told)))
     part.table("chosen", chosen.drop(columns="data"), made, "K chosen on validation images")
-    if len(compete): part.table("compete", compete.drop(columns="data"), made, "Competition against blending, the same seeds")
-    part.table("supervised", told.drop(columns="data"), made, "Unsupervised against supervised, the same seeds")
-    part.table("agreement", smoe_vae.agreements(folders).drop(columns="data"), made, "Do other seeds divide the images alike?")
+    if len(compete):
+        part.table("compete", compete.drop(columns="data"), made,
+                   "Competition against blending, the same seeds")
+    part.table("supervised", told.drop(columns="data"), made,
+               "Unsupervised against supervised, the same seeds")
+    part.table("agreement",
+               smoe_vae.agreements(folders).drop(columns="data"), made,
+               "Do other seeds divide the images alike?")
     error = full.groupby(["routing", "num_experts"]).sse_test.mean()
     part.numbers["error of the best K, one expert's = 1"] = error["blend"].min()/error["blend", 1]
     steps = f"{df.steps.min():,}" + (f" to {df.steps.max():,}" if df.steps.nunique() > 1 else "")
     text = f"{read_result(folders[0])['provenance']['data']}; {smoe_vae.seeds_of(df)}, {steps} steps; bars: 95 % confidence"
-    for key, fig, what in (("k", smoe_vae.plot_k(full, text), "Test error against K"), ("fractions", smoe_vae.plot_fractions(blend, text), "Test error against K by share of the data"),
-                           ("per_expert", smoe_vae.plot_per_expert(blend, text), "Test error against images per active expert, and a map"),
-                           ("probes", smoe_vae.plot_probes(full[full.num_experts > 1], text), "Linear probes")): part.figure(key, fig, what, made)
+    for key, fig, what in (("k", smoe_vae.plot_k(full, text), "Test error against K"),
+                           ("fractions", smoe_vae.plot_fractions(blend, text),
+                            "Test error against K by share of the data"),
+                           ("per_expert", smoe_vae.plot_per_expert(blend, text),
+                            "Test error against images per active expert, and a map"),
+                           ("probes", smoe_vae.plot_probes(full[full.num_experts > 1],
+                                                           text), "Linear probes")):
+        part.figure(key, fig, what, made)
     for c, f in zip(members, folders):
-        if c.plots: part.run(f"{c.routing}, {c.num_experts} experts", f, c.routing)
+        if c.plots:
+            part.run(f"{c.routing}, {c.num_experts} experts", f, c.routing)
 
-SMOE_LEGEND = ("How to read this. *sse*: squared error of an image, summed over pixels, drawn by the one expert that the gate prefers; *soft*: by the blend. "
-               "*active*: experts that draw at least ten test images.")
+SMOE_LEGEND = (
+    "How to read this. *sse*: squared error of an image, summed over pixels, drawn by the one expert that the gate prefers; *soft*: by the blend. "
+    "*active*: experts that draw at least ten test images.")
 
 # %% ../nbs/08b_reproduce.ipynb #528c18ed
 def verdict_smoe_vae(
@@ -350,17 +483,24 @@ def verdict_smoe_vae(
     "What the tables say about the paper's two claims."
     c = chosen.sort_values("fraction")
     ks = ", ".join(f"{K} for {f:.0%}" for f, K in zip(c.fraction, c.chosen))
-    grows = "grows with the data" if c.chosen.is_monotonic_increasing and c.chosen.iloc[-1] > c.chosen.iloc[0] else "does not grow with the data"
+    grows = "grows with the data" if c.chosen.is_monotonic_increasing and c.chosen.iloc[
+        -1] > c.chosen.iloc[0] else "does not grow with the data"
     said = [f"K chosen on validation images: {ks}. Here it {grows}."]
     for _, r in supervised.iterrows():
         sure = "too few pairs to be sure of anything" if r.runs < 3 else "clearly" if r.p < .05 else "but not by more than chance would give"
-        said.append(f"With K = {r.num_experts:.0f}, unsupervised routing is {'better' if r.difference < 0 else 'worse'} than supervised by {abs(r.difference):.2f} "
-                    f"({r.low:.2f} to {r.high:.2f}; {r.runs:.0f} pairs, p = {r.p:.2g}), {sure}.")
+        said.append(
+            f"With K = {r.num_experts:.0f}, unsupervised routing is {'better' if r.difference < 0 else 'worse'} than supervised by {abs(r.difference):.2f} "
+            f"({r.low:.2f} to {r.high:.2f}; {r.runs:.0f} pairs, p = {r.p:.2g}), {sure}.")
     return said
 
 # %% ../nbs/08b_reproduce.ipynb #4d711eae
-BETAS = {"quick": ((1., 4., 16.), (0., 8.), 1), "debug": ((1., 4.), (0., 2.), 1), "paper": ((1., 4., 8., 16., 32.), (0., 2., 4., 6., 8.), 10)}
-THEORY = ((1, 0), (4, 0), (8, 0), (16, 0), (32, 0), (4, 2), (8, 4), (32, 2), (32, 8))  # beta, lambda
+BETAS = {
+    "quick": ((1., 4., 16.), (0., 8.), 1),
+    "debug": ((1., 4.), (0., 2.), 1),
+    "paper": ((1., 4., 8., 16., 32.), (0., 2., 4., 6., 8.), 10)
+}
+THEORY = (
+    (1, 0), (4, 0), (8, 0), (16, 0), (32, 0), (4, 2), (8, 4), (32, 2), (32, 8))  # beta, lambda
 
 def study_beta_vae(
     preset: str,  # quick, debug or paper
@@ -369,9 +509,13 @@ def study_beta_vae(
     "What the sweep of chapter 05 consists of."
     betas, lambdas, seeds = BETAS[preset]
     base = configs.PRESETS[preset]["beta-vae"]
-    if preset == "quick": base = replace(base, n=4000, steps=160, lambda_steps=60)
-    sets = [name] if name != "auto" else ["dsprites", "shapes3d", "mpi3d"] if preset == "paper" else [base.data]
-    def one(data, beta, lambda_, seed): return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
+    if preset == "quick":
+        base = replace(base, n=4000, steps=160, lambda_steps=60)
+    sets = [name] if name != "auto" else ["dsprites", "shapes3d", "mpi3d"
+                                          ] if preset == "paper" else [base.data]
+
+    def one(data, beta, lambda_, seed):
+        return replace(base, data=data, beta=beta, lambda_=lambda_, seed=seed, plots=seed == 0)
     return [one(*v) for v in product(sets, betas, lambdas, range(seeds))]
 
 # %% ../nbs/08b_reproduce.ipynb #45336d55
@@ -387,8 +531,14 @@ def write_beta_vae(
     folders, starts = [done[c] for c in members], {"debug": 10, "quick": 25}.get(preset, 50)
     theory = beta_vae.theory_table(beta_vae.linear_world(), THEORY, starts=starts)
     part.say("### The linear world, exactly")
-    part.say("Fixed points from many starts; *recon* and *im* in nats, *sap* a difference of R², with standard errors over starts.")
-    part.table("theory", theory, f"No data and no training: the linear world of chapter 05, {starts} starts, seed 0; genmix {genmix.__version__}", digits=3)
+    part.say(
+        "Fixed points from many starts; *recon* and *im* in nats, *sap* a difference of R², with standard errors over starts."
+    )
+    part.table(
+        "theory",
+        theory,
+        f"No data and no training: the linear world of chapter 05, {starts} starts, seed 0; genmix {genmix.__version__}",
+        digits=3)
     df, made = beta_vae.collect(folders), made_by(folders)
     change = beta_vae.change(df)
     part.say("### The sweep")
@@ -397,20 +547,32 @@ def write_beta_vae(
     part.say(" ".join(verdict_beta_vae(change, df)))
     part.table("change", change, made, "Change against β = 1, λ = 0, in percent", digits=0)
     part.numbers["linear world: reconstruction, β = 1"] = theory.recon[0]
-    top = change[(change.beta == 16) & change.data.isin(["sprites", "dsprites"])].set_index("lambda")
-    if 0 in top.index: part.numbers["dSprites, MIG at β = 16, λ = 0, % above β = 1, λ = 0"] = top.mig[0]
+    top = change[(change.beta == 16)
+                 & change.data.isin(["sprites", "dsprites"])].set_index("lambda")
+    if 0 in top.index:
+        part.numbers["dSprites, MIG at β = 16, λ = 0, % above β = 1, λ = 0"] = top.mig[0]
     for l in (0, 8):
-        if l in top.index: part.numbers[f"dSprites, reconstruction loss at β = 16, λ = {l}, % above β = 1, λ = 0"] = top.recon_test[l]
+        if l in top.index:
+            part.numbers[
+                f"dSprites, reconstruction loss at β = 16, λ = {l}, % above β = 1, λ = 0"] = top.recon_test[
+                    l]
     c = members[0]
     text = f"{read_result(folders[0])['provenance']['data']}; seed{'s 0 to ' + str(df.seed.max()) if df.seed.max() else ' 0'}, {c.steps:,} + {c.lambda_steps:,} steps"
-    for key, draw, what in (("boxes", beta_vae.plot_boxes, "Losses and metrics against β"), ("heat", beta_vae.plot_heat, "Means over seeds"),
-                            ("change", partial(beta_vae.plot_heat, percent=True), "Change in percent"), ("pareto", beta_vae.plot_pareto, "Reconstruction against disentanglement"),
-                            ("tchebycheff", beta_vae.plot_tchebycheff, "Trade-offs")): part.figure(key, draw(df, text), what, made)
+    for key, draw, what in (("boxes", beta_vae.plot_boxes, "Losses and metrics against β"),
+                            ("heat", beta_vae.plot_heat, "Means over seeds"),
+                            ("change", partial(beta_vae.plot_heat, percent=True),
+                             "Change in percent"), ("pareto", beta_vae.plot_pareto,
+                                                    "Reconstruction against disentanglement"),
+                            ("tchebycheff", beta_vae.plot_tchebycheff, "Trade-offs")):
+        part.figure(key, draw(df, text), what, made)
     for c, f in zip(members, folders):
-        if c.plots: part.run(f"{c.data}, β = {c.beta:g}, λ = {c.lambda_:g}", f, f"{c.data}-beta{c.beta:g}-lambda{c.lambda_:g}")
+        if c.plots:
+            part.run(f"{c.data}, β = {c.beta:g}, λ = {c.lambda_:g}", f,
+                     f"{c.data}-beta{c.beta:g}-lambda{c.lambda_:g}")
 
-BETA_LEGEND = ("How to read this. *recon*, *kl*: nats per image; *l2*: squared error summed over pixels; all on test images with one sampled code each. "
-               "*mig*, *sap*, *im*: of posterior means (chapter 05a).")
+BETA_LEGEND = (
+    "How to read this. *recon*, *kl*: nats per image; *l2*: squared error summed over pixels; all on test images with one sampled code each. "
+    "*mig*, *sap*, *im*: of posterior means (chapter 05a).")
 
 # %% ../nbs/08b_reproduce.ipynb #c88c43fd
 def verdict_beta_vae(
@@ -422,15 +584,24 @@ def verdict_beta_vae(
     for name, d in df.groupby("data", sort=False):
         most, top = d.beta.max(), d["lambda"].max()
         mean = d.groupby(["beta", "lambda"])[["kl_test", "recon_test", "mig"]].mean()
-        less, worse = mean.kl_test[1, 0] - mean.kl_test[most, 0], mean.recon_test[most, 0] - mean.recon_test[1, 0]
-        said.append(f"{name}: from β = 1 to β = {most:g} the code's KL {'falls' if less > 0 else 'rises'} from {mean.kl_test[1, 0]:.1f} to {mean.kl_test[most, 0]:.1f} nats"
-                    f" and the reconstruction loss {'rises' if worse > 0 else 'falls'} by {abs(worse):.1f} nats.")
+        less, worse = mean.kl_test[1, 0] - mean.kl_test[most, 0], mean.recon_test[
+            most, 0] - mean.recon_test[1, 0]
+        said.append(
+            f"{name}: from β = 1 to β = {most:g} the code's KL {'falls' if less > 0 else 'rises'} from {mean.kl_test[1, 0]:.1f} to {mean.kl_test[most, 0]:.1f} nats"
+            f" and the reconstruction loss {'rises' if worse > 0 else 'falls'} by {abs(worse):.1f} nats."
+        )
         back = mean.kl_test[most, top] - mean.kl_test[most, 0]
-        said.append(f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}.")
+        said.append(
+            f"At β = {most:g}, λ = {top:g} {'gives back' if back > 0 else 'does not give back, but takes,'} {abs(back):.1f} nats of KL; MIG goes from {mean.mig[most, 0]:.3f} to {mean.mig[most, top]:.3f}."
+        )
     return said
 
 # %% ../nbs/08b_reproduce.ipynb #d631f1d4
-WINDOWS = {"quick": ((1, 1), (3, 2), (7, 4)), "debug": ((1, 1), (3, 2)), "paper": ((1, 1), (3, 2), (5, 3), (7, 4), (13, 7))}
+WINDOWS = {
+    "quick": ((1, 1), (3, 2), (7, 4)),
+    "debug": ((1, 1), (3, 2)),
+    "paper": ((1, 1), (3, 2), (5, 3), (7, 4), (13, 7))
+}
 PRIORS = ("none", "gaussian", "flow", "class", "class-flow", "two-level")
 
 def study_vlae(
@@ -439,7 +610,8 @@ def study_vlae(
 ) -> dict:  # "windows", "priors": configs
     "What the study of chapter 06 consists of."
     base = configs.PRESETS[preset]["vlae"]
-    if preset == "quick": base = replace(base, steps=80, samples=50, images=60)
+    if preset == "quick":
+        base = replace(base, steps=80, samples=50, images=60)
     base = replace(base, plots=False, **({} if name == "auto" else {"data": name}))
     show = replace(base, prior="class", plots=True)
     windows = [replace(base, prior="gaussian", window=w) for w in WINDOWS[preset]]
@@ -456,25 +628,48 @@ def write_vlae(
     "Windows and priors: tables, sentences, figures."
     from genmix import vlae
     study = {k: [done[c] for c in v] for k, v in study_vlae(preset, name).items()}
-    df, every = {k: vlae.collect(v) for k, v in study.items()}, list(dict.fromkeys(f for v in study.values() for f in v))
+    df, every = {
+        k: vlae.collect(v)
+        for k, v in study.items()
+    }, list(dict.fromkeys(f for v in study.values() for f in v))
     tables = {k: vlae.summary(d) for k, d in df.items()}
     part.say(VLAE_LEGEND)
-    part.table("priors", tables["priors"], made_by(study["priors"]), "Priors", shown=tables["priors"].dropna(axis=1, how="all"))
-    part.table("windows", tables["windows"], made_by(study["windows"]), "Windows", shown=tables["windows"].dropna(axis=1, how="all"))
+    part.table("priors",
+               tables["priors"],
+               made_by(study["priors"]),
+               "Priors",
+               shown=tables["priors"].dropna(axis=1, how="all"))
+    part.table("windows",
+               tables["windows"],
+               made_by(study["windows"]),
+               "Windows",
+               shown=tables["windows"].dropna(axis=1, how="all"))
     part.say(" ".join(verdict_vlae(df["windows"], tables["priors"])))
     nll = tables["priors"].set_index("prior").NLL
-    for prior, quantity in NLL_OF.items(): part.numbers[quantity] = nll[prior]
+    for prior, quantity in NLL_OF.items():
+        part.numbers[quantity] = nll[prior]
     made = read_result(every[0])["provenance"]
     text = f"{made['data'].removeprefix('data: ')}; seed {made['seed']}, {made['steps']:,} steps"
-    for key, fig, what, folders in (("windows", vlae.plot_windows(df["windows"], text), "Code and message against the pixels in sight", study["windows"]),
-                                    ("rates", vlae.plot_rates(vlae.collect(every), text), "Reconstruction against rate", every),
-                                    ("priors", vlae.plot_priors(df["priors"], text), "Bound and log p(x) of every prior", study["priors"])): part.figure(key, fig, what, made_by(folders))
+    for key, fig, what, folders in (("windows", vlae.plot_windows(df["windows"], text),
+                                     "Code and message against the pixels in sight",
+                                     study["windows"]), ("rates",
+                                                         vlae.plot_rates(vlae.collect(every), text),
+                                                         "Reconstruction against rate", every),
+                                    ("priors", vlae.plot_priors(df["priors"], text),
+                                     "Bound and log p(x) of every prior", study["priors"])):
+        part.figure(key, fig, what, made_by(folders))
     for f in every:
-        if (c := configs.load_config(f)).plots: part.run(f"prior {c.prior}", f, c.prior)
+        if (c := configs.load_config(f)).plots:
+            part.run(f"prior {c.prior}", f, c.prior)
 
-NLL_OF = {"none": "−log p(x) without a code, nats", "gaussian": "−log p(x), Gaussian prior, nats", "flow": "−log p(x), flow prior, nats"}
-VLAE_LEGEND = ("How to read this. Nats per image. *NLL*: -log p(x) by importance sampling, with its standard error over images; *KL*: what the code carries, also in bits; "
-               "*Bayes accuracy*: of the classifier that a prior for each class makes.")
+NLL_OF = {
+    "none": "−log p(x) without a code, nats",
+    "gaussian": "−log p(x), Gaussian prior, nats",
+    "flow": "−log p(x), flow prior, nats"
+}
+VLAE_LEGEND = (
+    "How to read this. Nats per image. *NLL*: -log p(x) by importance sampling, with its standard error over images; *KL*: what the code carries, also in bits; "
+    "*Bayes accuracy*: of the classifier that a prior for each class makes.")
 
 # %% ../nbs/08b_reproduce.ipynb #63c65d82
 def verdict_vlae(
@@ -482,12 +677,19 @@ def verdict_vlae(
     priors: pd.DataFrame,  # of `vlae.summary`
 ) -> list:  # sentences
     "What the tables say about windows and priors."
-    w = windows.sort_values("sees"); a, b = w.iloc[0], w.iloc[-1]
+    w = windows.sort_values("sees")
+    a, b = w.iloc[0], w.iloc[-1]
     falls = "falls with every larger window" if w.kl_test.is_monotonic_decreasing and a.kl_test - b.kl_test > .1 else "does not fall with every larger window"
-    said = [f"What the code carries {falls}: {a.kl_test:.1f} nats with {a.sees} pixels in sight, {b.kl_test:.1f} with {b.sees}; the bound of the whole message goes from {-a.elbo_test:.1f} to {-b.elbo_test:.1f} nats."]
-    p = priors.set_index("prior"); codes = p.drop(index="none", errors="ignore")
-    said.append(f"The lowest NLL has the prior {codes.NLL.idxmin()}, {codes.NLL.min():.1f} nats, the highest {codes.NLL.idxmax()}, {codes.NLL.max():.1f}.")
-    if "none" in p.index: said.append(f"Without a code it is {p.NLL['none']:.1f} nats.")
+    said = [
+        f"What the code carries {falls}: {a.kl_test:.1f} nats with {a.sees} pixels in sight, {b.kl_test:.1f} with {b.sees}; the bound of the whole message goes from {-a.elbo_test:.1f} to {-b.elbo_test:.1f} nats."
+    ]
+    p = priors.set_index("prior")
+    codes = p.drop(index="none", errors="ignore")
+    said.append(
+        f"The lowest NLL has the prior {codes.NLL.idxmin()}, {codes.NLL.min():.1f} nats, the highest {codes.NLL.idxmax()}, {codes.NLL.max():.1f}."
+    )
+    if "none" in p.index:
+        said.append(f"Without a code it is {p.NLL['none']:.1f} nats.")
     return said
 
 # %% ../nbs/08b_reproduce.ipynb #52ae30c2
@@ -503,7 +705,8 @@ class Headline(NamedTuple):
 
 def table1_of(system: str, column: str) -> Callable:
     "A number of our Table 1, at the step sizes at which the error descends smoothly."
-    return lambda: moe1991.summarize(moe1991.variant(moe1991.published("table1"), rule="smooth")).loc[system, column]
+    return lambda: moe1991.summarize(moe1991.variant(moe1991.published("table1"), rule="smooth")
+                                     ).loc[system, column]
 
 def metric_of(name: str, key: str, factor: float = 1.) -> Callable:
     "A number of a published run of chapter 03."
@@ -512,14 +715,18 @@ def metric_of(name: str, key: str, factor: float = 1.) -> Callable:
 def best_error(routing: str) -> float:
     "QuickDraw: the error of the best number of experts, that of one expert being 1."
     from genmix import smoe_vae
-    df = smoe_vae.main_study(published("smoe_vae", "study").value, "quickdraw").query("fraction == 1")
+    df = smoe_vae.main_study(published("smoe_vae", "study").value,
+                             "quickdraw").query("fraction == 1")
     error = df.groupby(["routing", "num_experts"]).sse_test.mean()
     return error[routing].min()/error["blend", 1]
 
 def change_of(column: str, beta: float, lambda_: float) -> float:
     "Sprites: percent above beta = 1, lambda = 0."
     from genmix import beta_vae
-    t = beta_vae.change(beta_vae.main_study(published("beta_vae", "study").value.query("data == 'sprites' and precision == 'bf16'")))
+    t = beta_vae.change(
+        beta_vae.main_study(
+            published("beta_vae",
+                      "study").value.query("data == 'sprites' and precision == 'bf16'")))
     return t.set_index(["beta", "lambda"])[column][beta, lambda_]
 
 def linear_recon() -> float:
@@ -530,35 +737,60 @@ def linear_recon() -> float:
 def long_nll(prior: str) -> float:
     "MNIST: -log p(x) of the longest run with a prior."
     from genmix import vlae
-    return -vlae.part(published("vlae", "study").value, "ablation").set_index("prior").log_p_test[prior]
+    return -vlae.part(published("vlae", "study").value,
+                      "ablation").set_index("prior").log_p_test[prior]
 
 # %% ../nbs/08b_reproduce.ipynb #c59c6e35
 _VOWELS, _MNIST = "real vowels, 25 runs, smooth steps", "MNIST, 20,000 images, seed 0, 30 epochs"
 _DRAWN, _SPRITES = "QuickDraw, 20 categories, 5 seeds, 1,500 steps, lite nets", "sprites (dSprites rebuilt), 3 seeds, 10,000 + 3,000 steps"
 _LONG = "MNIST, seed 0, 19,550 steps; 1,000 samples, 1,000 test images"
 HEADLINES = (
-    Headline("moe1991", "epochs, 4 experts", 1124, "Table 1", table1_of("4 experts", "epochs"), _VOWELS, 0),
-    Headline("moe1991", "epochs, BP, 6 hidden", 2209, "Table 1", table1_of("BP, 6 hidden", "epochs"), _VOWELS, 0),
-    Headline("moe1991", "test %, 4 experts", 90, "Table 1", table1_of("4 experts", "test %"), _VOWELS),
-    Headline("latent-opt", "total loss of the encoder's VAE, test images", 153, "an earlier project's plot", metric_of("amortized", "earlier_total_test"), _MNIST),
-    Headline("latent-opt", "accuracy of the classifier, test %", 97, "an earlier project's aim (at least)", metric_of("classifier", "accuracy_test", 100), "MNIST, 20,000 images, seed 0, 10 epochs"),
-    Headline("smoe-vae", "error of the best K, one expert's = 1", 15.69/17.72, "its stored results, K = 7 and 1, all data", partial(best_error, "blend"), _DRAWN, 3),
-    Headline("smoe-vae", "the same with experts that compete", np.nan, "", partial(best_error, "compete"), _DRAWN, 3),
-    Headline("beta-vae", "linear world: reconstruction, β = 1", 3.931, "table of the linear world, n = 50", linear_recon, "no training; another draw of the world, 50 starts, seed 0", 3),
-    Headline("beta-vae", "dSprites, reconstruction loss at β = 16, λ = 0, % above β = 1, λ = 0", 499, "table of changes", partial(change_of, "recon_test", 16, 0), _SPRITES, 0),
-    Headline("beta-vae", "dSprites, reconstruction loss at β = 16, λ = 8, % above β = 1, λ = 0", 286, "table of changes", partial(change_of, "recon_test", 16, 8), _SPRITES, 0),
-    Headline("beta-vae", "dSprites, MIG at β = 16, λ = 0, % above β = 1, λ = 0", 244.5, "table of changes", partial(change_of, "mig", 16, 0), _SPRITES),
-    Headline("vlae", NLL_OF["flow"], 78.94, "ablation, dynamic MNIST", partial(long_nll, "flow"), _LONG, 2),
-    Headline("vlae", NLL_OF["gaussian"], 79.48, "ablation, dynamic MNIST", partial(long_nll, "gaussian"), _LONG, 2),
-    Headline("vlae", NLL_OF["none"], 87.55, "ablation, dynamic MNIST", partial(long_nll, "none"), "MNIST, seed 0, 5,865 steps; 1,000 test images", 2),
+    Headline("moe1991", "epochs, 4 experts", 1124, "Table 1", table1_of("4 experts", "epochs"),
+             _VOWELS, 0),
+    Headline("moe1991", "epochs, BP, 6 hidden", 2209, "Table 1",
+             table1_of("BP, 6 hidden", "epochs"), _VOWELS, 0),
+    Headline("moe1991", "test %, 4 experts", 90, "Table 1", table1_of("4 experts", "test %"),
+             _VOWELS),
+    Headline("latent-opt", "total loss of the encoder's VAE, test images", 153,
+             "an earlier project's plot", metric_of("amortized", "earlier_total_test"), _MNIST),
+    Headline("latent-opt",
+             "accuracy of the classifier, test %", 97, "an earlier project's aim (at least)",
+             metric_of("classifier", "accuracy_test",
+                       100), "MNIST, 20,000 images, seed 0, 10 epochs"),
+    Headline("smoe-vae", "error of the best K, one expert's = 1", 15.69/17.72,
+             "its stored results, K = 7 and 1, all data", partial(best_error, "blend"), _DRAWN, 3),
+    Headline("smoe-vae", "the same with experts that compete", np.nan, "",
+             partial(best_error, "compete"), _DRAWN, 3),
+    Headline("beta-vae", "linear world: reconstruction, β = 1", 3.931,
+             "table of the linear world, n = 50", linear_recon,
+             "no training; another draw of the world, 50 starts, seed 0", 3),
+    Headline("beta-vae", "dSprites, reconstruction loss at β = 16, λ = 0, % above β = 1, λ = 0",
+             499, "table of changes", partial(change_of, "recon_test", 16, 0), _SPRITES, 0),
+    Headline("beta-vae", "dSprites, reconstruction loss at β = 16, λ = 8, % above β = 1, λ = 0",
+             286, "table of changes", partial(change_of, "recon_test", 16, 8), _SPRITES, 0),
+    Headline("beta-vae", "dSprites, MIG at β = 16, λ = 0, % above β = 1, λ = 0", 244.5,
+             "table of changes", partial(change_of, "mig", 16, 0), _SPRITES),
+    Headline("vlae", NLL_OF["flow"], 78.94, "ablation, dynamic MNIST", partial(long_nll, "flow"),
+             _LONG, 2),
+    Headline("vlae", NLL_OF["gaussian"], 79.48, "ablation, dynamic MNIST",
+             partial(long_nll, "gaussian"), _LONG, 2),
+    Headline("vlae", NLL_OF["none"], 87.55, "ablation, dynamic MNIST", partial(long_nll, "none"),
+             "MNIST, seed 0, 5,865 steps; 1,000 test images", 2),
 )
 
 @cache
 def headlines() -> pd.DataFrame:
     "A row per number: chapter, quantity, the paper's and its place, ours and how it was made; texts, rounded as they are shown."
     def show(v: float, digits: int) -> str: return "" if np.isnan(v) else f"{v:,.{digits}f}"
-    return pd.DataFrame([{"chapter": h.chapter, "quantity": h.quantity, "paper": show(h.paper, h.digits), "where": h.source,
-                          "ours": show(h.ours(), h.digits), "made": h.made} for h in HEADLINES])
+
+    return pd.DataFrame([{
+        "chapter": h.chapter,
+        "quantity": h.quantity,
+        "paper": show(h.paper, h.digits),
+        "where": h.source,
+        "ours": show(h.ours(), h.digits),
+        "made": h.made
+    } for h in HEADLINES])
 
 def beside(
     part: Part,  # with its numbers
@@ -567,18 +799,25 @@ def beside(
     t = headlines()[lambda t: t.chapter == part.system]
     digits = {h.quantity: h.digits for h in HEADLINES}
     this = [f"{part.numbers[q]:,.{digits[q]}f}" if q in part.numbers else "" for q in t.quantity]
-    return t.drop(columns="chapter").assign(**{"this run": this})[["quantity", "paper", "ours", "this run", "where", "made"]]
+    return t.drop(columns="chapter").assign(**{"this run": this})[[
+        "quantity", "paper", "ours", "this run", "where", "made"
+    ]]
 
 # %% ../nbs/08b_reproduce.ipynb #7469447a
-TRAIN_IMAGES = {"mnist": 50_000, "fashion": 50_000, "cifar": 40_000}           # in the training part of sets that may not be here yet
-PER_CATEGORY = 70_000                                                          # of QuickDraw's drawings
+TRAIN_IMAGES = {
+    "mnist": 50_000,
+    "fashion": 50_000,
+    "cifar": 40_000
+}  # in the training part of sets that may not be here yet
+PER_CATEGORY = 70_000  # of QuickDraw's drawings
 
 def images_in(
     c: configs.FitConfig,
 ) -> int:  # images it trains on
     "How many training images a config has, without reading them if that can be known."
     name, _, categories = c.data.partition(":")
-    n = c.n or (PER_CATEGORY*len(categories.split(",")) if name in data.QUICKDRAW and categories else TRAIN_IMAGES.get(name) or len(data.load(c.data, "train", **c.reads)))
+    n = c.n or (PER_CATEGORY*len(categories.split(",")) if name in data.QUICKDRAW and categories
+                else TRAIN_IMAGES.get(name) or len(data.load(c.data, "train", **c.reads)))
     return round(n*getattr(c, "fraction", 1.))
 
 def steps_of(
@@ -594,28 +833,38 @@ def step_seconds(
     "Time a few steps of a config's model, on a stand-in of its data."
     from genmix import training
     name = c.data.partition(":")[0]
-    like = data.load((data.SETS[name].stand_in if name in data.SETS else None) or c.data, "train", n=4*c.batch, **c.reads)
+    like = data.load((data.SETS[name].stand_in if name in data.SETS else None) or c.data,
+                     "train",
+                     n=4*c.batch,
+                     **c.reads)
     c = replace(c, n=0, data=like.name)
     r = training.Run(chapter_of(configs.system_of(c)).model_of(c, like), like, c)
-    r.start(None); r.model.train(); times = []
-    with one_thread():                                                         # as a sweep's workers have
+    r.start(None)
+    r.model.train()
+    times = []
+    with one_thread():  # as a sweep's workers have
         for (batch, n), _ in zip(r.batches(), range(1 + repeat)):
             start = time.perf_counter()
             training.train_step(r, batch, n)
-            if r.device.type == "cuda": training.torch.cuda.synchronize()
+            if r.device.type == "cuda":
+                training.torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
 # %% ../nbs/08b_reproduce.ipynb #93d76f23
 def kind(c: configs.Config) -> tuple:
     "What a step's time depends on, but for K."
-    return (configs.system_of(c), *(getattr(c, k, None) for k in ("net", "width", "latent", "method", "prior", "window", "routing", "expert", "encoder", "batch", "precision")))
+    return (configs.system_of(c),
+            *(getattr(c, k, None) for k in ("net", "width", "latent", "method", "prior", "window",
+                                            "routing", "expert", "encoder", "batch", "precision")))
 
 def known_seconds() -> dict:
     "Settings' hash -> seconds that their run took, as published; of the paper's preset for chapter 01 a table's share of all."
-    found = published("costs", "costs").value["runs"] if resources.files("genmix").joinpath("published/costs/costs.json").is_file() else {}
+    found = published("costs", "costs").value["runs"] if resources.files("genmix").joinpath(
+        "published/costs/costs.json").is_file() else {}
     tables = study_moe1991("paper", "vowels")["tables"]
-    return found | dict.fromkeys(map(configs.config_hash, tables), moe1991.published("provenance")["seconds"]/len(tables))
+    return found | dict.fromkeys(map(configs.config_hash, tables),
+                                 moe1991.published("provenance")["seconds"]/len(tables))
 
 def expected_seconds(
     members: list,  # settings
@@ -624,9 +873,12 @@ def expected_seconds(
     known = known_seconds()
     found, groups = {c: known[h] for c in members if (h := configs.config_hash(c)) in known}, {}
     for c in members:
-        if c not in found: groups.setdefault(kind(c), []).append(c)
+        if c not in found:
+            groups.setdefault(kind(c), []).append(c)
     for (system, *_), group in groups.items():
-        if system not in IMAGES: found |= dict.fromkeys(group, 10.); continue
+        if system not in IMAGES:
+            found |= dict.fromkeys(group, 10.)
+            continue
         middle = sorted(group, key=lambda c: getattr(c, "num_experts", 0))[len(group)//2]
         step = step_seconds(middle)
         for c in group:
@@ -644,12 +896,22 @@ def cost_table(
     rows = []
     for system, members in chapters.items():
         names = list(dict.fromkeys(c.data for c in members))
-        missing = [n for n in names if n.partition(":")[0] in data.SETS and len(data.find(n)) < len(data.files_of(n))]
+        missing = [
+            n for n in names
+            if n.partition(":")[0] in data.SETS and len(data.find(n)) < len(data.files_of(n))
+        ]
         size = sum(f.size or 0 for n in missing for f in data.files_of(n))
         unknown = any(not f.size for n in missing for f in data.files_of(n))
-        much = f"{size/1e6:,.0f} MB" * bool(size) + " and more" * bool(size and unknown) + "size not known" * (unknown and not size) or "less than a MB"
+        much = f"{size/1e6:,.0f} MB"*bool(size) + " and more"*bool(
+            size and unknown) + "size not known"*(unknown and not size) or "less than a MB"
         fetch = f"{', '.join(missing)} ({much})" if missing else "nothing"
-        rows.append({"chapter": system, "data": ", ".join(names), "to fetch": fetch, "models": len(members), "hours": sum(seconds[c] for c in members)/3600/cores})
+        rows.append({
+            "chapter": system,
+            "data": ", ".join(names),
+            "to fetch": fetch,
+            "models": len(members),
+            "hours": sum(seconds[c] for c in members)/3600/cores
+        })
     return pd.DataFrame(rows)
 
 def in_words(
@@ -669,7 +931,13 @@ NEEDS = {  # chapter -> what --data must name for it
 def suits(system: str, name: str) -> bool:
     "Can a chapter use this data?"
     worlds = name in data.WORLDS or name in data.GRIDS
-    return {"moe1991": is_table(name), "latent-opt": not is_table(name), "smoe-vae": not (is_table(name) or worlds), "beta-vae": worlds, "vlae": not (is_table(name) or worlds)}[system]
+    return {
+        "moe1991": is_table(name),
+        "latent-opt": not is_table(name),
+        "smoe-vae": not (is_table(name) or worlds),
+        "beta-vae": worlds,
+        "vlae": not (is_table(name) or worlds)
+    }[system]
 
 def data_of(
     systems: list,  # chapters that were named; none: all
@@ -677,10 +945,13 @@ def data_of(
 ) -> dict:  # chapter -> its data
     "Which chapter gets which data."
     chapters = list(systems) or list(configs.CHAPTERS)
-    if name == "auto": return dict.fromkeys(chapters, "auto")
+    if name == "auto":
+        return dict.fromkeys(chapters, "auto")
     fits = {s: suits(s, name) for s in chapters}
     wrong = [s for s in systems if not fits[s]] or ([] if any(fits.values()) else chapters)
-    if wrong: raise configs.ConfigError(f"{wrong[0]} cannot use --data {name}; it needs {NEEDS[wrong[0]]}")
+    if wrong:
+        raise configs.ConfigError(
+            f"{wrong[0]} cannot use --data {name}; it needs {NEEDS[wrong[0]]}")
     return {s: name if fits[s] else "auto" for s in chapters}
 
 # %% ../nbs/08b_reproduce.ipynb #d627734c
@@ -697,7 +968,8 @@ def flat(study: list | dict) -> list:
 
 STUDIES = {
     "moe1991": Study("Adaptive mixtures of local experts (1991)", study_moe1991, write_moe1991),
-    "latent-opt": Study("Amortized inference and latent optimization", study_latent_opt, write_latent_opt),
+    "latent-opt": Study("Amortized inference and latent optimization", study_latent_opt,
+                        write_latent_opt),
     "smoe-vae": Study("A mixture of decoder experts", study_smoe_vae, write_smoe_vae),
     "beta-vae": Study("β-VAE and λβ-VAE", study_beta_vae, write_beta_vae),
     "vlae": Study("The variational lossy autoencoder", study_vlae, write_vlae),
@@ -713,7 +985,8 @@ def say_origins(
             print(f"{system:10} ", end="", flush=True)
             c, _ = (load_images if configs.system_of(c) in IMAGES else load_task)(c, download)
         for c in members:
-            if isinstance(c, configs.Table1Config) and not c.search: step_sizes(c, None)  # are all step sizes known?
+            if isinstance(c, configs.Table1Config) and not c.search:
+                step_sizes(c, None)  # are all step sizes known?
 
 # %% ../nbs/08b_reproduce.ipynb #f4018ff3
 def announce(
@@ -723,13 +996,18 @@ def announce(
 ) -> dict:  # settings -> expected seconds
     "Say what it will cost."
     if preset == "debug":
-        print(f"{sum(map(len, chapters.values()))} models of a few steps; a minute or two, and numbers that mean nothing", flush=True)
+        print(
+            f"{sum(map(len, chapters.values()))} models of a few steps; a minute or two, and numbers that mean nothing",
+            flush=True)
         return dict.fromkeys((c for v in chapters.values() for c in v), 1.)
     seconds = expected_seconds([c for v in chapters.values() for c in v])
     t = cost_table(chapters, seconds, cores)
     total = 3600*t.hours.sum()
-    if total > 5400: print(t.assign(hours=t.hours.map(lambda h: f"{h:,.1f}")).to_string(index=False))
-    print(f"{t.models.sum()} models; about {in_words(total)} with {cores} {'core' if cores == 1 else 'cores'} that have nothing else to do, less what is complete already", flush=True)
+    if total > 5400:
+        print(t.assign(hours=t.hours.map(lambda h: f"{h:,.1f}")).to_string(index=False))
+    print(
+        f"{t.models.sum()} models; about {in_words(total)} with {cores} {'core' if cores == 1 else 'cores'} that have nothing else to do, less what is complete already",
+        flush=True)
     return seconds
 
 # %% ../nbs/08b_reproduce.ipynb #6b12bce8
@@ -744,16 +1022,24 @@ def reproduce(
     "Run the studies of some chapters and write the report."
     import torch
     out, start = Path(out), time.time()
-    if out.exists() and not out.is_dir(): raise configs.ConfigError(f"{out} is a file; --out needs the name of a folder")
+    if out.exists() and not out.is_dir():
+        raise configs.ConfigError(f"{out} is a file; --out needs the name of a folder")
     which = data_of(systems, data)
-    if download and which.get("moe1991") == "auto": which["moe1991"] = "vowels"
+    if download and which.get("moe1991") == "auto":
+        which["moe1991"] = "vowels"
     chapters = {s: flat(STUDIES[s].members(preset, name)) for s, name in which.items()}
-    every = {s: list(dict.fromkeys([*filter(None, map(first_phase, v)), *v])) for s, v in chapters.items()}
+    every = {
+        s: list(dict.fromkeys([*filter(None, map(first_phase, v)), *v]))
+        for s, v in chapters.items()
+    }
     cores = 1 if preset == "debug" or torch.cuda.is_available() else os.cpu_count() or 1
-    if cost or preset == "paper": seconds = announce(every, preset, cores)
-    if cost: return None
+    if cost or preset == "paper":
+        seconds = announce(every, preset, cores)
+    if cost:
+        return None
     say_origins(chapters, download)
-    if preset != "paper": seconds = announce(every, preset, cores)
+    if preset != "paper":
+        seconds = announce(every, preset, cores)
     members = list(dict.fromkeys(c for v in chapters.values() for c in v))
     done = dict(zip(members, train_all(members, out/"runs", spread=cores > 1, expected=seconds)))
     parts = []
@@ -761,7 +1047,12 @@ def reproduce(
         print(f"writing: {STUDIES[system].title}", flush=True)
         part = Part(STUDIES[system].title, system, out)
         STUDIES[system].write(part, preset, name, done)
-        if not (t := beside(part)).empty: part.blocks[:0] = ["### Beside the paper\n", markdown(t), "*Paper, and ours from longer runs: see the last columns. This run: on the data of the tables below; empty where it has no such number or did not reach the target.*\n"]
+        if not (t := beside(part)).empty:
+            part.blocks[:0] = [
+                "### Beside the paper\n",
+                markdown(t),
+                "*Paper, and ours from longer runs: see the last columns. This run: on the data of the tables below; empty where it has no such number or did not reach the target.*\n"
+            ]
         parts.append(part)
     return finish(parts, preset, out, start)
 
@@ -774,14 +1065,20 @@ def finish(
 ) -> Path:  # the report
     "Write the report; say where everything is."
     seconds = time.time() - start
-    lead = (f"Preset `{preset}`, genmix {genmix.__version__}, {time.strftime('%Y-%m-%d')}; made in {in_words(seconds)} (what was complete before was not trained again). "
-            "Under every table and figure stands what it was made from; tables are beside this file as CSV (`tables/`), figures as PNG and SVG (`figures/`), runs with all their settings in `runs/`.")
-    if preset == "debug": lead += " **This preset goes through all steps with a few images: its numbers mean nothing.**"
+    lead = (
+        f"Preset `{preset}`, genmix {genmix.__version__}, {time.strftime('%Y-%m-%d')}; made in {in_words(seconds)} (what was complete before was not trained again). "
+        "Under every table and figure stands what it was made from; tables are beside this file as CSV (`tables/`), figures as PNG and SVG (`figures/`), runs with all their settings in `runs/`."
+    )
+    if preset == "debug":
+        lead += " **This preset goes through all steps with a few images: its numbers mean nothing.**"
     report = write_report("genmix: what was reproduced", lead, parts, out)
     for p in parts:
         t = beside(p)
         print(f"\n{p.title}\n{t[['quantity', 'paper', 'ours', 'this run']].to_string(index=False)}")
-    tables, figures = (sorted(p for p in (out/d).rglob("*") if p.suffix in ends) for d, ends in (("tables", {".csv"}), ("figures", {".png", ".gif"})))
-    print(f"\ndone in {seconds:.0f} s\nreport:  {report} ({report.stat().st_size/1e6:.1f} MB, one file; report.md: the same as text)\n"
-          f"tables:  {out/'tables'} ({len(tables)} CSV files)\nfigures: {out/'figures'} ({len(figures)} pictures)\nruns:    {out/'runs'}")
+    tables, figures = (sorted(p for p in (out/d).rglob("*") if p.suffix in ends)
+                       for d, ends in (("tables", {".csv"}), ("figures", {".png", ".gif"})))
+    print(
+        f"\ndone in {seconds:.0f} s\nreport:  {report} ({report.stat().st_size/1e6:.1f} MB, one file; report.md: the same as text)\n"
+        f"tables:  {out/'tables'} ({len(tables)} CSV files)\nfigures: {out/'figures'} ({len(figures)} pictures)\nruns:    {out/'runs'}"
+    )
     return report

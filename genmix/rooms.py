@@ -17,11 +17,22 @@ from importlib import resources
 import numpy as np
 
 # %% ../nbs/00i_rooms.ipynb #49fea7f5
-FACTORS = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10, "scale": 8, "shape": 4, "orientation": 15}
+FACTORS = {
+    "floor_hue": 10,
+    "wall_hue": 10,
+    "object_hue": 10,
+    "scale": 8,
+    "shape": 4,
+    "orientation": 15
+}
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 VALUES = {
-    "floor_hue": np.arange(10) / 10, "wall_hue": np.arange(10) / 10, "object_hue": np.arange(10) / 10,
-    "scale": np.linspace(0.75, 1.25, 8), "shape": np.arange(4), "orientation": np.linspace(-30, 30, 15),
+    "floor_hue": np.arange(10)/10,
+    "wall_hue": np.arange(10)/10,
+    "object_hue": np.arange(10)/10,
+    "scale": np.linspace(0.75, 1.25, 8),
+    "shape": np.arange(4),
+    "orientation": np.linspace(-30, 30, 15),
 }
 
 # %% ../nbs/00i_rooms.ipynb #653c80b1
@@ -31,9 +42,12 @@ def _whole(
 ) -> np.ndarray:  # int64
     "Whole numbers, or a message that says what came instead."
     a = np.asarray(a)
-    if a.size == 0: a = a.astype(np.int64)
+    if a.size == 0:
+        a = a.astype(np.int64)
     if a.dtype.kind not in "iu":
-        raise ValueError(f"{what}: expected whole numbers, got {a.dtype}; convert them with .astype(int) if they are whole")
+        raise ValueError(
+            f"{what}: expected whole numbers, got {a.dtype}; convert them with .astype(int) if they are whole"
+        )
     return a.astype(np.int64)
 
 def factors(
@@ -43,7 +57,9 @@ def factors(
     index, sizes = _whole(index, "index"), tuple(FACTORS.values())
     total = int(np.prod(sizes))
     if index.size and (index.min() < 0 or index.max() >= total):
-        raise IndexError(f"index out of range: rooms has pictures 0 to {total - 1:,}, got {index.min():,} to {index.max():,}")
+        raise IndexError(
+            f"index out of range: rooms has pictures 0 to {total - 1:,}, got {index.min():,} to {index.max():,}"
+        )
     return np.stack(np.unravel_index(index, sizes), axis=-1)
 
 # %% ../nbs/00i_rooms.ipynb #8dff4259
@@ -53,10 +69,12 @@ def index(
     "Equation 0i.1: where a picture stands in the official file."
     f, sizes = _whole(factors, "factors"), np.array(list(FACTORS.values()))
     if f.ndim == 0 or f.shape[-1] != len(sizes):
-        raise ValueError(f"factors: expected [n, {len(sizes)}] ({', '.join(FACTORS)}), got {list(f.shape)}")
+        raise ValueError(
+            f"factors: expected [n, {len(sizes)}] ({', '.join(FACTORS)}), got {list(f.shape)}")
     wrong = ((f < 0) | (f >= sizes)).reshape(-1, len(sizes)).any(axis=0)
     if wrong.any():
-        which = ", ".join(f"{name} goes from 0 to {n - 1}" for (name, n), w in zip(FACTORS.items(), wrong) if w)
+        which = ", ".join(f"{name} goes from 0 to {n - 1}"
+                          for (name, n), w in zip(FACTORS.items(), wrong) if w)
         raise IndexError(f"factors out of range: {which}")
     return np.ravel_multi_index(tuple(np.moveaxis(f, -1, 0)), tuple(sizes))
 
@@ -80,7 +98,8 @@ def camera(
     s, c, tilt = np.sin(phi), np.cos(phi), p["pitch"]
     ahead = np.array([-s * np.cos(tilt), c * np.cos(tilt), np.sin(tilt)])
     right = np.array([c, s, 0.0])
-    return np.array([p["distance"] * s, -p["distance"] * c, p["height"]]), np.stack([right, np.cross(right, ahead), ahead])
+    return np.array([p["distance"]*s, -p["distance"]*c,
+                     p["height"]]), np.stack([right, np.cross(right, ahead), ahead])
 
 def project(
     x: np.ndarray,  # points [..., 3]
@@ -155,7 +174,8 @@ def hit_capsule(
     r: float,  # radius
 ) -> np.ndarray:  # t [n], infinite where it misses
     "The nearest of a side and two spheres."
-    return np.minimum(_hit_side(o, d, lo, hi, r), np.minimum(hit_sphere(o, d, lo, r), hit_sphere(o, d, hi, r)))
+    return np.minimum(_hit_side(o, d, lo, hi, r),
+                      np.minimum(hit_sphere(o, d, lo, r), hit_sphere(o, d, hi, r)))
 
 # %% ../nbs/00i_rooms.ipynb #322190ba
 def hit_box(
@@ -181,7 +201,8 @@ def solid(
 ) -> tuple:  # what to call, and its measures: hit, *measures = solid(...)
     "One of the four solids."
     z, h, r = scale * np.array(p[SHAPES[shape]])
-    return ((hit_box, z, z + h, r), (hit_cylinder, z, z + h, r), (hit_sphere, z + r, r), (hit_capsule, z + r, z + h - r, r))[shape]
+    return ((hit_box, z, z + h, r), (hit_cylinder, z, z + h, r), (hit_sphere, z + r, r),
+            (hit_capsule, z + r, z + h - r, r))[shape]
 
 # %% ../nbs/00i_rooms.ipynb #f9dbda97
 def normal(
@@ -206,7 +227,8 @@ def normal(
 
 # %% ../nbs/00i_rooms.ipynb #25ecd352
 SKY, FLOOR, WALL, OBJECT = range(4)
-_INWARD = np.array([[0, 0, 1.0], [1, 0, 0], [-1, 0, 0], [0, -1, 0]])  # normals of floor, left, right, back
+_INWARD = np.array([[0, 0, 1.0], [1, 0, 0], [-1, 0, 0], [0, -1,
+                                                         0]])  # normals of floor, left, right, back
 
 def backdrop(
     c: np.ndarray,  # camera [3]
@@ -215,7 +237,8 @@ def backdrop(
 ) -> tuple:  # material [n], t [n], points [n, 3], normals [n, 3]
     "The room without the solid."
     with np.errstate(all="ignore"):
-        t = np.stack([-c[2] / d[:, 2], (-1 - c[0]) / d[:, 0], (1 - c[0]) / d[:, 0], (1 - c[1]) / d[:, 1]], axis=-1)
+        t = np.stack([-c[2]/d[:, 2], (-1 - c[0])/d[:, 0], (1 - c[0])/d[:, 0], (1 - c[1])/d[:, 1]],
+                     axis=-1)
     t[~(t > 0)] = np.inf
     which = t.argmin(-1)
     t = np.take_along_axis(t, which[:, None], axis=1)[:, 0]
@@ -243,7 +266,8 @@ def shade(
     return m, w
 
 # %% ../nbs/00i_rooms.ipynb #6ab99307
-HUES = np.array([colorsys.hsv_to_rgb(h, 1, 1) for h in VALUES["floor_hue"]])  # [10, 3], all values multiples of 0.2
+HUES = np.array([colorsys.hsv_to_rgb(h, 1, 1)
+                 for h in VALUES["floor_hue"]])  # [10, 3], all values multiples of 0.2
 
 # %% ../nbs/00i_rooms.ipynb #518f8c1b
 def in_shadow(
@@ -273,7 +297,8 @@ def _window(box, phi, p, k):
     z, h, r = box
     corners = np.array([[x, y, v] for x in (-r, r) for y in (-r, r) for v in (z, z + h)])
     seen = project(corners, phi, p)  # [8, 2] column, row
-    lo, hi = np.floor(seen.min(0) * k - 1).clip(0).astype(int), np.ceil(seen.max(0) * k + 1).clip(max=64 * k).astype(int)
+    lo, hi = np.floor(seen.min(0)*k - 1).clip(0).astype(int), np.ceil(seen.max(0)*k +
+                                                                      1).clip(max=64*k).astype(int)
     return (np.arange(lo[1], hi[1])[:, None] * 64 * k + np.arange(lo[0], hi[0])).ravel()
 
 def _reach(box, p):
@@ -302,7 +327,8 @@ def trace(
     m[rays], w[rays] = shade(material[rays], y, normal(y, body), np.ones(len(y)), ahead, p)
     floor = np.flatnonzero((material == FLOOR) & (x[:, 0]**2 + x[:, 1]**2 < _reach(box, p)**2))
     dark = floor[in_shadow(x[floor], body, p)]
-    m[dark], _ = shade(material[dark], x[dark], np.tile([0, 0, 1.0], (len(dark), 1)), np.zeros(len(dark)), ahead, p)
+    m[dark], _ = shade(material[dark], x[dark], np.tile([0, 0, 1.0], (len(dark), 1)),
+                       np.zeros(len(dark)), ahead, p)
     return material, m, w
 
 # %% ../nbs/00i_rooms.ipynb #1c76dc59
@@ -314,9 +340,11 @@ def raycast(
     "One picture the slow way: the reference that `render` is tested against."
     p = parameters() if p is None else p
     floor, wall, thing, scale, shape, orientation = (int(v) for v in f)
-    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale], shape, p, k)
+    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale],
+                           shape, p, k)
     b = np.stack([np.zeros(3), HUES[floor], HUES[wall], HUES[thing]])[material]  # [(64k)^2, 3]
-    color = np.where(material[:, None] == SKY, np.array(p["sky"]) / 255, np.minimum(1, m[:, None] * b + w[:, None]))
+    color = np.where(material[:, None] == SKY,
+                     np.array(p["sky"])/255, np.minimum(1, m[:, None]*b + w[:, None]))
     return color.reshape(64, k, 64, k, 3).mean((1, 3)).transpose(2, 0, 1)
 
 # %% ../nbs/00i_rooms.ipynb #2f9ea1ba
@@ -335,7 +363,8 @@ def layers(
 ) -> np.ndarray:  # [21, 64, 64] int16: floor, wall, object at b = 0, .2 ... 1; sky red, green, blue
     "Equation 0i.9 in 64ths of a gray level."
     p = parameters()
-    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale], shape, p, k, _room(orientation, k))
+    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale],
+                           shape, p, k, _room(orientation, k))
     pixel = np.arange(64 * k) // k
     pixel = (pixel[:, None] * 64 + pixel).ravel()  # which pixel a ray belongs to
     out = np.zeros((3 * _LEVELS + 3, 64 * 64))
@@ -344,23 +373,27 @@ def layers(
         for i in range(_LEVELS):
             light = np.minimum(1, m[rays] * (i / (_LEVELS - 1)) + w[rays])
             out[(j - 1) * _LEVELS + i] = np.bincount(pixel[rays], light, 64 * 64)
-    out[-3:] = np.bincount(pixel[material == SKY], minlength=64 * 64) * np.array(p["sky"])[:, None] / 255
+    out[-3:] = np.bincount(pixel[material == SKY], minlength=64*64)*np.array(p["sky"])[:, None]/255
     return np.rint(out * (255 * _STEP / k**2)).astype(np.int16).reshape(-1, 64, 64)
 
 # %% ../nbs/00i_rooms.ipynb #f482b894
 @lru_cache(maxsize=1)
-def _table() -> tuple[np.ndarray, np.ndarray]:  # [480 * 21, 4096] int16, and which geometries are in it
+def _table(
+) -> tuple[np.ndarray, np.ndarray]:  # [480 * 21, 4096] int16, and which geometries are in it
     "Room for all layers; the memory is only taken as geometries are made."
     return np.zeros((480 * 21, 64 * 64), np.int16), np.zeros(480, bool)
 
 def prepare(
-    geometry: Sequence[int] | np.ndarray | None = None,  # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
+    geometry: Sequence[int] | np.ndarray
+    | None = None,  # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
 ) -> int:  # how many were made now
     "Make the layers of some geometries, if they are not there yet."
     table, made = _table()
     geometry = np.arange(480) if geometry is None else np.unique(geometry)
     new = geometry[~made[geometry]]
-    for g in new[np.argsort(new % 15, kind="stable")]:  # one orientation after the other: the empty room is the same
+    for g in new[np.argsort(
+            new % 15,
+            kind="stable")]:  # one orientation after the other: the empty room is the same
         table[g * 21:(g + 1) * 21] = layers(g // 60, g // 15 % 4, g % 15).reshape(21, -1)
         made[g] = True
     return len(new)
@@ -373,15 +406,19 @@ def render(
 ) -> np.ndarray:  # [n, 3, 64, 64] uint8
     "The SYNTHETIC pictures with these indices."
     f = factors(np.atleast_1d(_whole(index, "index")))
-    if f.ndim != 2: raise ValueError(f"index: expected one number or a row of them, got {list(f.shape[:-1])}")
+    if f.ndim != 2:
+        raise ValueError(f"index: expected one number or a row of them, got {list(f.shape[:-1])}")
     table, geometry = _table()[0], (f[:, 3] * 4 + f[:, 4]) * 15 + f[:, 5]
     prepare(geometry)
-    first = np.array([0, _LEVELS, 2 * _LEVELS])[None, :, None] + _LEVEL[f[:, :3]]  # [n, 3 materials, 3 channels]
-    rows = np.concatenate([first, np.broadcast_to(np.arange(18, 21), (len(f), 1, 3))], axis=1) + 21 * geometry[:, None, None]
+    first = np.array([0, _LEVELS, 2*_LEVELS
+                      ])[None, :, None] + _LEVEL[f[:, :3]]  # [n, 3 materials, 3 channels]
+    rows = np.concatenate([first, np.broadcast_to(np.arange(18, 21), (len(f), 1, 3))],
+                          axis=1) + 21*geometry[:, None, None]
     out = np.empty((len(f), 3, 64 * 64), np.uint8)
     for i in range(0, len(f), 32):  # 32 pictures at a time stay in the processor's cache
         r = rows[i:i + 32]
         total = np.take(table, r[:, 0], axis=0)  # [32, 3, 4096]
-        for j in (1, 2, 3): total += np.take(table, r[:, j], axis=0)
+        for j in (1, 2, 3):
+            total += np.take(table, r[:, j], axis=0)
         out[i:i + 32] = (total + _STEP // 2) >> 6
     return out.reshape(-1, 3, 64, 64)

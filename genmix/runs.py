@@ -60,7 +60,9 @@ def only_writer(
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"{folder}: another process is writing into this run's folder; wait until it is done, or choose another --out") from None
+        raise RunError(
+            f"{folder}: another process is writing into this run's folder; wait until it is done, or choose another --out"
+        ) from None
     try:
         yield folder
     finally:
@@ -74,7 +76,9 @@ def save_arrays(
     "Write arrays compressed, whole or not at all."
     arrays = {k: np.asarray(v) for k, v in arrays.items()}
     if objects := [k for k, v in arrays.items() if v.dtype.hasobject]:
-        raise RunError(f"{path}: {objects[0]} holds Python objects; only arrays of numbers or texts are stored")
+        raise RunError(
+            f"{path}: {objects[0]} holds Python objects; only arrays of numbers or texts are stored"
+        )
     memory = io.BytesIO()
     np.savez_compressed(memory, **arrays)
     return write_atomic(path, memory.getvalue())
@@ -112,19 +116,22 @@ def save_json(
     d: dict,  # numbers of any library, texts, lists, dicts
 ) -> Path:
     "Write a dict as JSON, whole or not at all."
-    return write_atomic(path, json.dumps(plain(d), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_atomic(path,
+                        json.dumps(plain(d), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 # %% ../nbs/02b_runs.ipynb #9b8a00a6
 def threads() -> int | str:
     "With how many threads this process computes."
-    if torch := sys.modules.get("torch"): return torch.get_num_threads()
+    if torch := sys.modules.get("torch"):
+        return torch.get_num_threads()
     said = os.environ.get("OMP_NUM_THREADS", "default")
     return int(said) if said.isdigit() else said
 
 def command() -> str:
     "The command line that made this process, if it was genmix's."
     program = Path(sys.argv[0])
-    ours = program.stem == "genmix" or (program.name == "__main__.py" and program.parent.name == "genmix")
+    ours = program.stem == "genmix" or (program.name == "__main__.py"
+                                        and program.parent.name == "genmix")
     return shlex.join(["genmix", *sys.argv[1:]]) if ours else "called from Python"
 
 # %% ../nbs/02b_runs.ipynb #54e31e52
@@ -136,10 +143,22 @@ def provenance(
 ) -> dict:  # what one must know to believe a number
     "Versions, data, machine and command behind a result."
     found = {"genmix": __version__, "data": data}
-    found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
-    found |= {"python": platform.python_version(), "machine": platform.machine(), "threads": threads()}
-    if config is not None: found |= {"seed": config.seed, "config": config_hash(config)}
-    return plain(found | more | {"date": datetime.date.today().isoformat(), "seconds": round(seconds, 1), "command": command()})
+    found |= {
+        name: importlib.metadata.version(name)
+        for name in ("torch", "numpy", "scipy", "scikit-learn")
+    }
+    found |= {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": threads()
+    }
+    if config is not None:
+        found |= {"seed": config.seed, "config": config_hash(config)}
+    return plain(found | more | {
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds, 1),
+        "command": command()
+    })
 
 # %% ../nbs/02b_runs.ipynb #a69de54f
 def read_result(
@@ -149,12 +168,15 @@ def read_result(
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(result["provenance"]["data"], str) or not isinstance(result["metrics"], dict) or not result["metrics"]:
+        if not isinstance(result["provenance"]["data"], str) or not isinstance(
+                result["metrics"], dict) or not result["metrics"]:
             raise ValueError("it has no metrics, or no data")
-        if not (path.parent / "history.csv").stat().st_size: raise ValueError("history.csv is empty")
+        if not (path.parent / "history.csv").stat().st_size:
+            raise ValueError("history.csv is empty")
         return result
     except FileNotFoundError:
-        if path.exists(): raise RunError(f"{folder}: history.csv is missing") from None
+        if path.exists():
+            raise RunError(f"{folder}: history.csv is missing") from None
         raise
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         raise RunError(f"{folder}: its result cannot be used ({type(e).__name__}: {e})") from None
@@ -167,8 +189,10 @@ def other_data(
 ) -> str:
     "What is different about the data of a result; empty if nothing is."
     made = result["provenance"]
-    if made["data"] != data: return f"its data was {made['data'].removeprefix('data: ')}"
-    if fingerprint and made.get("fingerprint") not in (None, fingerprint): return "the images are not the same as then"
+    if made["data"] != data:
+        return f"its data was {made['data'].removeprefix('data: ')}"
+    if fingerprint and made.get("fingerprint") not in (None, fingerprint):
+        return "the images are not the same as then"
     return ""
 
 def finished(
@@ -180,9 +204,12 @@ def finished(
     try:
         result = read_result(folder)
         why = other_data(result, data, fingerprint)
-    except FileNotFoundError: return None
-    except RunError as e: why = str(e).removeprefix(f"{folder}: ")
-    if not why: return result
+    except FileNotFoundError:
+        return None
+    except RunError as e:
+        why = str(e).removeprefix(f"{folder}: ")
+    if not why:
+        return result
     print(f"{folder} is run again: {why}")
 
 # %% ../nbs/02b_runs.ipynb #222d95f8
@@ -198,48 +225,65 @@ def prepare(
 ) -> None:
     "Make a run's folder ready: no result, and no checkpoints of other data."
     if (folder / "result.json").exists():
-        try: stale = other_data(read_result(folder), data, fingerprint)
-        except RunError: stale = ""
+        try:
+            stale = other_data(read_result(folder), data, fingerprint)
+        except RunError:
+            stale = ""
         (folder / "result.json").unlink()
-        if stale: shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if stale:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     save_json(folder / "config.json", to_dict(config))
 
 # %% ../nbs/02b_runs.ipynb #a0a8ea4b
 def run(
-    config: Config,  # settings
-    work: Callable,  # work(config, folder) -> metrics, or (metrics, more for the provenance); it also writes folder/history.csv
-    out: str | Path = "runs",  # folder of all runs
-    data: str = "none",  # the data's `describe()`
-    again: Callable | None = None,  # called as again(folder, metrics) for a run that is done already
-    **about: Any,  # more for the provenance; fingerprint=... is compared
+        config: Config,  # settings
+        work:
+    Callable,  # work(config, folder) -> metrics, or (metrics, more for the provenance); it also writes folder/history.csv
+        out: str | Path = "runs",  # folder of all runs
+        data: str = "none",  # the data's `describe()`
+        again: Callable
+    | None = None,  # called as again(folder, metrics) for a run that is done already
+        **about: Any,  # more for the provenance; fingerprint=... is compared
 ) -> Path:  # the run's folder
     "Do the work in the run's own folder, unless it is done already."
     folder, start = run_folder(out, config), time.time()
-    if Path(out).exists() and not Path(out).is_dir(): raise ConfigError(f"{out} is a file; --out needs the name of a folder")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"{out} is a file; --out needs the name of a folder")
     def done() -> dict | None:
         result = finished(folder, data, about.get("fingerprint"))
         if result:
             print(f"complete already: {folder}")
-            if again: again(folder, result["metrics"])
+            if again:
+                again(folder, result["metrics"])
         return result
     if not is_first():
         with contextlib.redirect_stdout(io.StringIO()):
-            if not done(): work(config, folder)
+            if not done():
+                work(config, folder)
         return folder
-    if done(): return folder
+    if done():
+        return folder
     new = not folder.exists()
     try:
         with only_writer(folder):
-            if (folder / "result.json").exists() and finished(folder, data, about.get("fingerprint")): return folder  # another was faster
+            if (folder/"result.json").exists() and finished(folder, data, about.get("fingerprint")):
+                return folder  # another was faster
             prepare(folder, config, data, about.get("fingerprint"))
             metrics = work(config, folder)
             metrics, more = metrics if isinstance(metrics, tuple) else (metrics, {})
             about |= more
-            save_json(folder / "result.json", {"metrics": metrics, "provenance": provenance(data, time.time() - start, config, **about)})
+            save_json(
+                folder/"result.json", {
+                    "metrics": metrics,
+                    "provenance": provenance(data,
+                                             time.time() - start, config, **about)
+                })
     except ConfigError:  # settings that cannot work leave nothing behind
-        if new: shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
-    print(f"\nwrote {folder}: " + ", ".join(sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")))
+    print(f"\nwrote {folder}: " +
+          ", ".join(sorted(p.name + "/"*p.is_dir() for p in folder.iterdir() if p.name[0] != ".")))
     return folder
 
 # %% ../nbs/02b_runs.ipynb #9f8d4be1
@@ -247,7 +291,9 @@ def terms_of(
     history: pd.DataFrame,  # a row per epoch
 ) -> list[str]:  # names of the loss's terms
     "What a history's columns say about the loss."
-    return [c for c in history if c not in ("epoch", "step", "seconds") and not c.startswith("val_")]
+    return [
+        c for c in history if c not in ("epoch", "step", "seconds") and not c.startswith("val_")
+    ]
 
 def draw_curves(
     history: pd.DataFrame,  # a row per epoch
@@ -257,12 +303,23 @@ def draw_curves(
     "The terms of the loss by epoch, training and validation."
     for ax, name in zip(np.ravel(axes), terms_of(history)):
         for column, color in ((name, colors[0]), (f"val_{name}", colors[1])):
-            if column in history: ax.plot(history.epoch, history[column], ".-" if len(history) < 40 else "-", color=color)
+            if column in history:
+                ax.plot(history.epoch,
+                        history[column],
+                        ".-" if len(history) < 40 else "-",
+                        color=color)
         ax.set(xlabel="epoch", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
     ax = np.ravel(axes)[0]
-    for k, label in enumerate(("training", "validation")[: 1 + any(c.startswith("val_") for c in history)]):
-        ax.text(.97, .95 - .1 * k, label, color=colors[k], transform=ax.transAxes, ha="right", va="top")
+    for k, label in enumerate(
+        ("training", "validation")[:1 + any(c.startswith("val_") for c in history)]):
+        ax.text(.97,
+                .95 - .1*k,
+                label,
+                color=colors[k],
+                transform=ax.transAxes,
+                ha="right",
+                va="top")
 
 # %% ../nbs/02b_runs.ipynb #8806ae3f
 @contextlib.contextmanager
@@ -271,15 +328,18 @@ def one_thread() -> Iterator[None]:
     import torch
     from threadpoolctl import threadpool_limits
 
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")                  # for what is loaded later
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
+             )  # for what is loaded later
     kept, before = {n: os.environ.get(n) for n in names}, torch.get_num_threads()
     os.environ |= dict.fromkeys(names, "1")
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1): yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
-        for n, v in kept.items(): os.environ.pop(n) if v is None else os.environ.update({n: v})
+        for n, v in kept.items():
+            os.environ.pop(n) if v is None else os.environ.update({n: v})
 
 # %% ../nbs/02b_runs.ipynb #8207e83c
 def _attempt(k: int, member, config):
@@ -298,12 +358,16 @@ def _round(todo, member, configs, workers: int, backend: str):
     if backend == "none":
         yield from (_attempt(k, member, configs[k]) for k in todo)
         return
-    if backend == "ray":                                                         # joblib has to be told of it
+    if backend == "ray":  # joblib has to be told of it
         from ray.util.joblib import register_ray
         register_ray()
     as_they_come = {"return_as": "generator_unordered"} if backend == "loky" else {}
-    with parallel_config(backend=backend, **({"inner_max_num_threads": 1} if backend == "loky" else {})):
-        yield from Parallel(n_jobs=workers, **as_they_come)(delayed(_attempt)(k, member, configs[k]) for k in todo)
+    with parallel_config(backend=backend,
+                         **({
+                             "inner_max_num_threads": 1
+                         } if backend == "loky" else {})):
+        yield from Parallel(n_jobs=workers,
+                            **as_they_come)(delayed(_attempt)(k, member, configs[k]) for k in todo)
 
 # %% ../nbs/02b_runs.ipynb #c731b0db
 class Swept(NamedTuple):
@@ -312,12 +376,15 @@ class Swept(NamedTuple):
     failures: list  # (config, message) of the others
 
 def sweep(
-    configs: Iterable[Config],  # settings, one for each run
-    member: Callable[[Config], Any],  # member(config) -> the run's folder; such as partial(run, work=..., data=...)
-    workers: int | None = None,  # processes (default: one per core)
-    backend: str = "loky",  # joblib's: loky, dask, ray; or none: here, one after the other
-    tries: int = 3,  # rounds, if workers are killed; the last goes one by one
-    progress: bool | Callable = True,  # show a bar; or what is called with the settings of every run that has ended
+        configs: Iterable[Config],  # settings, one for each run
+        member: Callable[
+            [Config],
+            Any],  # member(config) -> the run's folder; such as partial(run, work=..., data=...)
+        workers: int | None = None,  # processes (default: one per core)
+        backend: str = "loky",  # joblib's: loky, dask, ray; or none: here, one after the other
+        tries: int = 3,  # rounds, if workers are killed; the last goes one by one
+        progress: bool |
+    Callable = True,  # show a bar; or what is called with the settings of every run that has ended
 ) -> Swept:
     "Run all members; failures are told at the end and stop nobody else."
     from tqdm.auto import tqdm
@@ -331,16 +398,23 @@ def sweep(
             alone = attempt == tries - 1 and attempt > 0
             for group in [[k] for k in todo] if alone else [todo] if todo else []:
                 try:
-                    for k, value, why in _round(group, member, configs, max(2, workers) if alone else workers, backend):
+                    for k, value, why in _round(group, member, configs,
+                                                max(2, workers) if alone else workers, backend):
                         results[k] = value, why
                         told(configs[k])
                 except Exception as e:
-                    if alone: results[group[0]] = None, f"its worker ended ({type(e).__name__}); was there enough memory?"
+                    if alone:
+                        results[group[
+                            0]] = None, f"its worker ended ({type(e).__name__}); was there enough memory?"
     lost = [k for k in range(len(configs)) if k not in results]
-    for k in lost: results[k] = None, "its worker ended"
-    failures = [(configs[k], results[k][1]) for k in range(len(configs)) if results[k][1] is not None]
-    if failures: print(f"{len(failures)} of {len(configs)} runs failed:")
-    for c, why in failures: print(f"  {slug(c)}-{config_hash(c)}: {why}")
+    for k in lost:
+        results[k] = None, "its worker ended"
+    failures = [(configs[k], results[k][1]) for k in range(len(configs))
+                if results[k][1] is not None]
+    if failures:
+        print(f"{len(failures)} of {len(configs)} runs failed:")
+    for c, why in failures:
+        print(f"  {slug(c)}-{config_hash(c)}: {why}")
     return Swept([results[k][0] for k in range(len(configs)) if results[k][1] is None], failures)
 
 # %% ../nbs/02b_runs.ipynb #5a8933ae
@@ -350,33 +424,48 @@ def table(
     "Settings that vary and metrics of some runs."
     rows, configs = [], []
     for folder in map(Path, folders):
-        try: result = read_result(folder)
-        except (FileNotFoundError, RunError): continue
+        try:
+            result = read_result(folder)
+        except (FileNotFoundError, RunError):
+            continue
         configs.append(to_dict(load_config(folder)))
-        rows.append({k: v for k, v in result["metrics"].items() if isinstance(v, (int, float, str)) or v is None} | {"run": folder.name})
-    vary = [k for k in dict.fromkeys(k for c in configs for k in c) if len({json.dumps(c.get(k)) for c in configs}) > 1]
+        rows.append({
+            k: v
+            for k, v in result["metrics"].items() if isinstance(v, (int, float, str)) or v is None
+        } | {"run": folder.name})
+    vary = [
+        k for k in dict.fromkeys(k for c in configs for k in c)
+        if len({json.dumps(c.get(k))
+                for c in configs}) > 1
+    ]
     return pd.DataFrame([{k: c.get(k) for k in vary} | row for c, row in zip(configs, rows)])
 
 # %% ../nbs/02b_runs.ipynb #249ebd15
 def summarize(
     df: pd.DataFrame,  # a row per run
     by: str | list,  # columns that tell groups apart, a name or a list
-    values: str | list | None = None,  # columns to summarize (default: all other columns of numbers, without seed)
+    values: str | list
+    | None = None,  # columns to summarize (default: all other columns of numbers, without seed)
     level: float = .95,  # of the confidence interval
 ) -> pd.DataFrame:  # a row per group and value: runs, mean, std, low, high
     "Mean, standard deviation and confidence interval (equation 2b.1) of every group."
     from scipy import stats
 
-    by, values = ([by] if isinstance(by, str) else list(by)), ([values] if isinstance(values, str) else values)
-    if values is None: values = [c for c in df.select_dtypes("number") if c not in (*by, "seed")]
+    by, values = ([by] if isinstance(by, str) else list(by)), ([values] if isinstance(values, str)
+                                                               else values)
+    if values is None:
+        values = [c for c in df.select_dtypes("number") if c not in (*by, "seed")]
     rows = []
     for key, g in df.groupby(by, sort=False, dropna=False):
         for name in values:
             a = g[name].dropna().to_numpy(float)
             n = len(a)
             mean, s = (a.mean() if n else math.nan), (a.std(ddof=1) if n > 1 else math.nan)
-            half = stats.t.ppf((1 + level) / 2, n - 1) * s / math.sqrt(n) if n > 1 else math.nan   # equation 2b.1
-            rows.append(dict(zip(by, key)) | dict(value=name, runs=n, mean=mean, std=s, low=mean - half, high=mean + half))
+            half = stats.t.ppf(
+                (1 + level)/2, n - 1)*s/math.sqrt(n) if n > 1 else math.nan  # equation 2b.1
+            rows.append(
+                dict(zip(by, key))
+                | dict(value=name, runs=n, mean=mean, std=s, low=mean - half, high=mean + half))
     return pd.DataFrame(rows)
 
 # %% ../nbs/02b_runs.ipynb #c957197f
@@ -401,8 +490,16 @@ def save_weights(
     from safetensors.torch import save
 
     def stored(t: Any) -> Any: return t.half() if half and t.dtype == torch.float32 else t
-    tensors = {k: stored(v.detach().cpu()).contiguous().clone() for k, v in model.state_dict().items()}
-    about = {"config": json.dumps(to_dict(config)), "provenance": json.dumps(plain(provenance)), "checksum": _checksum(tensors)}
+
+    tensors = {
+        k: stored(v.detach().cpu()).contiguous().clone()
+        for k, v in model.state_dict().items()
+    }
+    about = {
+        "config": json.dumps(to_dict(config)),
+        "provenance": json.dumps(plain(provenance)),
+        "checksum": _checksum(tensors)
+    }
     return write_atomic(path, save(tensors, metadata=about))
 
 # %% ../nbs/02b_runs.ipynb #368d3fb2
@@ -419,11 +516,16 @@ class Weights(NamedTuple):
     ) -> Any:  # the same `nn.Module`, in eval mode
         "Put the weights into a model of the same build; a `RunError` that names what does not fit, and nothing is changed."
         have = model.state_dict()
-        wrong = [f"{k} is missing" for k in have if k not in self.tensors] + [f"{k} is not in the model" for k in self.tensors if k not in have]
-        wrong += [f"{k} has shape {list(v.shape)}, the model's {list(have[k].shape)}" for k, v in self.tensors.items()
-                  if k in have and v.shape != have[k].shape]
+        wrong = [f"{k} is missing" for k in have if k not in self.tensors
+                 ] + [f"{k} is not in the model" for k in self.tensors if k not in have]
+        wrong += [
+            f"{k} has shape {list(v.shape)}, the model's {list(have[k].shape)}"
+            for k, v in self.tensors.items() if k in have and v.shape != have[k].shape
+        ]
         if wrong:
-            raise RunError(f"{self.name}: the weights do not fit this model: {'; '.join(wrong[:3])}" + f"; and {len(wrong) - 3} more" * (len(wrong) > 3))
+            raise RunError(
+                f"{self.name}: the weights do not fit this model: {'; '.join(wrong[:3])}" +
+                f"; and {len(wrong) - 3} more"*(len(wrong) > 3))
         model.load_state_dict({k: v.to(have[k].dtype) for k, v in self.tensors.items()})
         return model.eval()
 
@@ -433,10 +535,14 @@ def _readable(path: Path) -> Iterator[None]:
     "Inside, what is wrong with a file of weights becomes a `RunError` that names it."
     from safetensors import SafetensorError
 
-    if not path.is_file(): raise RunError(f"{path}: there is no such file of weights")
-    try: yield
-    except KeyError as e: raise RunError(f"{path}: these are not weights of genmix (no {e})") from None
-    except (SafetensorError, ValueError, TypeError, RecursionError) as e: raise RunError(f"{path}: cannot be read ({e})") from None
+    if not path.is_file():
+        raise RunError(f"{path}: there is no such file of weights")
+    try:
+        yield
+    except KeyError as e:
+        raise RunError(f"{path}: these are not weights of genmix (no {e})") from None
+    except (SafetensorError, ValueError, TypeError, RecursionError) as e:
+        raise RunError(f"{path}: cannot be read ({e})") from None
 
 def load_weights(
     path: str | Path,  # a run's folder, or a .safetensors file that `save_weights` wrote
@@ -445,12 +551,14 @@ def load_weights(
     from safetensors import safe_open
 
     path = Path(path)
-    if path.is_dir(): path = path / "model.safetensors"
+    if path.is_dir():
+        path = path / "model.safetensors"
     with _readable(path):
         with safe_open(path, framework="pt") as f:
             about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         config, provenance = from_dict(json.loads(about["config"])), json.loads(about["provenance"])
-        if _checksum(tensors) != about["checksum"]: raise ValueError("the checksum of its numbers is wrong")
+        if _checksum(tensors) != about["checksum"]:
+            raise ValueError("the checksum of its numbers is wrong")
     return Weights(path.stem, tensors, config, provenance)
 
 # %% ../nbs/02b_runs.ipynb #5b5d84ef
@@ -476,16 +584,25 @@ def published(
     "A published table or JSON file, with its provenance."
     system = system.replace("-", "_")
     if name not in (there := published_names(system)):
-        raise RunError(f"{system} has no published result {name!r}" + (f"; it has {', '.join(there)}" if there else ""))
+        raise RunError(f"{system} has no published result {name!r}" +
+                       (f"; it has {', '.join(there)}" if there else ""))
     folder = resources.files("genmix") / "published" / system
-    def read(file: str) -> Any: return json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
+
+    def read(file: str) -> Any:
+        return json.loads(
+            (folder/file).read_text(encoding="utf-8")) if (folder/file).is_file() else {}
     def made_by(d: Any) -> dict | None: return d.get("provenance") if isinstance(d, dict) else None
     if (folder / f"{name}.npz").is_file():
-        with resources.as_file(folder / f"{name}.npz") as path: value = load_arrays(path)
-    elif (folder / f"{name}.csv").is_file(): value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
-    else: value = read(f"{name}.json")
-    made = made_by(read(f"{name.removesuffix('_history')}.json")) or read("provenance.json")  # of this result, or of the whole folder
-    if not made: raise RunError(f"the published result {name} of {system} has no provenance")
+        with resources.as_file(folder / f"{name}.npz") as path:
+            value = load_arrays(path)
+    elif (folder / f"{name}.csv").is_file():
+        value = pd.read_csv(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
+    else:
+        value = read(f"{name}.json")
+    made = made_by(read(f"{name.removesuffix('_history')}.json")) or read(
+        "provenance.json")  # of this result, or of the whole folder
+    if not made:
+        raise RunError(f"the published result {name} of {system} has no provenance")
     return Published(value, made)
 
 def pretrained(
@@ -493,7 +610,9 @@ def pretrained(
 ) -> Weights:  # put them into a model with `.into(model)`
     "Published weights, with config and provenance."
     if name not in (there := published_names()):
-        raise RunError(f"there are no published weights {name!r}; there is {', '.join(there) or 'nothing yet'}")
+        raise RunError(
+            f"there are no published weights {name!r}; there is {', '.join(there) or 'nothing yet'}"
+        )
     return load_weights(resources.files("genmix") / "published" / "weights" / f"{name}.safetensors")
 
 # %% ../nbs/02b_runs.ipynb #431b49d4
@@ -504,7 +623,8 @@ def _header(path: Path) -> tuple[Config, dict, int]:
     with _readable(path), safe_open(path, framework="np") as f:
         about, shapes = f.metadata() or {}, [f.get_slice(k).get_shape() for k in f.keys()]
         config, made = from_dict(json.loads(about["config"])), json.loads(about["provenance"])
-        if not isinstance(made, dict): raise TypeError("its provenance is not a dict")
+        if not isinstance(made, dict):
+            raise TypeError("its provenance is not a dict")
         return config, made, sum(map(math.prod, shapes))
 
 def _published_run(config: Config, steps: int | None) -> dict:
@@ -512,31 +632,54 @@ def _published_run(config: Config, steps: int | None) -> dict:
     system, found = system_of(config), {}
     folder = resources.files("genmix") / "published" / system.replace("-", "_")
     for name in published_names(system):
-        d = json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if (folder / f"{name}.json").is_file() else {}
+        d = json.loads((folder/f"{name}.json").read_text(
+            encoding="utf-8")) if (folder/f"{name}.json").is_file() else {}
         if isinstance(d, dict) and d.get("config") and from_dict(d["config"]) == config:
             found |= d.get("metrics", {}) | {"command": d.get("provenance", {}).get("command")}
-    if not (folder / "study.csv").is_file() or found.keys() - {"command"}: return found
+    if not (folder / "study.csv").is_file() or found.keys() - {"command"}:
+        return found
     c = to_dict(config) | {"steps": getattr(config, "steps", 0) or steps}
-    c = {k.rstrip("_"): c.get(k.removeprefix("second_")) if v is None else v for k, v in c.items()}   # no second beta: that of the first phase
-    rows = pd.read_csv(io.StringIO((folder / "study.csv").read_text(encoding="utf-8"))).to_dict("records")
+    c = {
+        k.rstrip("_"): c.get(k.removeprefix("second_")) if v is None else v
+        for k, v in c.items()
+    }  # no second beta: that of the first phase
+    rows = pd.read_csv(io.StringIO(
+        (folder/"study.csv").read_text(encoding="utf-8"))).to_dict("records")
     fit = [row for row in rows if all(row[k] == v for k, v in c.items() if k in row)]
     return found | fit[0] if len(fit) == 1 else found
 
 # %% ../nbs/02b_runs.ipynb #440de5e7
 def pretrained_table(
-    metrics: tuple[str, ...] = ("elbo_test", "log_p_test", "mig"),  # a column each (nan: not published of that run)
+    metrics: tuple[str, ...] = ("elbo_test", "log_p_test",
+                                "mig"),  # a column each (nan: not published of that run)
 ) -> pd.DataFrame:  # a row per model: name, system, data, seed, steps, parameters, MB, metrics, genmix, command
     "All published weights, from the heads of their files; the numbers themselves are not read."
     rows = []
     for name in published_names():
         path = Path(resources.files("genmix") / "published" / "weights" / f"{name}.safetensors")
         c, made, numbers = _header(path)
-        steps, second = made.get("steps"), getattr(c, "lambda_steps", 0)                # provenance counts the last phase
-        if second: steps = c.steps + second if c.steps else None
+        steps, second = made.get("steps"), getattr(c, "lambda_steps",
+                                                   0)  # provenance counts the last phase
+        if second:
+            steps = c.steps + second if c.steps else None
         also, command = _published_run(c, made.get("steps")), made.get("command")
         rows.append({
-            "name": name, "system": system_of(c), "data": str(made.get("data", "")).removeprefix("data: ").partition(" (")[0], "seed": c.seed,
-            "steps": steps, "parameters": numbers, "MB": path.stat().st_size / 1e6,
-            **{k: also.get(k, math.nan) for k in metrics}, "genmix": made.get("genmix"),
-            "command": command if command and command.startswith("genmix") else also.get("command") or command})
-    return pd.DataFrame(rows, columns=["name", "system", "data", "seed", "steps", "parameters", "MB", *metrics, "genmix", "command"])
+            "name": name,
+            "system": system_of(c),
+            "data": str(made.get("data", "")).removeprefix("data: ").partition(" (")[0],
+            "seed": c.seed,
+            "steps": steps,
+            "parameters": numbers,
+            "MB": path.stat().st_size/1e6,
+            **{
+                k: also.get(k, math.nan)
+                for k in metrics
+            }, "genmix": made.get("genmix"),
+            "command": command
+            if command and command.startswith("genmix") else also.get("command") or command
+        })
+    return pd.DataFrame(rows,
+                        columns=[
+                            "name", "system", "data", "seed", "steps", "parameters", "MB", *metrics,
+                            "genmix", "command"
+                        ])

@@ -40,9 +40,19 @@ def encoder_of(
 ) -> nn.Module:  # images [B, 1, 28, 28] -> mu and logvar in one tensor [B, 2L]
     "The published encoders (arXiv 2509.10025)."
     if kind == "lite":
-        layers, size = [nn.Conv2d(1, 16, 3, 2, 1), nn.ELU(), nn.Conv2d(16, 8, 3, 2, 1), nn.ELU()], 8 * 49
+        layers, size = [nn.Conv2d(1, 16, 3, 2, 1),
+                        nn.ELU(),
+                        nn.Conv2d(16, 8, 3, 2, 1),
+                        nn.ELU()], 8*49
     else:
-        layers, size = [nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU()], 128 * 49
+        layers, size = [
+            nn.Conv2d(1, 32, 3, 1, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 3, 2, 1),
+            nn.ReLU()
+        ], 128*49
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 2 * latent))
 
 def gate_of(
@@ -50,7 +60,8 @@ def gate_of(
     K: int,  # number of experts
 ) -> nn.Module:  # codes [B, L] -> logits [B, K]
     "The published gate: two hidden layers."
-    return nn.Sequential(nn.Linear(latent, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, K))
+    return nn.Sequential(nn.Linear(latent, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(),
+                         nn.Linear(64, K))
 
 # %% ../nbs/04_smoe_vae.ipynb #0936859e
 def doubled(
@@ -68,8 +79,11 @@ def transposed(
     b: torch.Tensor | None,  # [O], or None
 ) -> torch.Tensor:  # [B, O, 2H, 2W]
     "The transposed convolution (stride 2, padding 1) of h [B, I, H, W] with w [I, O, 4, 4] and b [O]: [B, O, 2H, 2W]."
-    plain = w.shape[1] == 1 and h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return torch.ops.aten.slow_conv_transpose2d(h, w, [4, 4], b, [2, 2], [1, 1]) if plain else F.conv_transpose2d(h, w, b, 2, 1)
+    plain = w.shape[
+        1] == 1 and h.device.type == "cpu" and h.dtype == torch.float32 and not torch.is_autocast_enabled(
+            "cpu")
+    return torch.ops.aten.slow_conv_transpose2d(
+        h, w, [4, 4], b, [2, 2], [1, 1]) if plain else F.conv_transpose2d(h, w, b, 2, 1)
 
 # %% ../nbs/04_smoe_vae.ipynb #fcee5bc3
 BUILDS = {  # channels after the linear layer (7x7 pixels), then of every layer; what a layer is
@@ -87,34 +101,44 @@ class Experts(nn.Module):
         latent: int = 32,  # number of latent variables L
     ):
         super().__init__()
-        if K < 1: raise ConfigError(f"num_experts is {K}; a mixture needs at least one expert")
+        if K < 1:
+            raise ConfigError(f"num_experts is {K}; a mixture needs at least one expert")
         self.K, self.kind, self.latent = K, kind, latent
         channels, self.layers, self.act = BUILDS[kind]
         shapes = [(channels[0] * 49, latent)]
-        for a, b, layer in zip(channels, channels[1:], self.layers): shapes.append((a, b, 4, 4) if layer == "up" else (b, a, 3, 3))
+        for a, b, layer in zip(channels, channels[1:], self.layers):
+            shapes.append((a, b, 4, 4) if layer == "up" else (b, a, 3, 3))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for s, out in zip(shapes, (channels[0] * 49, *channels[1:])):
-            bound = 1 / math.sqrt(math.prod(s[1:]))                                        # as PyTorch's own layers start
+            bound = 1 / math.sqrt(math.prod(s[1:]))  # as PyTorch's own layers start
             self.weights.append(nn.Parameter(torch.empty(K, *s).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(K, out).uniform_(-bound, bound)))
 
     def kernels(self) -> list[tuple]:
         "The kernels and biases that `draw` wants, a tuple for every expert."
-        W = [self.weights[0], *(doubled(w) if layer == "double" else w for w, layer in zip(self.weights[1:], self.layers))]
+        W = [
+            self.weights[0], *(doubled(w) if layer == "double" else w
+                               for w, layer in zip(self.weights[1:], self.layers))
+        ]
         return list(zip(*(t.unbind() for t in (*W, *self.biases))))
 
     def draw(self, k: int, z: torch.Tensor, kernels: list[tuple] | None = None) -> torch.Tensor:
         "What expert k makes of codes [B, L]: images [B, 1, 28, 28] from 0 to 1."
         own = (kernels or self.kernels())[k]
         W, b = own[:len(self.weights)], own[len(self.weights):]
-        if len(z) > self.latent + 1:                                                        # the first two layers are linear: one matrix for both
-            M = transposed(torch.cat([W[0].t(), b[0][None]]).unflatten(1, (-1, 7, 7)), W[1], None)      # [L + 1, channels, 14, 14]
-            h = torch.addmm((M[-1] + b[1][:, None, None]).flatten(), z, M[:-1].flatten(1)).unflatten(1, M.shape[1:])
-        else: h = transposed(F.linear(z, W[0], b[0]).unflatten(1, (-1, 7, 7)), W[1], b[1])
+        if len(z) > self.latent + 1:  # the first two layers are linear: one matrix for both
+            M = transposed(torch.cat([W[0].t(), b[0][None]]).unflatten(1, (-1, 7, 7)), W[1],
+                           None)  # [L + 1, channels, 14, 14]
+            h = torch.addmm((M[-1] + b[1][:, None, None]).flatten(), z,
+                            M[:-1].flatten(1)).unflatten(1, M.shape[1:])
+        else:
+            h = transposed(F.linear(z, W[0], b[0]).unflatten(1, (-1, 7, 7)), W[1], b[1])
         for j, layer in enumerate(self.layers[1:], 2):
             h = self.act(h)
-            if layer == "same": h = F.conv2d(h, W[j], b[j], padding=1)
-            else: h = transposed(h, W[j], b[j])
+            if layer == "same":
+                h = F.conv2d(h, W[j], b[j], padding=1)
+            else:
+                h = transposed(h, W[j], b[j])
         return torch.sigmoid(h)
 
 # %% ../nbs/04_smoe_vae.ipynb #53f1607b
@@ -133,11 +157,13 @@ def chosen(self: Experts, z: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)[order.argsort()] if parts else z.new_zeros(0, 1, 28, 28)
 
 @patch
-def some(self: Experts, z: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def some(self: Experts, z: torch.Tensor,
+         keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "The drawings that keep [B, K] asks for, sorted by expert: of which code [n], by which expert [n], and the drawing [n, 1, 28, 28]."
     k, b = keep.T.nonzero(as_tuple=True)
     kernels, rows = self.kernels(), b.split(keep.sum(0).tolist())
-    return b, k, torch.cat([self.draw(j, z[r], kernels) for j, r in enumerate(rows) if len(r)]).float()
+    return b, k, torch.cat([self.draw(j, z[r], kernels) for j, r in enumerate(rows)
+                            if len(r)]).float()
 
 def needed(
     p: torch.Tensor,  # the gate's probabilities [B, K]
@@ -154,8 +180,10 @@ def blend(self: Experts, z: torch.Tensor, p: torch.Tensor, eps: float = 0.) -> t
         return sum(p[:, k, None, None, None] * self.draw(k, z, kernels) for k in range(self.K))
     keep = needed(p, eps)                                                                   # [B, K]
     b, k, drawn = self.some(z, keep)
-    p = p * keep; p = p / p.sum(1, keepdim=True)
-    return torch.zeros(len(z), 1, 28, 28, device=z.device).index_add(0, b, p[b, k][:, None, None, None] * drawn)
+    p = p * keep
+    p = p / p.sum(1, keepdim=True)
+    return torch.zeros(len(z), 1, 28, 28,
+                       device=z.device).index_add(0, b, p[b, k][:, None, None, None]*drawn)
 
 # %% ../nbs/04_smoe_vae.ipynb #30f4ef9a
 def balance(
@@ -208,7 +236,8 @@ def noisy(
 ) -> torch.Tensor:  # [B, K]
     "Noise on the logits; all but the two largest are cut off (arXiv 1701.06538)."
     logits = logits + scale * rng.normal(*logits.shape)
-    if logits.shape[1] < 3: return logits
+    if logits.shape[1] < 3:
+        return logits
     return logits.masked_fill(logits < logits.topk(2, 1).values[:, 1:], -1e4)
 
 # %% ../nbs/04_smoe_vae.ipynb #09895691
@@ -222,15 +251,22 @@ class SMoEVAE(nn.Module):
         super().__init__()
         c = self.config = config
         if c.routing == "supervised" and classes < c.num_experts:
-            raise ConfigError(f"supervised routing gives every expert at least one class: num_experts is {c.num_experts}, and these images have {classes} "
-                              f"class{'es' * (classes > 1)}; num_experts up to {classes} would do")
+            raise ConfigError(
+                f"supervised routing gives every expert at least one class: num_experts is {c.num_experts}, and these images have {classes} "
+                f"class{'es' * (classes > 1)}; num_experts up to {classes} would do")
         self.encoder, self.gate = encoder_of(c.encoder, c.latent), gate_of(c.latent, c.num_experts)
         self.experts = Experts(c.num_experts, c.expert, c.latent)
-        if c.balancing == "noisy": self.noise = nn.Linear(c.latent, c.num_experts)
-        if c.balancing == "bias": self.register_buffer("bias", torch.zeros(c.num_experts))
-        if c.revive: self.register_buffer("drew", torch.zeros(c.num_experts))               # images per expert since the last revival
+        if c.balancing == "noisy":
+            self.noise = nn.Linear(c.latent, c.num_experts)
+        if c.balancing == "bias":
+            self.register_buffer("bias", torch.zeros(c.num_experts))
+        if c.revive:
+            self.register_buffer("drew", torch.zeros(
+                c.num_experts))  # images per expert since the last revival
 
-    def codes(self, x: torch.Tensor, rng: Noise | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def codes(self,
+              x: torch.Tensor,
+              rng: Noise | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         "mu, logvar and z: [B, L] each; z is mu without an rng."
         mu, logvar = self.encoder(x).float().chunk(2, 1)
         return mu, logvar, mu if rng is None else reparameterize(mu, logvar, rng)
@@ -238,23 +274,37 @@ class SMoEVAE(nn.Module):
     def route(self, z: torch.Tensor, rng: Noise | None = None) -> torch.Tensor:
         "The gate's log-probabilities [B, K]; noisy routing adds noise if there is an rng."
         logits = self.gate(z).float()
-        if self.config.balancing == "bias": logits = logits + self.bias
-        if self.config.balancing == "noisy" and rng is not None: logits = noisy(logits, F.softplus(self.noise(z).float()), rng)
+        if self.config.balancing == "bias":
+            logits = logits + self.bias
+        if self.config.balancing == "noisy" and rng is not None:
+            logits = noisy(logits, F.softplus(self.noise(z).float()), rng)
         return F.log_softmax(logits, 1)
 
     def loss(self, batch: Batch, step: int, rng: Noise) -> dict:
         "Equation 4.4 divided by the batch size; or 4.6 and 4.8 with the KL term. `recon` is what `error` says; `used` counts experts that an image prefers."
         c, x = self.config, batch.x
-        if self.training: self.renew(step)
+        if self.training:
+            self.renew(step)
         mu, logvar, z = self.codes(x, rng)
-        log_p = self.route(z, rng if self.training else None); kl = kl_normal(mu, logvar).sum(1).mean()
+        log_p = self.route(z, rng if self.training else None)
+        kl = kl_normal(mu, logvar).sum(1).mean()
         recon = self.error(x, z, log_p, step).mean()
-        uneven, unsure = (switch if c.balancing == "switch" else balance)(log_p.exp()), entropy(log_p)
-        if c.routing == "supervised": gates = c.balance * F.cross_entropy(log_p, batch.y % c.num_experts)
-        else: gates = (c.balance * uneven * (c.balancing != "bias") + c.entropy * unsure) / c.batch if c.routing == "blend" else 0.
-        if self.training: self.adapt(log_p.detach())
+        uneven, unsure = (switch if c.balancing == "switch" else balance)(
+            log_p.exp()), entropy(log_p)
+        if c.routing == "supervised":
+            gates = c.balance * F.cross_entropy(log_p, batch.y % c.num_experts)
+        else:
+            gates = (c.balance*uneven*(c.balancing != "bias") +
+                     c.entropy*unsure)/c.batch if c.routing == "blend" else 0.
+        if self.training:
+            self.adapt(log_p.detach())
         share = torch.bincount(log_p.detach().argmax(1), minlength=c.num_experts) / len(x)  # [K]
-        return dict(loss=recon + c.beta * kl + gates, recon=recon, kl=kl, balance=uneven, entropy=unsure, used=(share > 0).float().sum())
+        return dict(loss=recon + c.beta*kl + gates,
+                    recon=recon,
+                    kl=kl,
+                    balance=uneven,
+                    entropy=unsure,
+                    used=(share > 0).float().sum())
 
 # %% ../nbs/04_smoe_vae.ipynb #6248d400
 def squared_error(
@@ -265,17 +315,23 @@ def squared_error(
     return (x - drawn.float()).square().sum((1, 2, 3))
 
 @patch
-def error(self: SMoEVAE, x: torch.Tensor, z: torch.Tensor, log_p: torch.Tensor, step: int) -> torch.Tensor:
+def error(self: SMoEVAE, x: torch.Tensor, z: torch.Tensor, log_p: torch.Tensor,
+          step: int) -> torch.Tensor:
     "What an image costs, [B]: squared error of the blend, of the preferred expert's drawing, or the mixture's cost."
     c = self.config
-    if not self.training or c.routing == "supervised": return squared_error(x, self.experts.chosen(z, log_p.argmax(1)))
-    if c.routing == "blend": return squared_error(x, self.experts.blend(z, log_p.exp(), c.skip))
+    if not self.training or c.routing == "supervised":
+        return squared_error(x, self.experts.chosen(z, log_p.argmax(1)))
+    if c.routing == "blend":
+        return squared_error(x, self.experts.blend(z, log_p.exp(), c.skip))
     keep = needed(log_p.exp(), c.skip)                                                      # [B, K]
     b, k, drawn = self.experts.some(z, keep)
-    each = log_p.new_full(log_p.shape, math.inf).index_put((b, k), squared_error(x[b], drawn))        # [B, K]; experts left out draw infinitely badly
-    if step >= c.balanced: return compete(log_p, each, c.sigma)[0]
-    r = keep * balanced((log_p - each / (2 * c.sigma**2)).detach().clamp(min=-1e4)).exp(); r = r / r.sum(1, keepdim=True)
-    return (r * (each.masked_fill(~keep, 0) - 2 * c.sigma**2 * log_p)).sum(1)               # equation 4.8
+    each = log_p.new_full(log_p.shape, math.inf).index_put(
+        (b, k), squared_error(x[b], drawn))  # [B, K]; experts left out draw infinitely badly
+    if step >= c.balanced:
+        return compete(log_p, each, c.sigma)[0]
+    r = keep * balanced((log_p - each / (2 * c.sigma**2)).detach().clamp(min=-1e4)).exp()
+    r = r / r.sum(1, keepdim=True)
+    return (r * (each.masked_fill(~keep, 0) - 2 * c.sigma**2 * log_p)).sum(1)  # equation 4.8
 
 # %% ../nbs/04_smoe_vae.ipynb #cd858401
 @patch
@@ -283,20 +339,26 @@ def error(self: SMoEVAE, x: torch.Tensor, z: torch.Tensor, log_p: torch.Tensor, 
 def adapt(self: SMoEVAE, log_p: torch.Tensor, rate: float = .02) -> None:
     "After a batch with the gate's log-probabilities [B, K]: count the images of every expert, move the bias, where the settings ask for it."
     c = self.config
-    if not c.revive and c.balancing != "bias": return
+    if not c.revive and c.balancing != "bias":
+        return
     drew = torch.bincount(log_p.argmax(1), minlength=c.num_experts).float()
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.all_reduce(drew)
-    if c.balancing == "bias": self.bias += rate * (drew.mean() - drew).sign()
-    if c.revive: self.drew += drew
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(drew)
+    if c.balancing == "bias":
+        self.bias += rate * (drew.mean() - drew).sign()
+    if c.revive:
+        self.drew += drew
 
 @patch
 @torch.no_grad()
 def renew(self: SMoEVAE, step: int) -> None:
     "Before every so many steps: revive the expert that drew least, if that was next to nothing."
     c = self.config
-    if not c.revive or not step or step % c.revive: return
+    if not c.revive or not step or step % c.revive:
+        return
     dead, busy = int(self.drew.argmin()), int(self.drew.argmax())
-    if self.drew[dead] < .1 * self.drew.mean(): self.split(busy, dead, Noise(c.seed, 11, step, device=self.drew.device))
+    if self.drew[dead] < .1 * self.drew.mean():
+        self.split(busy, dead, Noise(c.seed, 11, step, device=self.drew.device))
     self.drew.zero_()
 
 @patch
@@ -338,9 +400,13 @@ def model_of(
 ) -> SMoEVAE:  # with weights drawn from the settings' seed
     "The model that the settings describe."
     if tuple(d.x.shape[1:]) != (1, 28, 28):
-        raise ConfigError(f"smoe-vae draws gray images of 28x28 pixels, and these are {'x'.join(map(str, d.x.shape[1:]))}")
+        raise ConfigError(
+            f"smoe-vae draws gray images of 28x28 pixels, and these are {'x'.join(map(str, d.x.shape[1:]))}"
+        )
     steps = config.steps or config.epochs * -(-len(d) // config.batch)
-    if config.balanced > steps // 2: config = replace(config, balanced=steps // 2)          # short runs compete, too, in their second half
+    if config.balanced > steps // 2:
+        config = replace(config,
+                         balanced=steps // 2)  # short runs compete, too, in their second half
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return SMoEVAE(config, len(d.classes))
@@ -362,12 +428,16 @@ def log_prob(
     mu, logvar = self.eval().encode(x)
     constant, rows = -.5 * x[0].numel() * math.log(2 * math.pi * s2), []
     for noise in rng.normal(M, *mu.shape, dim=1).split(max(1, chunk // (len(x) * self.experts.K))):
-        z = mu + (.5 * logvar).exp() * noise                                                # [m, B, L]
-        flat, repeated = z.flatten(0, 1), x.repeat(len(z), 1, 1, 1)                         # [m B, L], [m B, 1, 28, 28]
-        log_p = self.route(flat)                                                            # [m B, K]
-        if soft: log_px = -squared_error(repeated, self.experts.blend(flat, log_p.exp())) / (2 * s2)
-        else: log_px = (log_p - (repeated[:, None] - self.experts.every(flat).float()).square().sum((2, 3, 4)) / (2 * s2)).logsumexp(1)
-        rows.append((constant + log_px.view(len(z), -1)).double() + log_normal(z) - log_normal(z, mu, logvar))
+        z = mu + (.5 * logvar).exp() * noise  # [m, B, L]
+        flat, repeated = z.flatten(0, 1), x.repeat(len(z), 1, 1, 1)  # [m B, L], [m B, 1, 28, 28]
+        log_p = self.route(flat)  # [m B, K]
+        if soft:
+            log_px = -squared_error(repeated, self.experts.blend(flat, log_p.exp())) / (2 * s2)
+        else:
+            log_px = (log_p - (repeated[:, None] - self.experts.every(flat).float()).square().sum(
+                (2, 3, 4))/(2*s2)).logsumexp(1)
+        rows.append((constant + log_px.view(len(z), -1)).double() + log_normal(z) -
+                    log_normal(z, mu, logvar))
     return importance(torch.cat(rows))
 
 # %% ../nbs/04_smoe_vae.ipynb #75d7344c
@@ -381,10 +451,14 @@ def division(
     from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
     k, y = np.asarray(k), np.asarray(y)
     usage = np.bincount(k, minlength=K) / len(k)
-    table = np.zeros((K, y.max() + 1)); np.add.at(table, (k, y), 1)
+    table = np.zeros((K, y.max() + 1))
+    np.add.at(table, (k, y), 1)
     used = usage[usage > 0]
-    return dict(mi=float(mutual_info_score(y, k)), nmi=float(normalized_mutual_info_score(y, k)), purity=float(table.max(1).sum() / len(k)),
-                usage_entropy=float(-(used * np.log(used)).sum()), active=int((usage * len(k) >= least).sum()))
+    return dict(mi=float(mutual_info_score(y, k)),
+                nmi=float(normalized_mutual_info_score(y, k)),
+                purity=float(table.max(1).sum()/len(k)),
+                usage_entropy=float(-(used*np.log(used)).sum()),
+                active=int((usage*len(k) >= least).sum()))
 
 # %% ../nbs/04_smoe_vae.ipynb #892c64a6
 @torch.no_grad()
@@ -401,10 +475,13 @@ def view(
     for j, part in enumerate(torch.arange(len(d)).split(batch)):
         x = rows(part).x
         mu, _, z = model.codes(x, None if seed is None else Noise(seed, 12, j, device=dev))
-        log_p = model.route(z); k = log_p.argmax(1)
-        drawn = [model.experts.chosen(z, k)] + ([model.experts.blend(z, log_p.exp(), .001)] if soft else [])
+        log_p = model.route(z)
+        k = log_p.argmax(1)
+        drawn = [model.experts.chosen(z, k)
+                 ] + ([model.experts.blend(z, log_p.exp(), .001)] if soft else [])
         out.append((mu, log_p, k, *(squared_error(x, image) for image in drawn)))
-    return dict(zip(("mu", "log_p", "k", "hard", "soft"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
+    return dict(
+        zip(("mu", "log_p", "k", "hard", "soft"), (torch.cat(v).cpu().numpy() for v in zip(*out))))
 
 def probe(
     z: np.ndarray,  # codes of some images [N, L], half to learn from and half to be tested on
@@ -415,8 +492,12 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     half = len(z) // 2
-    if len(np.unique(y[:half])) < 2: return float((y[half:] == y[0]).mean())
-    return float(make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(z[:half], y[:half]).score(z[half:], y[half:]))
+    if len(np.unique(y[:half])) < 2:
+        return float((y[half:] == y[0]).mean())
+    return float(
+        make_pipeline(StandardScaler(),
+                      LogisticRegression(max_iter=300)).fit(z[:half],
+                                                            y[:half]).score(z[half:], y[half:]))
 
 # %% ../nbs/04_smoe_vae.ipynb #0b396dea
 @torch.no_grad()
@@ -425,7 +506,8 @@ def correlation(
     mu: np.ndarray | torch.Tensor,  # codes [N, L]
 ) -> np.ndarray:  # [K, K]
     "How alike the experts draw the same codes: Pearson's correlation over pixels, averaged over codes."
-    drawn = model.eval().experts.every(torch.as_tensor(mu, device=next(model.parameters()).device)).float().flatten(2)     # [N, K, pixels]
+    drawn = model.eval().experts.every(torch.as_tensor(mu, device=next(
+        model.parameters()).device)).float().flatten(2)  # [N, K, pixels]
     drawn = F.normalize(drawn - drawn.mean(2, keepdim=True), dim=2)
     return torch.einsum("nkp,njp->kj", drawn, drawn).div(len(mu)).cpu().numpy()
 
@@ -439,18 +521,30 @@ def pictures(
     "Every expert's most confident images, ten reconstructions, a path between two codes, and a map of the codes (t-SNE)."
     from sklearn.manifold import TSNE
     K, k, dev = config.num_experts, v["k"], next(model.parameters()).device
-    def drawn(z: np.ndarray) -> np.ndarray: return (model.decode(torch.as_tensor(z, device=dev)).cpu().numpy() * 255).round().astype(np.uint8)
-    top = np.concatenate([np.flatnonzero(k == j)[np.argsort(-v["log_p"][k == j, j])][:6] for j in range(K)])
-    first = np.unique(test.y, return_index=True)[1][:10]                                    # an image of each class
-    ends = np.flatnonzero(test.y == test.y[first[0]])[0], np.flatnonzero(test.y == test.y[first[-1]])[-1]
+
+    def drawn(z: np.ndarray) -> np.ndarray:
+        return (model.decode(torch.as_tensor(z, device=dev)).cpu().numpy()*255).round().astype(
+            np.uint8)
+
+    top = np.concatenate(
+        [np.flatnonzero(k == j)[np.argsort(-v["log_p"][k == j, j])][:6] for j in range(K)])
+    first = np.unique(test.y, return_index=True)[1][:10]  # an image of each class
+    ends = np.flatnonzero(test.y == test.y[first[0]])[0], np.flatnonzero(
+        test.y == test.y[first[-1]])[-1]
     t = np.linspace(0, 1, 60, dtype=np.float32)[:, None]
-    path = (1 - t) * v["mu"][ends[0]] + t * v["mu"][ends[1]]                                # [60, L]
+    path = (1 - t) * v["mu"][ends[0]] + t * v["mu"][ends[1]]  # [60, L]
     rows = np.random.default_rng(config.seed).permutation(len(test))[:2000]
     tsne = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init="pca", random_state=config.seed)
     mapped = tsne.fit_transform(v["mu"][rows]) if len(rows) > 3 else np.zeros((len(rows), 2))
-    return dict(gallery=np.asarray(test.x[top]), gallery_drawn=drawn(v["mu"][top]), gallery_k=k[top],
-                shown=np.asarray(test.x[first]), shown_drawn=drawn(v["mu"][first]), path_p=model.route(torch.as_tensor(path, device=dev)).exp().cpu().numpy(),
-                path_drawn=drawn(path[::6]), tsne=mapped, tsne_rows=rows)
+    return dict(gallery=np.asarray(test.x[top]),
+                gallery_drawn=drawn(v["mu"][top]),
+                gallery_k=k[top],
+                shown=np.asarray(test.x[first]),
+                shown_drawn=drawn(v["mu"][first]),
+                path_p=model.route(torch.as_tensor(path, device=dev)).exp().cpu().numpy(),
+                path_drawn=drawn(path[::6]),
+                tsne=mapped,
+                tsne_rows=rows)
 
 # %% ../nbs/04_smoe_vae.ipynb #7bd15cc9
 def measure(
@@ -462,21 +556,37 @@ def measure(
     "Errors, routing, and what the experts divide among themselves, on test images; z is sampled, as published, or mu."
     v, w = view(model, test, seed=config.seed, soft=True), view(model, test)
     K, y, k = config.num_experts, np.asarray(test.y), v["k"]
-    metrics = dict(sse_test=float(v["hard"].mean()), sse_soft_test=float(v["soft"].mean()), sse_mu_test=float(w["hard"].mean()),
-                   sse_train=float(view(model, train, seed=config.seed)["hard"].mean()), images_train=len(train), images_test=len(test),
-                   gate_entropy=float(entropy(torch.from_numpy(v["log_p"]))), same_expert_mu=float((w["k"] == k).mean()))
+    metrics = dict(sse_test=float(v["hard"].mean()),
+                   sse_soft_test=float(v["soft"].mean()),
+                   sse_mu_test=float(w["hard"].mean()),
+                   sse_train=float(view(model, train, seed=config.seed)["hard"].mean()),
+                   images_train=len(train),
+                   images_test=len(test),
+                   gate_entropy=float(entropy(torch.from_numpy(v["log_p"]))),
+                   same_expert_mu=float((w["k"] == k).mean()))
     metrics |= division(k, y, K)
-    arrays = dict(k=k, y=y, classes=np.array([str(s) for s in test.classes]), experts=np.array(K), hard=v["hard"],
-                  h=-(np.exp(v["log_p"]) * v["log_p"]).sum(1), caption=np.array(about(train, test, config)))
+    arrays = dict(k=k,
+                  y=y,
+                  classes=np.array([str(s) for s in test.classes]),
+                  experts=np.array(K),
+                  hard=v["hard"],
+                  h=-(np.exp(v["log_p"])*v["log_p"]).sum(1),
+                  caption=np.array(about(train, test, config)))
     if test.factors is not None and "style" in test.factor_names:
         style = arrays["style"] = np.unique(test.factors, axis=0, return_inverse=True)[1].ravel()
-        metrics |= {f"style_{a}": b for a, b in division(k, style, K).items() if a in ("mi", "nmi", "purity")}
+        metrics |= {
+            f"style_{a}": b
+            for a, b in division(k, style, K).items() if a in ("mi", "nmi", "purity")
+        }
     order = np.random.default_rng(0).permutation(len(y))
-    metrics |= dict(probe_expert=probe(v["mu"][order], k[order]), probe_class=probe(v["mu"][order], y[order]))
+    metrics |= dict(probe_expert=probe(v["mu"][order], k[order]),
+                    probe_class=probe(v["mu"][order], y[order]))
     alike = arrays["alike"] = correlation(model, v["mu"][order[:200]])
     on = np.flatnonzero(np.bincount(k, minlength=K) >= 10)
-    metrics["correlation"] = float(alike[np.ix_(on, on)][np.triu_indices(len(on), 1)].mean()) if len(on) > 1 else None
-    if config.plots: arrays |= pictures(model, test, v, config)
+    metrics["correlation"] = float(alike[np.ix_(on, on)][np.triu_indices(
+        len(on), 1)].mean()) if len(on) > 1 else None
+    if config.plots:
+        arrays |= pictures(model, test, v, config)
     return metrics, arrays
 
 def about(
@@ -486,8 +596,9 @@ def about(
 ) -> str:
     "A caption: model, data, seed, steps."
     steps = config.steps or config.epochs * -(-len(train) // config.batch)
-    return (f"{config.routing}, K = {config.num_experts}; {len(test):,} test images; trained on {train.describe().removeprefix('data: ')}; "
-            f"seed {config.seed}, {steps:,} steps")
+    return (
+        f"{config.routing}, K = {config.num_experts}; {len(test):,} test images; trained on {train.describe().removeprefix('data: ')}; "
+        f"seed {config.seed}, {steps:,} steps")
 
 # %% ../nbs/04_smoe_vae.ipynb #9402af55
 def plot_gallery(
@@ -498,15 +609,18 @@ def plot_gallery(
     for k in np.unique(s["gallery_k"]):
         own = np.flatnonzero(s["gallery_k"] == k)
         fill = np.full((6 - len(own), 1, 28, 28), 255, np.uint8)
-        rows += [s["gallery"][own], fill, s["gallery_drawn"][own], fill]; labels += [f"expert {k}", "draws"]
-    return caption(image_grid(np.concatenate(rows), 6, row_labels=labels, width=4.2), str(s["caption"]))
+        rows += [s["gallery"][own], fill, s["gallery_drawn"][own], fill]
+        labels += [f"expert {k}", "draws"]
+    return caption(image_grid(np.concatenate(rows), 6, row_labels=labels, width=4.2),
+                   str(s["caption"]))
 
 def plot_classes(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "Which share of every class goes to which expert."
     K = int(s["experts"])
-    table = np.zeros((len(s["classes"]), K)); np.add.at(table, (s["y"], s["k"]), 1)
+    table = np.zeros((len(s["classes"]), K))
+    np.add.at(table, (s["y"], s["k"]), 1)
     fig, ax = subplots(height=.45 * len(table) + 1.2)
     heatmap(table / table.sum(1, keepdims=True), list(s["classes"]), [f"{k}" for k in range(K)], ax)
     ax.set(xlabel="expert", ylabel="class")
@@ -517,9 +631,18 @@ def run_figures(
     config: SMoEVAEConfig,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
-    plots = dict(gallery=plot_gallery, classes=plot_classes, usage=plot_usage, reconstructions=plot_reconstructions, tsne=plot_tsne, path=plot_path,
+    plots = dict(gallery=plot_gallery,
+                 classes=plot_classes,
+                 usage=plot_usage,
+                 reconstructions=plot_reconstructions,
+                 tsne=plot_tsne,
+                 path=plot_path,
                  correlation=plot_correlation)
-    if "gallery" not in arrays: plots = {k: plots[k] for k in ("classes", "usage", "correlation")}   # a run without plots has no pictures
+    if "gallery" not in arrays:
+        plots = {
+            k: plots[k]
+            for k in ("classes", "usage", "correlation")
+        }  # a run without plots has no pictures
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items()}
 
 # %% ../nbs/04_smoe_vae.ipynb #18fa216d
@@ -527,24 +650,42 @@ def plot_reconstructions(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "One test image of each class, above its drawing by the expert that the gate prefers."
-    return caption(image_grid(np.concatenate([s["shown"], s["shown_drawn"]]), len(s["shown"])), str(s["caption"]))
+    return caption(image_grid(np.concatenate([s["shown"], s["shown_drawn"]]), len(s["shown"])),
+                   str(s["caption"]))
 
 def plot_usage(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "Images per expert, by class; and how sure the gate is."
     K, y, k = int(s["experts"]), s["y"], s["k"]
-    table = np.zeros((len(s["classes"]), K)); np.add.at(table, (y, k), 1)
+    table = np.zeros((len(s["classes"]), K))
+    np.add.at(table, (y, k), 1)
     order, few = np.argsort(-table.sum(0), kind="stable"), len(table) <= 10
     fig, axes = subplots(2, 1, height=5.6)
     if few:
         at = np.zeros(K)
         for c, row in enumerate(table):
-            axes[0].bar(range(K), row[order], bottom=at, color=PALETTE[c % len(PALETTE)], alpha=1 - .5 * (c >= len(PALETTE)), width=.8); at += row[order]
-            axes[0].text(1.01, .97 - .1 * c, s["classes"][c], color=PALETTE[c % len(PALETTE)], transform=axes[0].transAxes, va="top", weight="bold")
-    else: axes[0].bar(range(K), table.sum(0)[order], color=[expert_color(j) for j in order])
-    axes[0].set_xticks(range(K), order); axes[0].set(xlabel="expert, the busiest first", ylabel="test images")
-    axes[1].hist(s["h"], np.linspace(0, max(math.log(max(K, 2)), float(s["h"].max())), 41), color=PALETTE[0])
+            axes[0].bar(range(K),
+                        row[order],
+                        bottom=at,
+                        color=PALETTE[c % len(PALETTE)],
+                        alpha=1 - .5*(c >= len(PALETTE)),
+                        width=.8)
+            at += row[order]
+            axes[0].text(1.01,
+                         .97 - .1*c,
+                         s["classes"][c],
+                         color=PALETTE[c % len(PALETTE)],
+                         transform=axes[0].transAxes,
+                         va="top",
+                         weight="bold")
+    else:
+        axes[0].bar(range(K), table.sum(0)[order], color=[expert_color(j) for j in order])
+    axes[0].set_xticks(range(K), order)
+    axes[0].set(xlabel="expert, the busiest first", ylabel="test images")
+    axes[1].hist(s["h"],
+                 np.linspace(0, max(math.log(max(K, 2)), float(s["h"].max())), 41),
+                 color=PALETTE[0])
     axes[1].set(xlabel="entropy of the gate (nats, at most log K)", ylabel="test images")
     return caption(fig, str(s["caption"]))
 
@@ -553,21 +694,24 @@ def _apart(fig: plt.Figure, rounds: int = 400) -> plt.Figure:
     "Labels within axes, moved up and down until none overlaps another."
     fig.draw_without_rendering()
     for ax in fig.axes:
-        if not len(texts := list(ax.texts)): continue
+        if not len(texts := list(ax.texts)):
+            continue
         inside, boxes = ax.get_window_extent(), [t.get_window_extent() for t in texts]
         half = np.array([(b.width + 2, b.height) for b in boxes]) / 2
         at = np.array([((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2) for b in boxes])
         at[:, 0] = np.clip(at[:, 0], inside.x0 + half[:, 0], inside.x1 - half[:, 0])
         order = np.arange(len(at))
         for _ in range(rounds):
-            gap = at[:, None] - at                                                           # [labels, labels, 2]
+            gap = at[:, None] - at  # [labels, labels, 2]
             over = half[:, None] + half - abs(gap)
             hit = (over > 0).all(-1) & (order[:, None] != order)
-            if not hit.any(): break
+            if not hit.any():
+                break
             up = np.where(gap[..., 1] == 0, order[:, None] - order, gap[..., 1])
             at[:, 1] += .3 * (hit * over[..., 1] * np.sign(up)).sum(1)
             at[:, 1] = np.clip(at[:, 1], inside.y0 + half[:, 1], inside.y1 - half[:, 1])
-        for t, xy in zip(texts, ax.transData.inverted().transform(at)): t.set_position(xy)
+        for t, xy in zip(texts, ax.transData.inverted().transform(at)):
+            t.set_position(xy)
     return fig
 
 # %% ../nbs/04_smoe_vae.ipynb #a3521dfb
@@ -577,11 +721,23 @@ def plot_tsne(
     "A map of the codes (t-SNE), colored by class and by expert."
     xy, rows = s["tsne"], s["tsne_rows"]
     fig, axes = subplots(1, 2, height=3.7)
-    for ax, label, names in ((axes[0], s["y"][rows], s["classes"]), (axes[1], s["k"][rows], [f"{j}" for j in range(int(s["experts"]))])):
+    for ax, label, names in ((axes[0], s["y"][rows], s["classes"]),
+                             (axes[1], s["k"][rows], [f"{j}" for j in range(int(s["experts"]))])):
         for c in np.unique(label):
             at = label == c
-            ax.scatter(*xy[at].T, s=5, lw=0, color=PALETTE[c % len(PALETTE)], marker=MARKERS[c // len(PALETTE) % len(MARKERS)], alpha=.7)
-            ax.text(*np.median(xy[at], 0), names[c], ha="center", va="center", fontsize=9, weight="bold", bbox=dict(fc="white", ec="none", alpha=.7, pad=.5))
+            ax.scatter(*xy[at].T,
+                       s=5,
+                       lw=0,
+                       color=PALETTE[c % len(PALETTE)],
+                       marker=MARKERS[c // len(PALETTE) % len(MARKERS)],
+                       alpha=.7)
+            ax.text(*np.median(xy[at], 0),
+                    names[c],
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    weight="bold",
+                    bbox=dict(fc="white", ec="none", alpha=.7, pad=.5))
         ax.set(xticks=[], yticks=[], title="by class" if ax is axes[0] else "by expert")
     return _apart(caption(fig, f"t-SNE of codes. {s['caption']}"))
 
@@ -589,27 +745,49 @@ def plot_path(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "Drawings along a straight line between two codes, above the gate's probabilities on the way."
-    frames, p = s["path_drawn"], s["path_p"]                                                # [10, 1, 28, 28], [60, K]
+    frames, p = s["path_drawn"], s["path_p"]  # [10, 1, 28, 28], [60, K]
     fig, (top, ax) = subplots(2, 1, height=3.6, height_ratios=(1, 3))
-    top.imshow(np.concatenate(list(frames[:, 0]), 1), cmap="gray", vmin=0, vmax=255 if frames.dtype == np.uint8 else 1, aspect="auto"); top.set_axis_off()
-    shown = np.flatnonzero(p.max(0) >= min(.02, p.max())); t = np.linspace(0, 1, len(p))
+    top.imshow(np.concatenate(list(frames[:, 0]), 1),
+               cmap="gray",
+               vmin=0,
+               vmax=255 if frames.dtype == np.uint8 else 1,
+               aspect="auto")
+    top.set_axis_off()
+    shown = np.flatnonzero(p.max(0) >= min(.02, p.max()))
+    t = np.linspace(0, 1, len(p))
     ax.stackplot(t, p[:, shown].T, colors=[expert_color(j) for j in shown])
     for j, base in zip(shown, np.cumsum(p[:, shown], 1).T - p[:, shown].T):
         at = p[:, j].argmax()
-        if p[at, j] > .3: ax.text(np.clip(t[at], .09, .91), base[at] + p[at, j] / 2, f"expert {j}", ha="center", va="center", color="white", weight="bold")
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the way from one code to the other", ylabel="gate's probability")
+        if p[at, j] > .3:
+            ax.text(np.clip(t[at], .09, .91),
+                    base[at] + p[at, j]/2,
+                    f"expert {j}",
+                    ha="center",
+                    va="center",
+                    color="white",
+                    weight="bold")
+    ax.set(xlim=(0, 1),
+           ylim=(0, 1),
+           xlabel="share of the way from one code to the other",
+           ylabel="gate's probability")
     return caption(fig, str(s["caption"]))
 
 def plot_correlation(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "How alike the experts draw the same codes."
-    K = int(s["experts"]); few = K <= 10
+    K = int(s["experts"])
+    few = K <= 10
     fig, ax = subplots(width=min(6.4, 1.5 + .75 * K), height=min(5.4, 1.2 + .5 * K))
-    if few: heatmap(s["alike"], [f"{k}" for k in range(K)], [f"{k}" for k in range(K)], ax, vmax=1.)
-    else: fig.colorbar(ax.imshow(s["alike"], cmap="Blues", vmin=0, vmax=1), label="correlation")
+    if few:
+        heatmap(s["alike"], [f"{k}" for k in range(K)], [f"{k}" for k in range(K)], ax, vmax=1.)
+    else:
+        fig.colorbar(ax.imshow(s["alike"], cmap="Blues", vmin=0, vmax=1), label="correlation")
     ax.set(xlabel="expert", ylabel="expert")
-    return caption(fig, f"correlation over pixels of two experts' drawings of the same code, mean over 200 codes. {s['caption']}")
+    return caption(
+        fig,
+        f"correlation over pixels of two experts' drawings of the same code, mean over 200 codes. {s['caption']}"
+    )
 
 # %% ../nbs/04_smoe_vae.ipynb #61472522
 def browse(
@@ -624,17 +802,24 @@ def browse(
     pick = w.SelectionSlider(options=active, description="expert")
     def draw(_: dict | None = None) -> None:
         own = np.flatnonzero(s["gallery_k"] == pick.value)
-        rows = [np.concatenate(list(s[name][own][:, 0]), 1) for name in ("gallery", "gallery_drawn")]
+        rows = [
+            np.concatenate(list(s[name][own][:, 0]), 1) for name in ("gallery", "gallery_drawn")
+        ]
         sheet, out = Image.fromarray(np.concatenate(rows)), io.BytesIO()
-        sheet.resize((3 * sheet.width, 3 * sheet.height), Image.NEAREST).save(out, "PNG"); picture.value = out.getvalue()
+        sheet.resize((3 * sheet.width, 3 * sheet.height), Image.NEAREST).save(out, "PNG")
+        picture.value = out.getvalue()
         mine = s["k"] == pick.value
-        counts = np.bincount(s["y"][mine], minlength=len(s["classes"])); top = np.argsort(-counts)[:3]
-        text.value = f"{mine.sum()} test images: " + ", ".join(f"{counts[c]} {s['classes'][c]}" for c in top if counts[c])
-    pick.observe(draw, "value"); draw()
+        counts = np.bincount(s["y"][mine], minlength=len(s["classes"]))
+        top = np.argsort(-counts)[:3]
+        text.value = f"{mine.sum()} test images: " + ", ".join(f"{counts[c]} {s['classes'][c]}"
+                                                               for c in top if counts[c])
+    pick.observe(draw, "value")
+    draw()
     return w.VBox([pick, text, picture])
 
 # %% ../nbs/04_smoe_vae.ipynb #9f425e5e
-SETTINGS = ("data", "n", "fraction", "num_experts", "routing", "balancing", "revive", "skip", "expert", "steps", "seed")
+SETTINGS = ("data", "n", "fraction", "num_experts", "routing", "balancing", "revive", "skip",
+            "expert", "steps", "seed")
 
 def collect(
     folders: Iterable[str | Path],  # of finished runs of smoe-vae
@@ -644,7 +829,11 @@ def collect(
     for folder in map(Path, folders):
         c, r = load_config(folder), read_result(folder)
         h = pd.read_csv(folder / "history.csv").iloc[-1]
-        rows.append({k: getattr(c, k) for k in SETTINGS} | {"steps": int(h.step), "sse_val": h.get("val_recon", math.nan)} | r["metrics"])
+        rows.append({k: getattr(c, k)
+                     for k in SETTINGS} | {
+                         "steps": int(h.step),
+                         "sse_val": h.get("val_recon", math.nan)
+                     } | r["metrics"])
     return pd.DataFrame(rows)
 
 def main_study(
@@ -652,7 +841,8 @@ def main_study(
     data: str | None = None,  # of one data set
 ) -> pd.DataFrame:
     "The runs with the published experts and balance term, skipping, of the usual length, at the usual K (not the six of the comparison of sizes)."
-    df = df[(df.balancing == "quadratic") & (df.revive == 0) & (df.expert == "lite") & (df.skip > 0)]
+    df = df[(df.balancing == "quadratic") & (df.revive == 0) & (df.expert == "lite") &
+            (df.skip > 0)]
     df = df[(df.steps == df.steps.mode()[0]) & (df.num_experts != 6)]
     return df if data is None else df[df.data == data]
 
@@ -673,11 +863,19 @@ def agreements(
     for folder in map(Path, folders):
         c, s = load_config(folder), load_arrays(folder / "figures.npz")
         found[c.data, c.routing, c.num_experts, c.fraction].append((s["k"], s["y"], s.get("style")))
-    columns = ["data", "routing", "num_experts", "fraction", "runs", "ari", "ari_class", "ari_style"]
-    return pd.DataFrame(columns=columns, data=[dict(zip(columns, key), runs=len(v), ari=agreement([k for k, *_ in v]),
-                              ari_class=np.mean([adjusted_rand_score(y, k) for k, y, _ in v]),
-                              ari_style=np.nan if v[0][2] is None else np.mean([adjusted_rand_score(t, k) for k, _, t in v]))
-                         for key, v in found.items()])
+    columns = [
+        "data", "routing", "num_experts", "fraction", "runs", "ari", "ari_class", "ari_style"
+    ]
+    return pd.DataFrame(columns=columns,
+                        data=[
+                            dict(zip(columns, key),
+                                 runs=len(v),
+                                 ari=agreement([k for k, *_ in v]),
+                                 ari_class=np.mean([adjusted_rand_score(y, k) for k, y, _ in v]),
+                                 ari_style=np.nan if v[0][2] is None else np.mean(
+                                     [adjusted_rand_score(t, k) for k, _, t in v]))
+                            for key, v in found.items()
+                        ])
 
 # %% ../nbs/04_smoe_vae.ipynb #16345e84
 def chosen_k(
@@ -690,8 +888,15 @@ def chosen_k(
         mean = g.groupby("num_experts")[["sse_val", "sse_test", "active"]].mean()
         K = mean.sse_val.idxmin()
         s = summarize(g[g.num_experts == K], "num_experts", "sse_test").iloc[0]
-        rows.append(dict(zip(by, key)) | dict(chosen=int(K), active=mean.active[K], runs=int(s.runs), sse_test=s["mean"], low=s.low, high=s.high,
-                                              best_on_test=int(mean.sse_test.idxmin()), one_expert=mean.sse_test.get(1, math.nan)))
+        rows.append(
+            dict(zip(by, key)) | dict(chosen=int(K),
+                                      active=mean.active[K],
+                                      runs=int(s.runs),
+                                      sse_test=s["mean"],
+                                      low=s.low,
+                                      high=s.high,
+                                      best_on_test=int(mean.sse_test.idxmin()),
+                                      one_expert=mean.sse_test.get(1, math.nan)))
     return pd.DataFrame(rows)
 
 def paired(
@@ -705,11 +910,20 @@ def paired(
     rows = []
     for key, g in df.groupby(["data", "fraction", "num_experts"], sort=False):
         wide = g.pivot_table(index="seed", columns="routing", values=value)
-        if not {a, b} <= set(wide) or len(wide := wide[[a, b]].dropna()) < 2: continue
+        if not {a, b} <= set(wide) or len(wide := wide[[a, b]].dropna()) < 2:
+            continue
         d = wide[b] - wide[a]
         half = stats.t.ppf(.975, len(d) - 1) * d.std() / math.sqrt(len(d))
-        found = {a: wide[a].mean(), b: wide[b].mean(), "difference": d.mean(), "low": d.mean() - half, "high": d.mean() + half}
-        rows.append(dict(zip(("data", "fraction", "num_experts"), key)) | dict(runs=len(d), **found, p=stats.ttest_rel(wide[b], wide[a]).pvalue))
+        found = {
+            a: wide[a].mean(),
+            b: wide[b].mean(),
+            "difference": d.mean(),
+            "low": d.mean() - half,
+            "high": d.mean() + half
+        }
+        rows.append(
+            dict(zip(("data", "fraction", "num_experts"), key))
+            | dict(runs=len(d), **found, p=stats.ttest_rel(wide[b], wide[a]).pvalue))
     return pd.DataFrame(rows)
 
 # %% ../nbs/04_smoe_vae.ipynb #ce474b59
@@ -718,27 +932,42 @@ def _lines(ax, df, x: str, value: str, group: str, colors: dict, names=str):
     ends = []
     for name, g in df.groupby(group, sort=False):
         s = summarize(g, x, value).sort_values(x)
-        ax.errorbar(s[x], s["mean"], np.nan_to_num(s.high - s["mean"]), fmt="o-", ms=4, capsize=2, color=colors[name])
+        ax.errorbar(s[x],
+                    s["mean"],
+                    np.nan_to_num(s.high - s["mean"]),
+                    fmt="o-",
+                    ms=4,
+                    capsize=2,
+                    color=colors[name])
         ends.append((s["mean"].iloc[-1], s[x].iloc[-1], names(name), colors[name]))
-    _labels(ax, ends); ax.margins(x=.16)
+    _labels(ax, ends)
+    ax.margins(x=.16)
 
 def _labels(ax, ends):
     "Names at the ends of lines (y, x, name, color), moved apart where they would overlap."
-    low, high = ax.get_ylim(); at = -math.inf
+    low, high = ax.get_ylim()
+    at = -math.inf
     for y, x, name, color in sorted(ends):
         at = max(y, at + .06 * (high - low))
-        ax.annotate(name, (x, at), (7, 0), textcoords="offset points", va="center", color=color, weight="bold")
+        ax.annotate(name, (x, at), (7, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=color,
+                    weight="bold")
 
 def _over_k(ax, df, label: str = "number of experts K"):
     ticks = sorted(df.num_experts.unique())
-    ax.set(xscale="log", xlabel=label, ylabel="squared error per test image"); ax.set_xticks(ticks, ticks); ax.minorticks_off()
+    ax.set(xscale="log", xlabel=label, ylabel="squared error per test image")
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
 
 def seeds_of(
     df: pd.DataFrame,  # of `collect`
 ) -> str:
     "How many runs there are of each setting, in words."
     n = df.groupby(["routing", "num_experts", "fraction"]).size()
-    return ("1 seed" if n.max() == 1 else f"{n.max()} seeds") if n.min() == n.max() else f"{n.min()} to {n.max()} seeds"
+    return ("1 seed" if n.max() == 1 else
+            f"{n.max()} seeds") if n.min() == n.max() else f"{n.min()} to {n.max()} seeds"
 
 # %% ../nbs/04_smoe_vae.ipynb #323d0689
 def plot_k(
@@ -754,11 +983,17 @@ def plot_k(
         half = np.nan_to_num(s.high - s["mean"])
         ax.axhspan(s["mean"] - half, s["mean"] + half, color=colors["supervised"], alpha=.25)
         ax.axhline(s["mean"], color=colors["supervised"], lw=1)
-        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.01, s["mean"]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+        ax.annotate(f"supervised, K = {band.num_experts.iloc[0]}", (.01, s["mean"]), (0, 3),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
                     color=colors["supervised"])
         df = df[df.routing != "supervised"]
-    one = df[(df.num_experts == 1) & (df.routing == "blend")]                                # one expert neither blends nor competes
-    df = pd.concat([df, *(one.assign(routing=r) for r in df.routing.unique() if r == "compete" and not ((df.routing == r) & (df.num_experts == 1)).any())])
+    one = df[(df.num_experts == 1) &
+             (df.routing == "blend")]  # one expert neither blends nor competes
+    df = pd.concat([
+        df, *(one.assign(routing=r) for r in df.routing.unique()
+              if r == "compete" and not ((df.routing == r) & (df.num_experts == 1)).any())
+    ])
     _lines(ax, df, "num_experts", "sse_test", "routing", colors)
     _over_k(ax, df)
     return caption(fig, text)
@@ -770,10 +1005,12 @@ def plot_fractions(
 ) -> plt.Figure:  # the figure
     "Test error against K for every share of the data; the least validation error is marked."
     fig, ax = subplots(height=3.8)
-    shares = sorted(df.fraction.unique()); colors = {f: PALETTE[j % len(PALETTE)] for j, f in enumerate(shares)}
+    shares = sorted(df.fraction.unique())
+    colors = {f: PALETTE[j % len(PALETTE)] for j, f in enumerate(shares)}
     _lines(ax, df, "num_experts", "sse_test", "fraction", colors, lambda f: f"{f:.0%}")
     for f, g in df.groupby("fraction"):
-        mean = g.groupby("num_experts")[["sse_val", "sse_test"]].mean(); K = mean.sse_val.idxmin()
+        mean = g.groupby("num_experts")[["sse_val", "sse_test"]].mean()
+        K = mean.sse_val.idxmin()
         ax.plot(K, mean.sse_test[K], "o", ms=13, mfc="none", mec=colors[f], mew=1.5)
     _over_k(ax, df, "number of experts K (circle: chosen on validation images)")
     return caption(fig, text)
@@ -786,19 +1023,39 @@ def plot_per_expert(
     "Test error against training images per active expert, and an interpolated map of it over K."
     from scipy.interpolate import griddata
     fig, (ax, right) = subplots(1, 2, height=3.8, width=8.4)
-    df = df.reset_index(drop=True); per = df.images_train / df.active
+    df = df.reset_index(drop=True)
+    per = df.images_train / df.active
     for j, (f, g) in enumerate(df.groupby("fraction")):
-        ax.plot(per[g.index], g.sse_test, MARKERS[j % len(MARKERS)], ms=5, alpha=.7, color=PALETTE[j % len(PALETTE)], label=f"{f:.0%}")
-    ax.legend(title="of the data"); ax.set(xscale="log", xlabel="training images per active expert", ylabel="squared error per test image")
-    mean = df.assign(per=per).groupby(["fraction", "num_experts"])[["active", "per", "sse_test"]].mean()
+        ax.plot(per[g.index],
+                g.sse_test,
+                MARKERS[j % len(MARKERS)],
+                ms=5,
+                alpha=.7,
+                color=PALETTE[j % len(PALETTE)],
+                label=f"{f:.0%}")
+    ax.legend(title="of the data")
+    ax.set(xscale="log",
+           xlabel="training images per active expert",
+           ylabel="squared error per test image")
+    mean = df.assign(per=per).groupby(["fraction", "num_experts"])[["active", "per",
+                                                                    "sse_test"]].mean()
     points = np.log10(mean[["active", "per"]].to_numpy(float))
     if len(mean) > 3 and np.linalg.matrix_rank(points - points.mean(0)) == 2:
         X, Y = np.meshgrid(*(np.linspace(v.min(), v.max(), 60) for v in points.T))
-        shown = right.contourf(10**X, 10**Y, griddata(points, mean.sse_test.to_numpy(), (X, Y)), 12, cmap="Blues_r")
+        shown = right.contourf(10**X,
+                               10**Y,
+                               griddata(points, mean.sse_test.to_numpy(), (X, Y)),
+                               12,
+                               cmap="Blues_r")
         fig.colorbar(shown, ax=right, label="squared error")
     right.plot(mean.active, mean.per, "o", ms=4, color="black")
-    right.set(xscale="log", yscale="log", xlabel="active experts", ylabel="training images per active expert")
-    right.minorticks_off(); ticks = [k for k in (1, 2, 3, 5, 10, 20, 50) if mean.active.min() <= k <= mean.active.max()]; right.set_xticks(ticks, ticks)
+    right.set(xscale="log",
+              yscale="log",
+              xlabel="active experts",
+              ylabel="training images per active expert")
+    right.minorticks_off()
+    ticks = [k for k in (1, 2, 3, 5, 10, 20, 50) if mean.active.min() <= k <= mean.active.max()]
+    right.set_xticks(ticks, ticks)
     return caption(fig, text)
 
 def plot_probes(
@@ -811,9 +1068,17 @@ def plot_probes(
     for (data, routing), g in df.groupby(["data", "routing"], sort=False):
         for j, name in enumerate(("probe_expert", "probe_class")):
             s = summarize(g, "routing", name).iloc[0]
-            ax.errorbar(s["mean"], at + .15 * (2 * j - 1), xerr=np.nan_to_num(s.high - s["mean"]), fmt=MARKERS[j], color=PALETTE[[0, 4][j]], capsize=2)
-        labels.append(f"{str(data).split(':')[0]}, {routing}"); at += 1
-    ax.set_yticks(range(at), labels); ax.invert_yaxis(); ax.margins(y=.2)
+            ax.errorbar(s["mean"],
+                        at + .15*(2*j - 1),
+                        xerr=np.nan_to_num(s.high - s["mean"]),
+                        fmt=MARKERS[j],
+                        color=PALETTE[[0, 4][j]],
+                        capsize=2)
+        labels.append(f"{str(data).split(':')[0]}, {routing}")
+        at += 1
+    ax.set_yticks(range(at), labels)
+    ax.invert_yaxis()
+    ax.margins(y=.2)
     for j, name in enumerate(("expert labels", "class labels")):
         ax.text(.3 * j, 1.02, name, color=PALETTE[[0, 4][j]], transform=ax.transAxes, weight="bold")
     ax.set(xlabel="accuracy of a linear probe, test images")
@@ -829,7 +1094,10 @@ def plot_used(
     ends = []
     for j, (way, g) in enumerate(df.groupby("way", sort=False)):
         mean = g.groupby("step").val_used.mean()
-        ax.plot(mean.index, mean, color=PALETTE[j % len(PALETTE)]); ends.append((mean.iloc[-1], mean.index[-1], way, PALETTE[j % len(PALETTE)]))
-    ax.margins(x=.02); ax.set(ylim=(0, None), xlabel="step", ylabel="experts that draw in a batch"); _labels(ax, ends)
+        ax.plot(mean.index, mean, color=PALETTE[j % len(PALETTE)])
+        ends.append((mean.iloc[-1], mean.index[-1], way, PALETTE[j % len(PALETTE)]))
+    ax.margins(x=.02)
+    ax.set(ylim=(0, None), xlabel="step", ylabel="experts that draw in a batch")
+    _labels(ax, ends)
     fig.get_layout_engine().set(rect=(0, 0, .8, 1))
     return caption(fig, text)

@@ -17,7 +17,13 @@ import numpy as np
 from . import cache
 
 # %% ../nbs/00h_sprites.ipynb #fec844d2
-FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "posX": 32, "posY": 32}  # in the file's order, the last one fastest
+FACTORS = {
+    "shape": 3,
+    "scale": 6,
+    "orientation": 40,
+    "posX": 32,
+    "posY": 32
+}  # in the file's order, the last one fastest
 SHAPES = ("square", "ellipse", "heart")
 VALUES = {
     "shape": np.array([1.0, 2.0, 3.0]),
@@ -33,15 +39,19 @@ N = 3 * 6 * 40 * 32 * 32
 def _whole(a, what: str) -> np.ndarray:
     "The numbers as int64, if they are whole numbers."
     a = np.asarray(a)
-    if a.size == 0: a = a.astype(np.int64)
-    if a.dtype.kind not in "iu": raise IndexError(f"{what} are whole numbers, not {a.dtype}")
+    if a.size == 0:
+        a = a.astype(np.int64)
+    if a.dtype.kind not in "iu":
+        raise IndexError(f"{what} are whole numbers, not {a.dtype}")
     return a.astype(np.int64)
 
 def _valid(index) -> np.ndarray:
     "Official numbers, checked."
     i = _whole(index, "image numbers")
     if i.size and not 0 <= i.min() <= i.max() < N:
-        raise IndexError(f"image {i.min() if i.min() < 0 else i.max()} does not exist: sprites are numbered 0 to {N - 1:,}")
+        raise IndexError(
+            f"image {i.min() if i.min() < 0 else i.max()} does not exist: sprites are numbered 0 to {N - 1:,}"
+        )
     return i
 
 # %% ../nbs/00h_sprites.ipynb #81b98755
@@ -56,9 +66,11 @@ def index(
 ) -> np.ndarray:  # official numbers [...]
     "Equation 0h.1: the numbers of images."
     f = _whole(factors, "factor classes")
-    if f.ndim == 0 or f.shape[-1] != 5: raise IndexError(f"expected five classes ({', '.join(FACTORS)}), got shape {list(f.shape)}")
+    if f.ndim == 0 or f.shape[-1] != 5:
+        raise IndexError(f"expected five classes ({', '.join(FACTORS)}), got shape {list(f.shape)}")
     for j, (name, n) in enumerate(FACTORS.items()):
-        if f.size and not 0 <= f[..., j].min() <= f[..., j].max() < n: raise IndexError(f"{name} has classes 0 to {n - 1}")
+        if f.size and not 0 <= f[..., j].min() <= f[..., j].max() < n:
+            raise IndexError(f"{name} has classes 0 to {n - 1}")
     return np.ravel_multi_index(tuple(np.moveaxis(f, -1, 0)), SIZES)
 
 # %% ../nbs/00h_sprites.ipynb #f72d3118
@@ -67,10 +79,12 @@ def outline(
     R: float = 1.0,  # size in pixels
 ) -> np.ndarray:  # [V, 2] x to the right, y down, around the origin
     "Equation 0h.2: the corners of a shape."
-    if shape == 0: return R * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    if shape == 0:
+        return R * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
     V = 100 if shape == 1 else 150
     t = 2 * np.pi * np.arange(V) / V
-    if shape == 1: return R * np.stack([1.33 * np.cos(t), np.sin(t) / 1.33], axis=-1)
+    if shape == 1:
+        return R * np.stack([1.33 * np.cos(t), np.sin(t) / 1.33], axis=-1)
     v = (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 14.5 + 0.15
     return R * np.stack([np.sin(t) ** 3, -v], axis=-1)
 
@@ -80,7 +94,8 @@ def _turned(shape: int) -> np.ndarray:  # [6, 40, V, 2]
     "The corners at every size and angle, around the origin."
     theta = VALUES["orientation"] * (np.arange(40) < 39)  # class 39 is a full turn
     c, s = np.cos(theta)[:, None], np.sin(theta)[:, None]
-    u, v = np.moveaxis(np.stack([outline(shape, 9.6 * scale) for scale in VALUES["scale"]]), -1, 0)[:, :, None]  # [6, 1, V] each
+    u, v = np.moveaxis(np.stack([outline(shape, 9.6*scale) for scale in VALUES["scale"]]), -1,
+                       0)[:, :, None]  # [6, 1, V] each
     return np.stack([u * c + v * s, v * c - u * s], axis=-1)
 
 def corners(
@@ -88,16 +103,18 @@ def corners(
 ) -> np.ndarray:  # int64 [n, V, 2] in 1/256 pixel, x to the right, y down
     "Equation 0h.3: where the corners lie."
     f = factors(index)
-    if len(np.unique(f[:, 0])) != 1: raise IndexError("corners wants images of one shape at a time, at least one")
+    if len(np.unique(f[:, 0])) != 1:
+        raise IndexError("corners wants images of one shape at a time, at least one")
     origin = 16 + 32 * VALUES["posX"][f[:, 3:]]  # [n, 2]; posX and posY take the same values
-    return np.rint(256 * (_turned(int(f[0, 0]))[f[:, 1], f[:, 2]] + origin[:, None])).astype(np.int64)
+    return np.rint(256*(_turned(int(f[0, 0]))[f[:, 1], f[:, 2]] + origin[:, None])).astype(np.int64)
 
 # %% ../nbs/00h_sprites.ipynb #616f22d2
 def _crossings(
     P: np.ndarray,  # int64 [n, V, 2] corners in 1/256 pixel
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # image, row, column: three times [m]
     "Where outlines cross the heights of pixel centers: equation 0h.5."
-    (x0, y0), (x1, y1) = np.moveaxis(P, -1, 0), np.moveaxis(np.roll(P, -1, axis=1), -1, 0)  # each [n, V]
+    (x0, y0), (x1, y1) = np.moveaxis(P, -1, 0), np.moveaxis(np.roll(P, -1, axis=1), -1,
+                                                            0)  # each [n, V]
     a, b = (y0 + 128) >> 8, (y1 + 128) >> 8
     count = np.abs(b - a).ravel()  # rows that an edge crosses
     edge = np.repeat(np.arange(count.size), count)  # [m]: each edge once for each of them
@@ -117,17 +134,20 @@ def _words(
         mine = np.flatnonzero(index // (N // 3) == s)
         for n in (mine[a : a + 512] for a in range(0, len(mine), 512)):
             image, row, column = _crossings(corners(index[n]))
-            np.bitwise_xor.at(out, (n[image], row), np.uint64(2**64 - 1) >> column.astype(np.uint64))
+            np.bitwise_xor.at(out, (n[image], row),
+                              np.uint64(2**64 - 1) >> column.astype(np.uint64))
     return out
 
 def render_packed(
-    index: int | Sequence[int] | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int]
+    | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
 ) -> np.ndarray:  # uint8 [n, 512], as np.packbits packs 64 x 64 pixels
     "Draw images as bits."
     return _words(_valid(index).reshape(-1)).astype(">u8").view(np.uint8)
 
 def render(
-    index: int | Sequence[int] | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int]
+    | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
 ) -> np.ndarray:  # uint8 [n, 1, 64, 64], 0 or 255
     "Draw images."
     return cache.Packed(render_packed(index), (64, 64))[:]
@@ -141,14 +161,17 @@ def _first_angle(
     f[:, :, 2] = np.arange(40)
     word = _words(index(f).ravel()).reshape(-1, 40, 64)
     same = np.ones((len(f), 40, 40), bool)
-    for r in range(64): same &= word[:, :, None, r] == word[:, None, :, r]
+    for r in range(64):
+        same &= word[:, :, None, r] == word[:, None, :, r]
     return same.argmax(axis=2)
 
 def find_repeats() -> tuple[np.ndarray, np.ndarray]:
     "All images that repeat an earlier one, and which they repeat: numbers [m] and [m]."
-    f = factors(np.arange(N)).reshape(18, 40, 1024, 5).swapaxes(1, 2).reshape(-1, 40, 5)  # [g, 40, 5]
+    f = factors(np.arange(N)).reshape(18, 40, 1024, 5).swapaxes(1, 2).reshape(-1, 40,
+                                                                              5)  # [g, 40, 5]
     groups = f[:, 0, [0, 1, 3, 4]]
-    first = np.concatenate([_first_angle(groups[a : a + 64]) for a in range(0, len(groups), 64)])  # [g, 40]
+    first = np.concatenate([_first_angle(groups[a:a + 64])
+                            for a in range(0, len(groups), 64)])  # [g, 40]
     g, angle = np.nonzero(first != np.arange(40))
     repeat, of = index(f[g, angle]), index(f[g, first[g, angle]])
     order = np.argsort(repeat)
@@ -159,7 +182,8 @@ def find_repeats() -> tuple[np.ndarray, np.ndarray]:
 def _repeats() -> tuple[np.ndarray, np.ndarray]:
     "What `find_repeats` found, apart from the full turn: numbers [m], in order, and which they repeat [m]."
     with resources.files("genmix").joinpath("published", "sprites_repeats.npz").open("rb") as file:
-        with np.load(file, allow_pickle=False) as a: return a["repeat"].astype(np.int64), a["first"].astype(np.int64)
+        with np.load(file, allow_pickle=False) as a:
+            return a["repeat"].astype(np.int64), a["first"].astype(np.int64)
 
 def distinct(
     index: int | Sequence[int] | np.ndarray,  # official numbers [...]
@@ -175,14 +199,17 @@ def distinct(
 # %% ../nbs/00h_sprites.ipynb #57f5379f
 def _blocks(start: int, n: int):
     "Images `start` to `n` as bits."
-    for a in range(start, n, 8192): yield render_packed(np.arange(a, min(a + 8192, n)))
+    for a in range(start, n, 8192):
+        yield render_packed(np.arange(a, min(a + 8192, n)))
 
 def build_cache(
     progress: bool = True,  # show a progress bar on stderr
     n: int = N,  # only the first n images, to try it
 ) -> cache.Packed:  # uint8 [n, 1, 64, 64]
     "All images, packed, in the cache folder; drawn when they are not there yet."
-    made_of = dict(generator="genmix.sprites", sample=zlib.crc32(render_packed(np.arange(0, N, 997)).tobytes()))
+    made_of = dict(generator="genmix.sprites",
+                   sample=zlib.crc32(render_packed(np.arange(0, N, 997)).tobytes()))
     target = cache.cache_root() / "sprites" / ("sprites.npy" if n == N else f"sprites-{n}.npy")
-    bits = cache.build(target, (n, 512), np.uint8, lambda start: _blocks(start, n), made_of, progress)
+    bits = cache.build(target, (n, 512), np.uint8, lambda start: _blocks(start, n), made_of,
+                       progress)
     return cache.Packed(bits, (64, 64))

@@ -19,7 +19,11 @@ import genmix
 from . import arms, rooms, sprites
 
 # %% ../nbs/00a_synthetic.ipynb #3e26ed31
-WORLDS = {"sprites": sprites, "rooms": rooms, "arms": arms}  # one image for every combination of factors
+WORLDS = {
+    "sprites": sprites,
+    "rooms": rooms,
+    "arms": arms
+}  # one image for every combination of factors
 
 # %% ../nbs/00a_synthetic.ipynb #cc2904a3
 VOWELS = ("i", "I", "E", "{", "V", "A", "O", "U", "u", "3'")  # in the order of the file
@@ -85,7 +89,8 @@ def gaussian_accuracy(
     for v in vowels:
         C = np.cov(x[y == v].T)
         d = x - x[y == v].mean(axis=0)
-        score.append(-0.5 * np.einsum("ni,ij,nj->n", d, np.linalg.inv(C), d) - 0.5 * np.linalg.slogdet(C)[1])
+        score.append(-0.5*np.einsum("ni,ij,nj->n", d, np.linalg.inv(C), d) -
+                     0.5*np.linalg.slogdet(C)[1])
     return float((np.array(vowels)[np.argmax(score, axis=0)] == y).mean())
 
 # %% ../nbs/00a_synthetic.ipynb #3e4ba6c7
@@ -111,14 +116,20 @@ def write_formant_statistics(
     "Compute the statistics and store them with their provenance. The package ships the result."
     out = Path(out)
     provenance = {
-        "data": "Peterson & Barney 1952, 76 speakers x 10 vowels x 2 repetitions", "url": url, "sha256": table["sha256"],
+        "data": "Peterson & Barney 1952, 76 speakers x 10 vowels x 2 repetitions",
+        "url": url,
+        "sha256": table["sha256"],
         "what": "genmix.synthetic.formant_statistics: per kind of speaker and vowel the mean, covariance between speakers and"
-                " within a speaker (Hz, Hz^2) of f0 f1 f2 f3, the correlation rho across vowels, a Gaussian classifier's accuracy",
+        " within a speaker (Hz, Hz^2) of f0 f1 f2 f3, the correlation rho across vowels, a Gaussian classifier's accuracy",
         "genmix": genmix.__version__,
         "command": "python -c \"from genmix import data, synthetic as s; s.write_formant_statistics("
-                   "vars(data.load('vowels')), 'genmix/published/formants.json', data.SETS['vowels'].url)\"",
+        "vars(data.load('vowels')), 'genmix/published/formants.json', data.SETS['vowels'].url)\"",
     }
-    stats = {"provenance": provenance, "vowels": VOWELS, "formants": FORMANTS} | formant_statistics(table)
+    stats = {
+        "provenance": provenance,
+        "vowels": VOWELS,
+        "formants": FORMANTS
+    } | formant_statistics(table)
     part = out.with_name(out.name + ".part")
     part.write_text(json.dumps(stats) + "\n", encoding="utf-8")
     os.replace(part, out)
@@ -128,7 +139,8 @@ def write_formant_statistics(
 @lru_cache(maxsize=1)
 def published_statistics() -> dict:
     "The statistics of the real table that come with the package, and where they came from."
-    text = resources.files("genmix").joinpath("published", "formants.json").read_text(encoding="utf-8")
+    text = resources.files("genmix").joinpath("published",
+                                              "formants.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 # %% ../nbs/00a_synthetic.ipynb #d76ea940
@@ -140,9 +152,11 @@ def _draw(
 ) -> np.ndarray:  # [n, V, R, 4] in whole Hz
     "Draw speakers of one kind: equations 0.1 and 0.3."
     mean, rho = np.array(s["mean"]), np.array(s["rho"])
-    z = np.sqrt(rho) * rng.standard_normal((n, 1, 4)) + np.sqrt(1 - rho) * rng.standard_normal((n, len(mean), 4))
+    z = np.sqrt(rho)*rng.standard_normal((n, 1, 4)) + np.sqrt(1 - rho)*rng.standard_normal(
+        (n, len(mean), 4))
     u = np.einsum("vij,svj->svi", covariance_root(np.array(s["between"])), z)
-    e = np.einsum("vij,svrj->svri", covariance_root(np.array(s["within"])), rng.standard_normal((n, len(mean), repetitions, 4)))
+    e = np.einsum("vij,svrj->svri", covariance_root(np.array(s["within"])),
+                  rng.standard_normal((n, len(mean), repetitions, 4)))
     x = np.rint(mean[:, None] + u[:, :, None] + e)
     return np.maximum.accumulate(np.maximum(x, 50), axis=-1)
 
@@ -157,7 +171,8 @@ def formants(
     "A SYNTHETIC table of vowels in the order of the real one: men, women, children."
     rng, stats = np.random.default_rng(seed), published_statistics()
     counts = dict(zip(KINDS, (n_men, n_women, n_children)))
-    x = np.concatenate([_draw(rng, stats["kinds"][k], n, repetitions) for k, n in counts.items()])  # [S, V, R, 4]
+    x = np.concatenate([_draw(rng, stats["kinds"][k], n, repetitions)
+                        for k, n in counts.items()])  # [S, V, R, 4]
     S, V, R, _ = x.shape
     return dict(
         formants=x.reshape(-1, 4),

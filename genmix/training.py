@@ -61,21 +61,31 @@ def seed_of(
 # %% ../nbs/02a_training.ipynb #796accc0
 class Noise:
     "Random numbers that depend on the seed alone: those of the whole batch, of which a process sees its own rows."
+
     def __init__(
-        self,
-        *seed: int,  # such as (seed, stream, step)
-        device: str | torch.device = "cpu",  # where the numbers are made
-        rows: tuple[int, int] | None = None,  # this process's rows of the batch: from, to (None: all)
-        total: int = 0,  # rows in the whole batch, if `rows` is given
+            self,
+            *seed: int,  # such as (seed, stream, step)
+            device: str | torch.device = "cpu",  # where the numbers are made
+            rows: tuple[int, int]
+        | None = None,  # this process's rows of the batch: from, to (None: all)
+            total: int = 0,  # rows in the whole batch, if `rows` is given
     ):
         self.generator = torch.Generator(device).manual_seed(seed_of(*seed))
         self.device, self.rows, self.total = device, rows, total
 
     def _draw(self, make, shape, dim):
-        if self.rows is None: return make(*shape, generator=self.generator, device=self.device)
+        if self.rows is None:
+            return make(*shape, generator=self.generator, device=self.device)
         (a, b), dim = self.rows, dim % len(shape)
-        if shape[dim] != b - a: raise TrainingError(f"noise of shape {list(shape)}: dimension {dim} must be the batch, here {b - a} rows")
-        whole = make(*shape[:dim], self.total, *shape[dim + 1:], generator=self.generator, device=self.device)
+        if shape[dim] != b - a:
+            raise TrainingError(
+                f"noise of shape {list(shape)}: dimension {dim} must be the batch, here {b - a} rows"
+            )
+        whole = make(*shape[:dim],
+                     self.total,
+                     *shape[dim + 1:],
+                     generator=self.generator,
+                     device=self.device)
         return whole.narrow(dim, a, b - a)
 
     def normal(self, *shape: int, dim: int = 0) -> torch.Tensor:
@@ -91,28 +101,37 @@ def _read(x, rows: np.ndarray) -> torch.Tensor:
     "Some images, read in the order in which they lie on the disk, and handed out in the order asked for: uint8 [n, C, H, W]."
     order = np.argsort(rows, kind="stable")
     out = np.empty((len(rows), *x.shape[1:]), np.uint8)
-    for part in np.array_split(order, max(1, len(rows) * out[:1].nbytes // 2**26)): out[part] = x[rows[part]]
+    for part in np.array_split(order, max(1, len(rows) * out[:1].nbytes // 2**26)):
+        out[part] = x[rows[part]]
     return torch.from_numpy(out)
 
 class Rows:
     "Images on a device, handed out as batches; what is too large stays on the disk, and is read ahead in chunks."
+
     def __init__(
-        self,
-        d: ImageData,  # on disk or in memory
-        device: str | torch.device = "cpu",  # where the batches are wanted
-        limit: float | None = None,  # bytes: a larger set is read in chunks (None: 2 GB, or on a GPU half of its free memory)
-        chunk: float = 2**27,  # bytes read in one go from a larger set
-        channels_last: bool = False,  # the layout of the images handed out
-        known: bool = True,  # row numbers mean something to the model: False writes -1 into every `Batch.i`
+            self,
+            d: ImageData,  # on disk or in memory
+            device: str | torch.device = "cpu",  # where the batches are wanted
+            limit: float |
+        None = None,  # bytes: a larger set is read in chunks (None: 2 GB, or on a GPU half of its free memory)
+            chunk: float = 2**27,  # bytes read in one go from a larger set
+            channels_last: bool = False,  # the layout of the images handed out
+            known:
+        bool = True,  # row numbers mean something to the model: False writes -1 into every `Batch.i`
     ):
-        self.device, self.y = torch.device(device), torch.as_tensor(np.asarray(d.y, np.int64), device=device)
+        self.device, self.y = torch.device(device), torch.as_tensor(np.asarray(d.y, np.int64),
+                                                                    device=device)
         self.bytes, self.known = int(np.prod(d.x.shape[1:])), known     # of an image
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.chunk, self.x = max(1, int(chunk // max(1, self.bytes))), d.x  # images in a chunk
-        ready = type(d.x) is np.ndarray and d.x.flags.writeable and d.x.flags.c_contiguous  # in memory already: nothing to copy
+        ready = type(
+            d.x
+        ) is np.ndarray and d.x.flags.writeable and d.x.flags.c_contiguous  # in memory already: nothing to copy
         if limit is None:
-            limit = torch.cuda.mem_get_info(self.device)[0] / 2 if self.device.type == "cuda" else math.inf if ready else 2e9
-        if len(d) * self.bytes <= limit: self.x = (torch.from_numpy(d.x) if ready else _read(d.x, np.arange(len(d)))).to(device)
+            limit = torch.cuda.mem_get_info(
+                self.device)[0]/2 if self.device.type == "cuda" else math.inf if ready else 2e9
+        if len(d) * self.bytes <= limit:
+            self.x = (torch.from_numpy(d.x) if ready else _read(d.x, np.arange(len(d)))).to(device)
 
     def __len__(self) -> int: return len(self.y)
 
@@ -122,7 +141,10 @@ class Rows:
     ) -> Batch:
         "The images of some rows."
         rows = rows.to(self.device)
-        return self._batch(self.x[rows] if torch.is_tensor(self.x) else _read(self.x, rows.cpu().numpy()).to(self.device), rows)
+        return self._batch(
+            self.x[rows] if torch.is_tensor(self.x) else _read(self.x,
+                                                               rows.cpu().numpy()).to(self.device),
+            rows)
 
     def _batch(self, x, rows) -> Batch:
         x = x.to(torch.float32, memory_format=self.layout).div_(255)
@@ -131,8 +153,10 @@ class Rows:
 # %% ../nbs/02a_training.ipynb #c3bef005
 @patch
 def batches(
-    self: Rows,
-    parts: list[torch.Tensor],  # row numbers [B] of each batch, in the order in which they will be wanted
+        self: Rows,
+        parts: list[
+            torch.
+            Tensor],  # row numbers [B] of each batch, in the order in which they will be wanted
 ) -> Iterator[Batch]:
     "Many batches, one after another; while one chunk is used, a thread reads the next."
     if torch.is_tensor(self.x) or not parts:
@@ -144,8 +168,10 @@ def batches(
         ahead = thread.submit(_read, self.x, torch.cat(groups[0]).cpu().numpy())
         for k, group in enumerate(groups):
             x = ahead.result().to(self.device)
-            if k + 1 < len(groups): ahead = thread.submit(_read, self.x, torch.cat(groups[k + 1]).cpu().numpy())
-            for part, x_part in zip(group, x.split([len(p) for p in group])): yield self._batch(x_part, part.to(self.device))
+            if k + 1 < len(groups):
+                ahead = thread.submit(_read, self.x, torch.cat(groups[k + 1]).cpu().numpy())
+            for part, x_part in zip(group, x.split([len(p) for p in group])):
+                yield self._batch(x_part, part.to(self.device))
 
 # %% ../nbs/02a_training.ipynb #41b59b1e
 def step_size(
@@ -155,7 +181,7 @@ def step_size(
 ) -> float:  # what Adam's step size is multiplied by
     "The schedule: a linear rise, then constant or half a cosine."
     s = min(1., (step + 1) / config.lr_warmup) if config.lr_warmup else 1.
-    return s * (.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.)
+    return s*(.5*(1 + math.cos(math.pi*step/total)) if config.lr_schedule == "cosine" else 1.)
 
 def ramp(
     step: int,  # number of the step, from 0
@@ -170,31 +196,46 @@ def pick_device(
 ) -> torch.device:
     "The device that a setting names; under torchrun, auto and cuda are each process's own GPU."
     found = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try: return torch.empty(0, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found).device
+    try:
+        return torch.empty(
+            0,
+            device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found).device
     except (RuntimeError, AssertionError, ValueError) as e:
-        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", found): why = "devices are auto, cpu, cuda, cuda:1 and so on, mps, xpu"
-        elif found.startswith("cuda") and not torch.cuda.is_available(): why = "no CUDA GPU is found"
-        else: why = textwrap.shorten(str(e).splitlines()[0], 120, placeholder=" ...")
-        raise ConfigError(f"device is {name!r}, which cannot be used here ({why}); auto takes a GPU if there is one, else the CPU") from None
+        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", found):
+            why = "devices are auto, cpu, cuda, cuda:1 and so on, mps, xpu"
+        elif found.startswith("cuda") and not torch.cuda.is_available():
+            why = "no CUDA GPU is found"
+        else:
+            why = textwrap.shorten(str(e).splitlines()[0], 120, placeholder=" ...")
+        raise ConfigError(
+            f"device is {name!r}, which cannot be used here ({why}); auto takes a GPU if there is one, else the CPU"
+        ) from None
 
 # %% ../nbs/02a_training.ipynb #e6fc7618
 def _leave():
     "All processes leave together: one that goes while another still talks to it can bring that one down."
-    if not dist.is_initialized(): return
+    if not dist.is_initialized():
+        return
     try:
-        if dist.get_backend() == "gloo": dist.monitored_barrier(timeout=timedelta(seconds=10))
-    except RuntimeError: pass  # the others are gone already
-    finally: dist.destroy_process_group()
+        if dist.get_backend() == "gloo":
+            dist.monitored_barrier(timeout=timedelta(seconds=10))
+    except RuntimeError:
+        pass  # the others are gone already
+    finally:
+        dist.destroy_process_group()
 
 class World:
     "The processes that train together: one, unless torchrun started more."
     def __init__(self, device: torch.device):
         self.device, self.size, self.rank = device, 1, 0
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-            if device.type == "cuda": torch.cuda.set_device(device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
+                                    timeout=timedelta(hours=1))
             atexit.register(_leave)
-        if dist.is_available() and dist.is_initialized(): self.size, self.rank = dist.get_world_size(), dist.get_rank()
+        if dist.is_available() and dist.is_initialized():
+            self.size, self.rank = dist.get_world_size(), dist.get_rank()
 
     def share(
         self,
@@ -209,10 +250,12 @@ class World:
         tensors: list[torch.Tensor],  # the same shapes in every process
     ) -> None:
         "Add up what all processes hold, in place, in one message."
-        if self.size == 1 or not tensors: return
+        if self.size == 1 or not tensors:
+            return
         flat = torch.cat([t.reshape(-1) for t in tensors])
         dist.all_reduce(flat)
-        for t, s in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(s.view_as(t))
+        for t, s in zip(tensors, flat.split([t.numel() for t in tensors])):
+            t.copy_(s.view_as(t))
 
 # %% ../nbs/02a_training.ipynb #012d79a7
 @patch
@@ -221,14 +264,18 @@ def sum_sparse(
     t: torch.Tensor,  # sparse [N, ...]
 ) -> torch.Tensor:  # sparse, the same shape
     "The sum of a sparse gradient: every process writes its rows into its own stretch of a common list, never a dense table."
-    if self.size == 1: return t
+    if self.size == 1:
+        return t
     i, v = t._indices(), t._values()                                     # [1, n], [n, ...]
     n = torch.zeros(self.size, dtype=torch.int64, device=v.device)
-    n[self.rank] = len(v); dist.all_reduce(n)
-    end = n.cumsum(0).tolist(); mine = slice(end[self.rank] - len(v), end[self.rank])
+    n[self.rank] = len(v)
+    dist.all_reduce(n)
+    end = n.cumsum(0).tolist()
+    mine = slice(end[self.rank] - len(v), end[self.rank])
     i_all, v_all = i.new_zeros(len(i), end[-1]), v.new_zeros(end[-1], *v.shape[1:])
     i_all[:, mine], v_all[mine] = i, v
-    dist.all_reduce(i_all); dist.all_reduce(v_all)
+    dist.all_reduce(i_all)
+    dist.all_reduce(v_all)
     return torch.sparse_coo_tensor(i_all, v_all, t.shape, check_invariants=False)
 
 @patch
@@ -237,19 +284,24 @@ def first(
     f: Callable[[], Any],  # what only one process may do
 ) -> Any:  # its result
     "What `f()` gives on process 0, which alone calls it; all processes get the result, or the error."
-    if self.size == 1: return f()
+    if self.size == 1:
+        return f()
     out = [None, None]
     if self.rank == 0:
-        try: out[0] = f()
-        except Exception as e: out[1] = e
+        try:
+            out[0] = f()
+        except Exception as e:
+            out[1] = e
     dist.broadcast_object_list(out, 0, device=self.device)
-    if out[1] is not None: raise out[1]
+    if out[1] is not None:
+        raise out[1]
     return out[0]
 
 @patch
 def any(self: World, *flags: bool) -> list[bool]:
     "For each flag: is it set in any process?"
-    if self.size == 1: return list(flags)
+    if self.size == 1:
+        return list(flags)
     t = torch.tensor(flags, dtype=torch.int32, device=self.device)
     dist.all_reduce(t, dist.ReduceOp.MAX)
     return [bool(v) for v in t.tolist()]
@@ -284,7 +336,9 @@ class Average:
     def swap(self) -> None:
         "Exchange weights and averages."
         for p, m in zip(self.params, self.mean):
-            t = p.detach().clone(); p.copy_(m); m.copy_(t)
+            t = p.detach().clone()
+            p.copy_(m)
+            m.copy_(t)
 
 # %% ../nbs/02a_training.ipynb #f44cd8b7
 def checkpoints(
@@ -301,10 +355,16 @@ def save_checkpoint(
     milestones: tuple = (),  # steps whose checkpoints stay as well
 ) -> Path:  # the file
     "Write `state` whole or not at all, under a name that says what its bytes must be."
-    memory = io.BytesIO(); torch.save(state, memory); data = memory.getvalue()
-    path = write_atomic(Path(folder) / f"step-{step:09}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
-    others = [p for p in checkpoints(folder) if p != path and int(p.stem.split("-")[1]) not in milestones]
-    for old in others[:len(others) - keep + 1]: old.unlink(missing_ok=True)
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    data = memory.getvalue()
+    path = write_atomic(
+        Path(folder)/f"step-{step:09}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+    others = [
+        p for p in checkpoints(folder) if p != path and int(p.stem.split("-")[1]) not in milestones
+    ]
+    for old in others[:len(others) - keep + 1]:
+        old.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/02a_training.ipynb #4254bd32
@@ -316,13 +376,21 @@ def load_checkpoint(
         try:
             data, why = path.read_bytes(), "its bytes are not those that were written"
             if hashlib.sha256(data).hexdigest()[:16] == path.stem.split("-")[-1]:
-                return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu") | dict(path=str(path))
-        except OSError as e: why = e.strerror or type(e).__name__
-        except Exception as e: why = f"{type(e).__name__} while reading it"
-        left = "going back to the one before it" if path != found[0] else "there is none before it, so training starts again"
-        print(f"genmix: checkpoint {path.name} is damaged ({why}); {left}", file=sys.stderr, flush=True)
-        try: path.rename(path.with_name(path.name + ".damaged"))
-        except OSError: pass
+                return torch.load(io.BytesIO(data), weights_only=True,
+                                  map_location="cpu") | dict(path=str(path))
+        except OSError as e:
+            why = e.strerror or type(e).__name__
+        except Exception as e:
+            why = f"{type(e).__name__} while reading it"
+        left = "going back to the one before it" if path != found[
+            0] else "there is none before it, so training starts again"
+        print(f"genmix: checkpoint {path.name} is damaged ({why}); {left}",
+              file=sys.stderr,
+              flush=True)
+        try:
+            path.rename(path.with_name(path.name + ".damaged"))
+        except OSError:
+            pass
     return None
 
 # %% ../nbs/02a_training.ipynb #45292ba3
@@ -331,25 +399,32 @@ class Log:
     def __init__(self): self.names, self.sums, self.count, self.waiting = [], [], 0, []
 
     def add(
-        self,
-        step: int,  # number of the step, for messages
-        names: list[str],  # of the terms
-        values: torch.Tensor,  # [T] their means over the batch, and perhaps more numbers to be checked
-        n: int,  # rows in the batch
+            self,
+            step: int,  # number of the step, for messages
+            names: list[str],  # of the terms
+            values: torch.
+        Tensor,  # [T] their means over the batch, and perhaps more numbers to be checked
+            n: int,  # rows in the batch
     ) -> None:
         "Add one batch."
-        if not self.names: self.names, self.sums = list(names), [0.] * len(names)
+        if not self.names:
+            self.names, self.sums = list(names), [0.] * len(names)
         if list(names) != self.names:
-            raise TrainingError(f"step {step}: the loss's terms were {', '.join(self.names)} so far, and now are {', '.join(names)}; "
-                                "a loss must return the same terms in every step")
+            raise TrainingError(
+                f"step {step}: the loss's terms were {', '.join(self.names)} so far, and now are {', '.join(names)}; "
+                "a loss must return the same terms in every step")
         self.waiting.append((step, n, values))
 
-    def read(self) -> tuple | None:  # (step, numbers) of the first batch with a number that is not finite
+    def read(
+        self
+    ) -> tuple | None:  # (step, numbers) of the first batch with a number that is not finite
         "Fetch what was added, in one go."
         waiting, self.waiting = self.waiting, []
-        if not waiting: return
+        if not waiting:
+            return
         for (step, n, _), row in zip(waiting, torch.stack([v for *_, v in waiting]).tolist()):
-            if not all(map(math.isfinite, row)): return step, row
+            if not all(map(math.isfinite, row)):
+                return step, row
             self.sums, self.count = [s + n * v for s, v in zip(self.sums, row)], self.count + n
 
     def mean(self) -> dict:
@@ -364,11 +439,21 @@ class Log:
 def _stacked(step: int, terms) -> torch.Tensor:
     "A loss's terms as one tensor [T]; a `TrainingError` if they are not what a loss must return."
     if not isinstance(terms, dict) or not torch.is_tensor(terms.get("loss")):
-        got = f"a dict with {', '.join(map(str, terms)) or 'nothing'}" if isinstance(terms, dict) else f"a {type(terms).__name__}"
-        raise TrainingError(f"step {step}: a model's loss must return a dict with a tensor 'loss', which is minimized; got {got}")
-    values = [v.detach().float() if torch.is_tensor(v) else torch.tensor(float(v), device=terms["loss"].device) for v in terms.values()]
+        got = f"a dict with {', '.join(map(str, terms)) or 'nothing'}" if isinstance(
+            terms, dict) else f"a {type(terms).__name__}"
+        raise TrainingError(
+            f"step {step}: a model's loss must return a dict with a tensor 'loss', which is minimized; got {got}"
+        )
+    values = [
+        v.detach().float() if torch.is_tensor(v) else torch.tensor(float(v),
+                                                                   device=terms["loss"].device)
+        for v in terms.values()
+    ]
     for k, v in zip(terms, values):
-        if v.dim(): raise TrainingError(f"step {step}: the loss's term {k!r} has shape {list(v.shape)}; every term must be one number")
+        if v.dim():
+            raise TrainingError(
+                f"step {step}: the loss's term {k!r} has shape {list(v.shape)}; every term must be one number"
+            )
     return torch.stack(values)
 
 def adam(
@@ -377,14 +462,19 @@ def adam(
 ) -> torch.optim.Adam:
     "Adam in one pass over the weights (`fused`) where the device has it."
     params = list(params)
-    return torch.optim.Adam(params, lr, fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params))
+    return torch.optim.Adam(params,
+                            lr,
+                            fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point()
+                                      for p in params))
 
 def _optimizers(model, config: FitConfig) -> list:
     "Adam for all parameters, unless the model brings optimizers of its own."
     params = [p for p in model.parameters() if p.requires_grad]
-    if not params: raise TrainingError(f"{type(model).__name__} has no parameters to train")
+    if not params:
+        raise TrainingError(f"{type(model).__name__} has no parameters to train")
     opts = model.optimizers(config) if hasattr(model, "optimizers") else [adam(params, config.lr)]
-    for g in (g for o in opts for g in o.param_groups): g["initial_lr"] = g["lr"]
+    for g in (g for o in opts for g in o.param_groups):
+        g["initial_lr"] = g["lr"]
     return opts
 
 # %% ../nbs/02a_training.ipynb #52aad8c2
@@ -401,20 +491,27 @@ class Run:
         milestones: tuple = (),  # epochs whose checkpoints are kept
     ):
         if not callable(getattr(model, "loss", None)):
-            raise TrainingError(f"{type(model).__name__} has no loss(batch, step, rng); `fit` trains whatever has one")
-        if not len(data): raise TrainingError("there are no images to train on")
-        self.model, self.data, self.config, self.N, self.folder = model, data, config, len(data), folder and Path(folder)
-        self.device = pick_device(config.device); self.world = World(self.device)
+            raise TrainingError(
+                f"{type(model).__name__} has no loss(batch, step, rng); `fit` trains whatever has one"
+            )
+        if not len(data):
+            raise TrainingError("there are no images to train on")
+        self.model, self.data, self.config, self.N, self.folder = model, data, config, len(
+            data), folder and Path(folder)
+        self.device = pick_device(config.device)
+        self.world = World(self.device)
         model.to(self.device)
         for m in model.modules() if config.channels_last else ():
-            if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)): m.to(memory_format=torch.channels_last)
+            if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+                m.to(memory_format=torch.channels_last)
         self.params, self.opts = dense_parameters(model), _optimizers(model, config)
         self.average = Average(model, config.ema) if config.ema else None
         self.per_epoch = -(-self.N // config.batch)
         self.total = config.steps or config.epochs * self.per_epoch
         self.milestones = tuple(e * self.per_epoch for e in milestones)
         self.step, self.history, self.log, self.seconds, self.saved = 0, [], Log(), 0., None
-        self.autocast = (lambda: torch.autocast(self.device.type, torch.bfloat16)) if config.precision == "bf16" else nullcontext
+        self.autocast = (lambda: torch.autocast(self.device.type, torch.bfloat16)
+                         ) if config.precision == "bf16" else nullcontext
 
     @cached_property
     def images(self) -> str:
@@ -432,14 +529,24 @@ class Run:
 def identity(self: Run) -> dict:
     "What a checkpoint must agree on with the run that continues it."
     c = {k: v for k, v in asdict(self.config).items() if k not in MAY_CHANGE}
-    if self.config.lr_schedule == "constant": c = {k: v for k, v in c.items() if k not in ("epochs", "steps")}
-    return {"config": type(self.config).__name__, **c, "model": type(self.model).__name__, "data": self.images}
+    if self.config.lr_schedule == "constant":
+        c = {k: v for k, v in c.items() if k not in ("epochs", "steps")}
+    return {
+        "config": type(self.config).__name__,
+        **c, "model": type(self.model).__name__,
+        "data": self.images
+    }
 
 @patch
 def state(self: Run) -> dict:
     "What a checkpoint holds. Noise, data order and schedules need no state: they follow from seed and step."
-    return dict(identity=self.identity(), step=self.step, model=self.model.state_dict(), opts=[o.state_dict() for o in self.opts],
-                average=self.average.mean if self.average else [], history=self.history, seconds=self.seconds,
+    return dict(identity=self.identity(),
+                step=self.step,
+                model=self.model.state_dict(),
+                opts=[o.state_dict() for o in self.opts],
+                average=self.average.mean if self.average else [],
+                history=self.history,
+                seconds=self.seconds,
                 log=(self.log.names, self.log.sums, self.log.count))
 
 # %% ../nbs/02a_training.ipynb #f880169b
@@ -450,34 +557,51 @@ def restore(
 ) -> None:
     "Continue from `s`; a `TrainingError` if it belongs to something else."
     def differs(name: str, theirs: Any, ours: Any) -> None:
-        raise TrainingError(f"{s.get('path', 'the checkpoint')} is of another run: {name} is {theirs!r} there and {ours!r} here. "
-                            "Use another folder, or the settings, data and model it was made with")
+        raise TrainingError(
+            f"{s.get('path', 'the checkpoint')} is of another run: {name} is {theirs!r} there and {ours!r} here. "
+            "Use another folder, or the settings, data and model it was made with")
     theirs, ours = s.get("identity", {}), self.identity()
     for k in {**ours, **theirs}:
-        if k in ours and k in theirs and theirs[k] != ours[k] or (k in ours) != (k in theirs) and k not in ("epochs", "steps"):
+        if k in ours and k in theirs and theirs[k] != ours[k] or (k in ours) != (
+                k in theirs) and k not in ("epochs", "steps"):
             differs(k, theirs.get(k), ours.get(k))
-    a, b = ({k: list(v.shape) for k, v in m.items() if torch.is_tensor(v)} for m in (s["model"], self.model.state_dict()))
+    a, b = ({
+        k: list(v.shape)
+        for k, v in m.items() if torch.is_tensor(v)
+    } for m in (s["model"], self.model.state_dict()))
     for k in {**a, **b}:
-        if a.get(k) != b.get(k): differs(f"the shape of {k}", a.get(k), b.get(k))
-    if s["step"] > self.total: differs("the number of steps", s["step"], self.total)
+        if a.get(k) != b.get(k):
+            differs(f"the shape of {k}", a.get(k), b.get(k))
+    if s["step"] > self.total:
+        differs("the number of steps", s["step"], self.total)
     self.model.load_state_dict(s["model"])
-    for o, v in zip(self.opts, s["opts"], strict=True): o.load_state_dict(v)
-    if self.average: self.average.mean = [m.to(p.device) for m, p in zip(s["average"], self.average.params, strict=True)]
-    self.step, self.history, self.seconds, self.saved = s["step"], s["history"], s["seconds"], s.get("path")
+    for o, v in zip(self.opts, s["opts"], strict=True):
+        o.load_state_dict(v)
+    if self.average:
+        self.average.mean = [
+            m.to(p.device) for m, p in zip(s["average"], self.average.params, strict=True)
+        ]
+    self.step, self.history, self.seconds, self.saved = s["step"], s["history"], s[
+        "seconds"], s.get("path")
     self.log.names, self.log.sums, self.log.count = s["log"]
-    if self.step < self.total and self.step % self.per_epoch and self.history and self.history[-1]["step"] == self.step: self.history.pop()
+    if self.step < self.total and self.step % self.per_epoch and self.history and self.history[-1][
+            "step"] == self.step:
+        self.history.pop()
 
 # %% ../nbs/02a_training.ipynb #f8757a01
 @patch
 def check(self: Run) -> None:
     "Stop if any number since the last check is not finite; only what has passed is ever saved."
-    if (bad := self.log.read()) is None: return
+    if (bad := self.log.read()) is None:
+        return
     step, row = bad
     found = dict(zip([*self.log.names, last := "the gradient's length"], row))
-    name = min((k for k, v in found.items() if not math.isfinite(v)), key=lambda k: (k == last) * 2 + (k == "loss"))  # the cause, not the sum
+    name = min((k for k, v in found.items() if not math.isfinite(v)),
+               key=lambda k: (k == last)*2 + (k == "loss"))  # the cause, not the sum
     listed = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
-    raise TrainingError(f"step {step}: {name} is {found[name]} ({listed}). Training stops here; {self.best}. "
-                        "A smaller step size (lr), a longer lr_warmup or a clip often helps")
+    raise TrainingError(
+        f"step {step}: {name} is {found[name]} ({listed}). Training stops here; {self.best}. "
+        "A smaller step size (lr), a longer lr_warmup or a clip often helps")
 
 @patch
 def save(self: Run) -> None:
@@ -488,14 +612,20 @@ def save(self: Run) -> None:
     ok = torch.stack([t.detach().isfinite().all() for t in tensors]).tolist()
     if not all(ok):
         where = names.get(id(tensors[ok.index(False)]), "the averaged weights")
-        raise TrainingError(f"step {self.step}: {where} holds numbers that are not finite, although the losses were. "
-                            f"Training stops here; {self.best}. A smaller lr often helps")
-    if self.folder is None: return
+        raise TrainingError(
+            f"step {self.step}: {where} holds numbers that are not finite, although the losses were. "
+            f"Training stops here; {self.best}. A smaller lr often helps")
+    if self.folder is None:
+        return
     def write() -> str:
-        try: return str(save_checkpoint(self.folder, self.step, self.state(), milestones=self.milestones))
+        try:
+            return str(
+                save_checkpoint(self.folder, self.step, self.state(), milestones=self.milestones))
         except OSError as e:
-            raise TrainingError(f"the checkpoint of step {self.step} cannot be written: {e.filename or self.folder}: {e.strerror or e}; "
-                                f"{self.best}. Make room or allow writing, and start again: training goes on from there") from None
+            raise TrainingError(
+                f"the checkpoint of step {self.step} cannot be written: {e.filename or self.folder}: {e.strerror or e}; "
+                f"{self.best}. Make room or allow writing, and start again: training goes on from there"
+            ) from None
     self.saved = self.world.first(write)
 
 # %% ../nbs/02a_training.ipynb #1631ac2b
@@ -503,11 +633,14 @@ def save(self: Run) -> None:
 def batches(self: Run) -> Iterator[tuple[Batch, int]]:
     "The rest of this epoch: this process's rows of every batch, and how many rows the whole batch has."
     c, (epoch, k) = self.config, divmod(self.step, self.per_epoch)
-    order = torch.randperm(self.N, generator=torch.Generator().manual_seed(seed_of(c.seed, 1, epoch)))
-    if torch.is_tensor(self.rows.x): order = order.to(self.device)
+    order = torch.randperm(self.N,
+                           generator=torch.Generator().manual_seed(seed_of(c.seed, 1, epoch)))
+    if torch.is_tensor(self.rows.x):
+        order = order.to(self.device)
     whole = order.split(c.batch)[k:k + self.total - self.step]
     shares = [self.world.share(len(rows)) for rows in whole]
-    yield from zip(self.rows.batches([rows[a:b] for rows, (a, b, _) in zip(whole, shares)]), map(len, whole))
+    yield from zip(self.rows.batches([rows[a:b] for rows, (a, b, _) in zip(whole, shares)]),
+                   map(len, whole))
 
 # %% ../nbs/02a_training.ipynb #76b264cf
 def _own_randomness(device):
@@ -517,12 +650,14 @@ def _own_randomness(device):
 def _reseed(seed: int, device):
     "What torch.manual_seed(seed) does, for the one device in use: a hundred times faster."
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda": torch.cuda.default_generators[device.index].manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 # %% ../nbs/02a_training.ipynb #d17561ff
 def _length(grads: list):
     "The length of all gradients together."
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(
+        torch._foreach_norm(grads))) if grads else torch.zeros(())
 
 def train_step(
     run: Run,  # moves on by one step
@@ -534,26 +669,33 @@ def train_step(
     a, b, weight = w.share(n)
     rng = Noise(c.seed, 0, step, device=run.device, rows=(a, b) if w.size > 1 else None, total=n)
     _reseed(seed_of(c.seed, 2, step, w.rank), run.device)                # for dropout and the like
-    with run.autocast(): terms = run.model.loss(batch, step, rng)
+    with run.autocast():
+        terms = run.model.loss(batch, step, rng)
     values, loss = _stacked(step, terms) * weight, terms["loss"]
-    if not loss.requires_grad: raise TrainingError(f"step {step}: the loss does not depend on any trained parameter")
+    if not loss.requires_grad:
+        raise TrainingError(f"step {step}: the loss does not depend on any trained parameter")
     run.model.zero_grad()
     (loss if weight == 1 else loss * weight).backward()
     dense = [p.grad for p in run.params if p.grad is not None]
     w.sum([*dense, values])
     length = _length(dense)
-    if c.clip and dense: torch._foreach_mul_(dense, (c.clip / (length + 1e-6)).clamp(max=1.))
+    if c.clip and dense:
+        torch._foreach_mul_(dense, (c.clip / (length + 1e-6)).clamp(max=1.))
     for p in run.model.parameters():
         if p.grad is not None and p.grad.is_sparse:
-            p.grad = w.sum_sparse(p.grad); length = length + _length([p.grad._values()])
+            p.grad = w.sum_sparse(p.grad)
+            length = length + _length([p.grad._values()])
     run.log.add(step, list(terms), torch.cat([values, length.detach().view(1).to(values)]), n)
-    if run.device.type == "cpu" or step % EVERY == 0: run.check()
+    if run.device.type == "cpu" or step % EVERY == 0:
+        run.check()
     scale = step_size(c, step, run.total)
     for o in run.opts:
-        for g in o.param_groups: g["lr"] = g["initial_lr"] * scale
+        for g in o.param_groups:
+            g["lr"] = g["initial_lr"] * scale
         o.step()
     run.step += 1
-    if run.average: run.average.update(run.step)
+    if run.average:
+        run.average.update(run.step)
 
 EVERY = 20  # steps between two looks at the numbers on a GPU: each look waits until the GPU has caught up
 
@@ -567,7 +709,8 @@ def evaluate(
     world: World | None = None,  # share the batches among these processes
 ) -> dict:  # means of the loss's terms
     "The loss on other images, with the same noise every time."
-    if not isinstance(rows, Rows): rows = Rows(rows, next(model.parameters()).device, known=False)
+    if not isinstance(rows, Rows):
+        rows = Rows(rows, next(model.parameters()).device, known=False)
     was, found, (rank, size) = model.training, [], (world.rank, world.size) if world else (0, 1)
     parts = list(torch.arange(len(rows)).split(config.batch))
     mine = range(rank, len(parts), size)
@@ -576,11 +719,14 @@ def evaluate(
         for k, batch in zip(mine, rows.batches([parts[k] for k in mine])):
             terms = model.loss(batch, step, Noise(config.seed, 3, k, device=rows.device))
             found.append((k, list(terms), len(parts[k]) * _stacked(step, terms).double()))
-    finally: model.train(was)
-    found = [(k, names, v.tolist()) for k, names, v in found]            # one look at the device, after all is done
+    finally:
+        model.train(was)
+    found = [(k, names, v.tolist())
+             for k, names, v in found]  # one look at the device, after all is done
     if size > 1:
         shares = [None] * size
-        dist.all_gather_object(shares, found); found = sorted(part for share in shares for part in share)
+        dist.all_gather_object(shares, found)
+        found = sorted(part for share in shares for part in share)
     return {name: sum(v) / len(rows) for name, v in zip(found[0][1], zip(*(v for *_, v in found)))}
 
 # %% ../nbs/02a_training.ipynb #e0a60163
@@ -589,31 +735,39 @@ class Stop:
     def __enter__(self) -> "Stop":
         self.asked, self.old = 0, {}
         if threading.current_thread() is threading.main_thread():
-            for s, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-                if signal.getsignal(s) == usual: self.old[s] = signal.signal(s, self._ask)
+            for s, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM,
+                                                                           signal.SIG_DFL)):
+                if signal.getsignal(s) == usual:
+                    self.old[s] = signal.signal(s, self._ask)
         return self
 
     def _ask(self, number, frame):
-        if self.asked == number: raise KeyboardInterrupt
+        if self.asked == number:
+            raise KeyboardInterrupt
         self.asked = self.asked or number
 
     def now(self, message: str) -> None:
         "Do what was asked for."
-        raise SystemExit(128 + signal.SIGTERM) if self.asked == signal.SIGTERM else KeyboardInterrupt(message)
+        raise SystemExit(
+            128 + signal.SIGTERM) if self.asked == signal.SIGTERM else KeyboardInterrupt(message)
 
     def __exit__(self, *error):
-        for s, handler in self.old.items(): signal.signal(s, handler)
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
 
 # %% ../nbs/02a_training.ipynb #ec17327f
 @patch
 @contextmanager
 def ready(self: Run) -> Iterator[None]:
     "The model as it is looked at: in eval mode, with averaged weights if there are any."
-    if self.average: self.average.swap()
+    if self.average:
+        self.average.swap()
     self.model.eval()
-    try: yield
+    try:
+        yield
     finally:
-        if self.average: self.average.swap()
+        if self.average:
+            self.average.swap()
         self.model.train()
 
 @patch
@@ -624,13 +778,22 @@ def end_epoch(
 ) -> None:
     "Write the epoch's row, and look at the model."
     self.check()
-    row = dict(epoch=-(-self.step // self.per_epoch), step=self.step, seconds=round(self.seconds, 2), **self.log.mean())
+    row = dict(epoch=-(-self.step // self.per_epoch),
+               step=self.step,
+               seconds=round(self.seconds, 2),
+               **self.log.mean())
     with self.ready():
         if held is not None:
-            row |= {f"val_{k}": v for k, v in evaluate(self.model, held, self.config, self.step, self.world).items()}
+            row |= {
+                f"val_{k}": v
+                for k, v in evaluate(self.model, held, self.config, self.step, self.world).items()
+            }
         self.history.append(row)
-        if on_epoch: self.world.first(lambda: (on_epoch(row["epoch"], self.model, pd.DataFrame(self.history)), None)[1])
-    if self.step % self.per_epoch == 0: self.log.clear()
+        if on_epoch:
+            self.world.first(
+                lambda: (on_epoch(row["epoch"], self.model, pd.DataFrame(self.history)), None)[1])
+    if self.step % self.per_epoch == 0:
+        self.log.clear()
 
 # %% ../nbs/02a_training.ipynb #489868b0
 @patch
@@ -640,12 +803,18 @@ def start(
 ) -> Rows | None:  # the same on the device
     "Take up the newest checkpoint, and bring the images to the device if there is anything left to do."
     if val is not None and (not len(val) or tuple(val.x.shape[1:]) != tuple(self.data.x.shape[1:])):
-        raise TrainingError(f"validation images are {len(val):,} of {list(val.x.shape[1:])}, training images {self.N:,} of {list(self.data.x.shape[1:])}")
-    if self.folder is not None and (s := self.world.first(lambda: load_checkpoint(self.folder))): self.restore(s)
+        raise TrainingError(
+            f"validation images are {len(val):,} of {list(val.x.shape[1:])}, training images {self.N:,} of {list(self.data.x.shape[1:])}"
+        )
+    if self.folder is not None and (s := self.world.first(lambda: load_checkpoint(self.folder))):
+        self.restore(s)
     elif self.world.size > 1:
-        for t in self.model.state_dict().values(): dist.broadcast(t, 0)
-    if self.step == self.total: return
-    if self.folder is not None: self.world.first(self.can_write)
+        for t in self.model.state_dict().values():
+            dist.broadcast(t, 0)
+    if self.step == self.total:
+        return
+    if self.folder is not None:
+        self.world.first(self.can_write)
     layout = dict(channels_last=self.config.channels_last)
     self.rows = Rows(self.data, self.device, **layout)
     return Rows(val, self.device, known=False, **layout) if val is not None else None
@@ -655,30 +824,44 @@ def can_write(self: Run) -> None:
     "Find out now, not after an hour; and sweep up what a killed process left half written."
     try:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part in self.folder.glob(".part-*"): part.unlink(missing_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder): pass
+        for part in self.folder.glob(".part-*"):
+            part.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
     except OSError as e:
-        raise TrainingError(f"no checkpoints can be written to {self.folder}: {e.strerror or e}; {self.best}") from None
+        raise TrainingError(
+            f"no checkpoints can be written to {self.folder}: {e.strerror or e}; {self.best}"
+        ) from None
 
 # %% ../nbs/02a_training.ipynb #88aaf13a
 @contextmanager
 def _compiled(run: Run):
     "The model's networks compiled, for as long as training lasts."
-    parts = [m for m in run.model.children() if not getattr(m, "sparse", False)] if run.config.compile else []
-    for m in parts: m.compile()
-    try: yield
+    parts = [m for m in run.model.children()
+             if not getattr(m, "sparse", False)] if run.config.compile else []
+    for m in parts:
+        m.compile()
+    try:
+        yield
     except Exception as e:
-        if not parts or not isinstance(e, torch._dynamo.exc.TorchDynamoException): raise
-        raise ConfigError("compile is true, but torch.compile does not work here: " + str(e).strip().splitlines()[0][:200] +
-                          "; it needs a C++ compiler. Set compile to false, the results are the same") from e
+        if not parts or not isinstance(e, torch._dynamo.exc.TorchDynamoException):
+            raise
+        raise ConfigError(
+            "compile is true, but torch.compile does not work here: " +
+            str(e).strip().splitlines()[0][:200] +
+            "; it needs a C++ compiler. Set compile to false, the results are the same") from e
     finally:
-        for m in parts: m._compiled_call_impl = None
+        for m in parts:
+            m._compiled_call_impl = None
 
 # %% ../nbs/02a_training.ipynb #3c08410b
-def keep_memory() -> bool:  # whether that could be arranged: with the GNU C library, as on most Linux systems
+def keep_memory(
+) -> bool:  # whether that could be arranged: with the GNU C library, as on most Linux systems
     "Keep freed memory for the next step instead of giving it back to the system (mallopt: trim above 1 GB, map alone from 32 MB up)."
-    try: return all(ctypes.CDLL("libc.so.6").mallopt(k, v) for k, v in ((-1, 2**30), (-3, 2**25)))
-    except (OSError, AttributeError): return False
+    try:
+        return all(ctypes.CDLL("libc.so.6").mallopt(k, v) for k, v in ((-1, 2**30), (-3, 2**25)))
+    except (OSError, AttributeError):
+        return False
 
 # %% ../nbs/02a_training.ipynb #2e14b36b
 class Bar:
@@ -689,35 +872,48 @@ class Bar:
         progress: bool,  # show it at all
     ):
         self.run, self.shown, self.images = run, time.time(), 0
-        self.bar = tqdm(total=run.total, initial=run.step, disable=not progress or run.world.rank > 0, unit="step", leave=False)
+        self.bar = tqdm(total=run.total,
+                        initial=run.step,
+                        disable=not progress or run.world.rank > 0,
+                        unit="step",
+                        leave=False)
 
     def __call__(
         self,
         now: float,  # seconds, as time.time() says them
         n: int,  # images in this step
     ) -> None:
-        if self.bar.disable: return
-        self.bar.update(); self.images += n
-        if now - self.shown < 1: return
-        terms = {k: f"{v:.4g}" for k, v in self.run.log.mean().items()} if self.run.log.count else {}
+        if self.bar.disable:
+            return
+        self.bar.update()
+        self.images += n
+        if now - self.shown < 1:
+            return
+        terms = {
+            k: f"{v:.4g}"
+            for k, v in self.run.log.mean().items()
+        } if self.run.log.count else {}
         self.bar.set_postfix(terms | {"images/s": f"{self.images / (now - self.shown):,.0f}"})
         self.shown, self.images = now, 0
 
 # %% ../nbs/02a_training.ipynb #045d941f
 def fit(
-    model: torch.nn.Module,  # has loss(batch, step, rng) -> dict of named scalars; the one called `loss` is minimized
+    model: torch.nn.
+    Module,  # has loss(batch, step, rng) -> dict of named scalars; the one called `loss` is minimized
     data: ImageData,  # to train on
     config: FitConfig,  # how
     val: ImageData | None = None,  # the loss on it, without training, after every epoch
     folder: str | Path | None = None,  # for checkpoints; None: none are made
-    on_epoch: Callable[[int, torch.nn.Module, pd.DataFrame], Any] | None = None,  # called as on_epoch(epoch, model, history) after every epoch, the model in eval mode with its averaged weights
+    on_epoch: Callable[[int, torch.nn.Module, pd.DataFrame], Any] |
+    None = None,  # called as on_epoch(epoch, model, history) after every epoch, the model in eval mode with its averaged weights
     save_every: float = 60.,  # seconds between checkpoints (0: after every step)
     progress: bool = True,  # show a bar
     milestones: tuple = (),  # epochs whose checkpoints are kept; of all others only the last two
 ) -> pd.DataFrame:  # a row per epoch: epoch, step, seconds, the loss's terms, and the validation's as val_...
     "Train `model`; continue from the newest checkpoint in `folder`, if there is one."
     run = Run(model, data, config, folder, milestones)
-    if run.device.type == "cpu": keep_memory()
+    if run.device.type == "cpu":
+        keep_memory()
     with _own_randomness(run.device), Stop() as stop, _compiled(run):
         held = run.start(val)
         show = Bar(run, progress)
@@ -727,17 +923,26 @@ def fit(
             while run.step < run.total:
                 for batch, n in run.batches():
                     train_step(run, batch, n)
-                    now = time.time(); run.seconds = now - begin
+                    now = time.time()
+                    run.seconds = now - begin
                     show(now, n)
                     last, whole = run.step == run.total, run.step % run.per_epoch == 0
-                    if last or whole: run.end_epoch(held, on_epoch)
-                    due, asked = save_every == 0 or last or run.step in run.milestones, bool(stop.asked)
-                    if run.world.size == 1 or run.step % EVERY == 0: due, asked = run.world.any(due or now - saved >= save_every, asked)
-                    else: asked = False
+                    if last or whole:
+                        run.end_epoch(held, on_epoch)
+                    due, asked = save_every == 0 or last or run.step in run.milestones, bool(
+                        stop.asked)
+                    if run.world.size == 1 or run.step % EVERY == 0:
+                        due, asked = run.world.any(due or now - saved >= save_every, asked)
+                    else:
+                        asked = False
                     if due or asked:
-                        run.save(); saved = time.time()
-                    if asked: stop.now(f"training was stopped after step {run.step}; {run.best}")
-        finally: show.bar.close()
-    if run.average: run.average.swap()
+                        run.save()
+                        saved = time.time()
+                    if asked:
+                        stop.now(f"training was stopped after step {run.step}; {run.best}")
+        finally:
+            show.bar.close()
+    if run.average:
+        run.average.swap()
     model.eval()
     return pd.DataFrame(run.history)

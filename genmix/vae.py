@@ -57,7 +57,8 @@ def log_normal(
     logvar: torch.Tensor | None = None,  # logarithms of the variances (None: 0)
 ) -> torch.Tensor:  # [...]
     "log N(z; mu, exp(logvar)), summed over the last dimension; the standard normal without them."
-    if mu is None: return -.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
+    if mu is None:
+        return -.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
     return -.5 * ((z - mu)**2 / logvar.exp() + logvar + math.log(2 * math.pi)).sum(-1)
 
 # %% ../nbs/02_conv_vae.ipynb #5f4729d2
@@ -68,18 +69,22 @@ def reparameterize(
     S: int | None = None,  # samples per image (None: one, and no dimension for it)
 ) -> torch.Tensor:  # [B, L], or [S, B, L]
     "z = mu + sigma·noise."
-    if S is None: return mu + (.5 * logvar).exp() * rng.normal(*mu.shape)
+    if S is None:
+        return mu + (.5 * logvar).exp() * rng.normal(*mu.shape)
     return mu + (.5 * logvar).exp() * rng.normal(S, *mu.shape, dim=1)
 
 # %% ../nbs/02_conv_vae.ipynb #9dc4df92
 class Bernoulli(nn.Module):
     "Every pixel is a coin; the network puts out log-odds."
     bounded = True  # images must lie between 0 and 1
+
     def __init__(
-        self,
-        binarize: bool = True,  # toss gray pixels; False takes a gray value for a share of tosses, which is no density
+            self,
+            binarize:
+        bool = True,  # toss gray pixels; False takes a gray value for a share of tosses, which is no density
     ):
-        super().__init__(); self.binarize = binarize
+        super().__init__()
+        self.binarize = binarize
 
     def prepare(
         self,
@@ -95,7 +100,8 @@ class Bernoulli(nn.Module):
         out: torch.Tensor,  # log-odds [..., B, C, H, W]
     ) -> torch.Tensor:  # [..., B]
         "log p(x|z) in nats, summed over pixels: [..., B]."
-        return -F.binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none").flatten(-3).sum(-1)
+        return -F.binary_cross_entropy_with_logits(out, x.expand_as(out),
+                                                   reduction="none").flatten(-3).sum(-1)
 
     def mean(self, out: torch.Tensor) -> torch.Tensor:
         "The expected image, from 0 to 1."
@@ -111,10 +117,13 @@ class Gaussian(nn.Module):
         learn: bool = False,  # is it a parameter to train, or fixed?
     ):
         super().__init__()
-        if not 0 < sigma < math.inf: raise VAEError(f"sigma must be a finite number above 0, got {sigma!r}")
+        if not 0 < sigma < math.inf:
+            raise VAEError(f"sigma must be a finite number above 0, got {sigma!r}")
         s = torch.tensor(math.log(sigma))
-        if learn: self.log_sigma = nn.Parameter(s)
-        else: self.register_buffer("log_sigma", s)
+        if learn:
+            self.log_sigma = nn.Parameter(s)
+        else:
+            self.register_buffer("log_sigma", s)
 
     def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
         "Pixels from 0 to 1 scaled to [-1, 1]."
@@ -126,8 +135,9 @@ class Gaussian(nn.Module):
         out: torch.Tensor,  # means [..., B, C, H, W]
     ) -> torch.Tensor:  # [..., B]
         "log p(x|z) in nats, summed over pixels: [..., B]."
-        sq = ((x - out)**2).flatten(-3)                                                     # [..., B, pixels]
-        return -.5 * sq.sum(-1) * (-2 * self.log_sigma).exp() - sq.shape[-1] * (self.log_sigma + .5 * math.log(2 * math.pi))
+        sq = ((x - out)**2).flatten(-3)  # [..., B, pixels]
+        return -.5*sq.sum(-1)*(-2*self.log_sigma).exp() - sq.shape[-1]*(self.log_sigma +
+                                                                        .5*math.log(2*math.pi))
 
     def mean(self, out: torch.Tensor) -> torch.Tensor:
         "The expected image, from 0 to 1."
@@ -139,8 +149,8 @@ def log_sinhc(
 ) -> torch.Tensor:  # the same shape
     "log(sinh(h) / h), without overflow and without 0/0; its derivative is as good."
     small, h = h.abs() < .5, h.abs()
-    s = torch.where(small, h, 0.)**2                                 # each branch sees only numbers that it can handle,
-    b = torch.where(small, 1., h)                                    # or the gradient of the other would be 0 times infinity
+    s = torch.where(small, h, 0.)**2  # each branch sees only numbers that it can handle,
+    b = torch.where(small, 1., h)  # or the gradient of the other would be 0 times infinity
     series = s * (1/6 - s * (1/180 - s * (1/2835 - s * (1/37800 - s / 467775))))
     return torch.where(small, series, b + torch.log1p(-(-2 * b).exp()) - (2 * b).log())
 
@@ -151,7 +161,8 @@ def langevin(
     small = h.abs() < .5
     s, b = torch.where(small, h, 0.), torch.where(small, 1., h)
     t = s**2
-    return torch.where(small, s * (1/3 - t * (1/45 - t * (2/945 - t * (1/4725 - t * 2/93555)))), 1 / b.tanh() - 1 / b)
+    return torch.where(small, s*(1/3 - t*(1/45 - t*(2/945 - t*(1/4725 - t*2/93555)))),
+                       1/b.tanh() - 1/b)
 
 class ContinuousBernoulli(nn.Module):
     "The coin's formula for gray values, with the constant that makes it a density (equation 2.13)."
@@ -175,36 +186,47 @@ class ContinuousBernoulli(nn.Module):
 # %% ../nbs/02_conv_vae.ipynb #44000980
 def halves(
     size: int,  # pixels
-    layers: int | None = None,  # how often to halve (None: until at most 8 pixels are left, but at least once)
+    layers: int
+    | None = None,  # how often to halve (None: until at most 8 pixels are left, but at least once)
 ) -> list[int]:  # sizes, the first one first
     "The sizes of an image under convolutions of stride 2: 28 -> [28, 14, 7]."
     s = [size]
-    while len(s) <= layers if layers is not None else s[-1] > 8 or len(s) == 1: s.append(-(-s[-1] // 2))
+    while len(s) <= layers if layers is not None else s[-1] > 8 or len(s) == 1:
+        s.append(-(-s[-1] // 2))
     return s
 
 def _sizes(shape, layers, least: int = 1):
     "Heights and widths of an image [C, H, W] under the same number of halvings, at least `least`."
-    try: C, H, W = (int(v) for v in shape); ok = min(C, H, W) >= 1
-    except (TypeError, ValueError): ok = False
-    if not ok: raise ConfigError(f"an image's shape must be (C, H, W), three whole numbers above 0, got {shape!r}")
+    try:
+        C, H, W = (int(v) for v in shape)
+        ok = min(C, H, W) >= 1
+    except (TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise ConfigError(
+            f"an image's shape must be (C, H, W), three whole numbers above 0, got {shape!r}")
     n = max(len(halves(max(H, W))) - 1, least) if layers is None else layers
     return C, halves(H, n), halves(W, n)
 
 # %% ../nbs/02_conv_vae.ipynb #6ec0ac33
 class ConvEncoder(nn.Module):
     "3x3 convolutions of stride 2, then linear layers to mu and logvar."
+
     def __init__(
-        self,
-        shape: tuple,  # of an image: (C, H, W)
-        latent: int,  # number of latent variables
-        width: int = 32,  # channels after the first convolution; twice as many after the others
-        layers: int | None = None,  # convolutions (None: until at most 8 pixels are left: 2 for 28 and 32 pixels, 3 for 64)
-        hidden: int = 256,  # units of the linear layer
+            self,
+            shape: tuple,  # of an image: (C, H, W)
+            latent: int,  # number of latent variables
+            width: int = 32,  # channels after the first convolution; twice as many after the others
+            layers: int |
+        None = None,  # convolutions (None: until at most 8 pixels are left: 2 for 28 and 32 pixels, 3 for 64)
+            hidden: int = 256,  # units of the linear layer
     ):
         super().__init__()
-        C, h, v = _sizes(shape, layers); w = [C, width] + [2 * width] * (len(h) - 2)
+        C, h, v = _sizes(shape, layers)
+        w = [C, width] + [2 * width] * (len(h) - 2)
         convs = [m for a, b in zip(w, w[1:]) for m in (nn.Conv2d(a, b, 3, 2, 1), nn.SiLU())]
-        self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(w[-1] * h[-1] * v[-1], hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(w[-1]*h[-1]*v[-1], hidden),
+                                 nn.SiLU(), nn.Linear(hidden, 2*latent))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
@@ -221,9 +243,16 @@ class ConvDecoder(nn.Module):
         hidden: int = 256,  # units of the linear layer
     ):
         super().__init__()
-        C, h, v = _sizes(shape, layers); w = [C, width] + [2 * width] * (len(h) - 2); n = len(h) - 1
-        head = [nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, w[-1] * h[-1] * v[-1]), nn.SiLU(),
-                nn.Unflatten(1, (w[-1], h[-1], v[-1]))]
+        C, h, v = _sizes(shape, layers)
+        w = [C, width] + [2 * width] * (len(h) - 2)
+        n = len(h) - 1
+        head = [
+            nn.Linear(latent, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, w[-1]*h[-1]*v[-1]),
+            nn.SiLU(),
+            nn.Unflatten(1, (w[-1], h[-1], v[-1]))
+        ]
         ups = []
         for i in reversed(range(n)):
             grow = (1 - h[i] % 2, 1 - v[i] % 2)
@@ -244,7 +273,8 @@ class Residual(nn.Module):
         stride: int = 1,  # 2 halves the image
     ):
         super().__init__()
-        self.f = nn.Sequential(nn.SiLU(), nn.Conv2d(a, b, 3, stride, 1), nn.SiLU(), nn.Conv2d(b, b, 3, 1, 1))
+        self.f = nn.Sequential(nn.SiLU(), nn.Conv2d(a, b, 3, stride, 1), nn.SiLU(),
+                               nn.Conv2d(b, b, 3, 1, 1))
         self.skip = nn.Conv2d(a, b, 1, stride) if a != b or stride > 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -261,10 +291,13 @@ class ResidualEncoder(nn.Module):
         hidden: int = 256,  # units of the linear layer
     ):
         super().__init__()
-        C, h, v = _sizes(shape, None, least=2); w = width
+        C, h, v = _sizes(shape, None, least=2)
+        w = width
         more = [Residual(2 * w, 2 * w, 2) for _ in h[3:]]
-        self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2, 1), Residual(w, w), Residual(w, 2 * w, 2), Residual(2 * w, 2 * w), *more, nn.SiLU(),
-                                 nn.Flatten(), nn.Linear(2 * w * h[-1] * v[-1], hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2, 1), Residual(w, w), Residual(w, 2*w, 2),
+                                 Residual(2*w, 2*w), *more, nn.SiLU(), nn.Flatten(),
+                                 nn.Linear(2*w*h[-1]*v[-1], hidden), nn.SiLU(),
+                                 nn.Linear(hidden, 2*latent))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
@@ -281,19 +314,31 @@ class ResidualDecoder(nn.Module):
         hidden: int = 256,  # units of the linear layer
     ):
         super().__init__()
-        C, h, v = _sizes(shape, None, least=2); w = width
-        def up(a: int, b: int, i: int) -> nn.Module: return nn.ConvTranspose2d(a, b, (4 - h[i] % 2, 4 - v[i] % 2), 2, 1)  # to the size h[i], v[i]
-        more = [m for i in reversed(range(2, len(h) - 1)) for m in (up(2 * w, 2 * w, i), Residual(2 * w, 2 * w), nn.SiLU())]
-        self.net = nn.Sequential(nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, 2 * w * h[-1] * v[-1]),
-                                 nn.Unflatten(1, (2 * w, h[-1], v[-1])),
-                                 Residual(2 * w, 2 * w), nn.SiLU(), *more, up(2 * w, w, 1), Residual(w, w), nn.SiLU(), up(w, C, 0))
+        C, h, v = _sizes(shape, None, least=2)
+        w = width
+
+        def up(a: int, b: int, i: int) -> nn.Module:
+            return nn.ConvTranspose2d(a, b, (4 - h[i] % 2, 4 - v[i] % 2), 2,
+                                      1)  # to the size h[i], v[i]
+
+        more = [
+            m for i in reversed(range(2,
+                                      len(h) - 1))
+            for m in (up(2*w, 2*w, i), Residual(2*w, 2*w), nn.SiLU())
+        ]
+        self.net = nn.Sequential(nn.Linear(latent, hidden), nn.SiLU(),
+                                 nn.Linear(hidden, 2*w*h[-1]*v[-1]),
+                                 nn.Unflatten(1, (2*w, h[-1], v[-1])), Residual(2*w, 2*w),
+                                 nn.SiLU(), *more, up(2*w, w, 1), Residual(w, w), nn.SiLU(),
+                                 up(w, C, 0))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         "Codes [B, L] to what the likelihood needs, [B, C, H, W]."
         return self.net(z)
 
 # %% ../nbs/02_conv_vae.ipynb #4c3f9277
-def _instead(shape): return f"and these are {'x'.join(map(str, shape))}; net conv and residual fit any size"
+def _instead(shape):
+    return f"and these are {'x'.join(map(str, shape))}; net conv and residual fit any size"
 
 class BottleneckEncoder(nn.Module):
     "The earlier implementation's: four unpadded convolutions, then the mean over what is left: for 28x28 pixels, one."
@@ -305,10 +350,13 @@ class BottleneckEncoder(nn.Module):
     ):
         super().__init__()
         C, w = _sizes(shape, 1)[0], width
-        if min(shape[1:]) < 23: raise ConfigError(f"net bottleneck needs images of at least 23x23 pixels, {_instead(shape)}")
-        self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2), nn.ReLU(), nn.Conv2d(w, 2 * w, 3, 2), nn.ReLU(),
-                                 nn.Conv2d(2 * w, 4 * w, 3, 2), nn.ReLU(),
-                                 nn.Conv2d(4 * w, 4 * w, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, 2 * latent))
+        if min(shape[1:]) < 23:
+            raise ConfigError(
+                f"net bottleneck needs images of at least 23x23 pixels, {_instead(shape)}")
+        self.net = nn.Sequential(nn.Conv2d(C, w, 3, 2), nn.ReLU(), nn.Conv2d(w, 2*w, 3, 2),
+                                 nn.ReLU(), nn.Conv2d(2*w, 4*w, 3, 2), nn.ReLU(),
+                                 nn.Conv2d(4*w, 4*w, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                                 nn.Flatten(), nn.Linear(4*w, 2*latent))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Prepared images [B, C, H, W] to mu, logvar: [B, L] each."
@@ -324,10 +372,12 @@ class BottleneckDecoder(nn.Module):
     ):
         super().__init__()
         C, w = _sizes(shape, 1)[0], width
-        if tuple(shape[1:]) != (28, 28): raise ConfigError(f"net bottleneck draws 28x28 images only, {_instead(shape)}")
-        self.net = nn.Sequential(nn.Linear(latent, 4 * w), nn.Unflatten(1, (4 * w, 1, 1)), nn.ConvTranspose2d(4 * w, 4 * w, 2), nn.ReLU(),
-                                 nn.ConvTranspose2d(4 * w, 2 * w, 3, 2, output_padding=1), nn.ReLU(),
-                                 nn.ConvTranspose2d(2 * w, w, 3, 2), nn.ReLU(),
+        if tuple(shape[1:]) != (28, 28):
+            raise ConfigError(f"net bottleneck draws 28x28 images only, {_instead(shape)}")
+        self.net = nn.Sequential(nn.Linear(latent, 4*w), nn.Unflatten(1, (4*w, 1, 1)),
+                                 nn.ConvTranspose2d(4*w, 4*w, 2), nn.ReLU(),
+                                 nn.ConvTranspose2d(4*w, 2*w, 3, 2, output_padding=1), nn.ReLU(),
+                                 nn.ConvTranspose2d(2*w, w, 3, 2), nn.ReLU(),
                                  nn.ConvTranspose2d(w, C, 3, 2, output_padding=1))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -340,14 +390,16 @@ NETS = {"conv": (ConvEncoder, ConvDecoder), "residual": (ResidualEncoder, Residu
 # %% ../nbs/02_conv_vae.ipynb #02035521
 class VAE(nn.Module):
     "An encoder, a decoder, a likelihood and a standard normal prior."
+
     def __init__(
-        self,
-        encoder: nn.Module | None,  # images, prepared by the likelihood -> mu, logvar [B, L] each (None: a subclass has another way to codes)
-        decoder: nn.Module,  # codes [B, L] -> what the likelihood needs, [B, C, H, W]
-        likelihood: nn.Module,  # `Bernoulli`, `Gaussian` or `ContinuousBernoulli`
-        beta: float = 1.,  # weight of the KL term; 1 is the ELBO
-        warmup: int = 0,  # training steps in which that weight first grows from 0
-        free_bits: float = 0.,  # nats that each latent variable may carry without cost
+            self,
+            encoder: nn.Module |
+        None,  # images, prepared by the likelihood -> mu, logvar [B, L] each (None: a subclass has another way to codes)
+            decoder: nn.Module,  # codes [B, L] -> what the likelihood needs, [B, C, H, W]
+            likelihood: nn.Module,  # `Bernoulli`, `Gaussian` or `ContinuousBernoulli`
+            beta: float = 1.,  # weight of the KL term; 1 is the ELBO
+            warmup: int = 0,  # training steps in which that weight first grows from 0
+            free_bits: float = 0.,  # nats that each latent variable may carry without cost
     ):
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
@@ -381,8 +433,12 @@ def likelihood_of(
     c: VAEConfig,  # settings
 ) -> nn.Module:
     "The likelihood that the settings name."
-    return {"bernoulli": Bernoulli, "gaussian": lambda: Gaussian(c.sigma), "learned-gaussian": lambda: Gaussian(c.sigma, learn=True),
-            "continuous-bernoulli": ContinuousBernoulli}[c.likelihood]()
+    return {
+        "bernoulli": Bernoulli,
+        "gaussian": lambda: Gaussian(c.sigma),
+        "learned-gaussian": lambda: Gaussian(c.sigma, learn=True),
+        "continuous-bernoulli": ContinuousBernoulli
+    }[c.likelihood]()
 
 def vae_of(
     c: VAEConfig,  # settings
@@ -392,7 +448,8 @@ def vae_of(
     encoder, decoder = NETS[c.net]
     with torch.random.fork_rng():
         torch.manual_seed(c.seed)
-        return VAE(encoder(shape, c.latent, c.width), decoder(shape, c.latent, c.width), likelihood_of(c), c.beta, c.warmup, c.free_bits)
+        return VAE(encoder(shape, c.latent, c.width), decoder(shape, c.latent, c.width),
+                   likelihood_of(c), c.beta, c.warmup, c.free_bits)
 
 # %% ../nbs/02_conv_vae.ipynb #0d0a2a3d
 @patch(as_prop=True)
@@ -414,7 +471,8 @@ def encode(
     x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, L] each
     "mu, logvar of q(z|x); gray pixels that must be coins are tossed with a fixed seed."
-    if not torch.is_tensor(x) or not x.is_floating_point(): checked_images(self, x)  # raises: says what images must be
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        checked_images(self, x)  # raises: says what images must be
     return self.encoder(self.likelihood.prepare(x, Noise(0, device=x.device)))
 
 # %% ../nbs/02_conv_vae.ipynb #3cfefe47
@@ -456,9 +514,12 @@ def plot_reconstructions(
     text: str,  # caption
 ) -> plt.Figure:
     "Images above their reconstructions."
-    n = len(x) // 2; per = min(n, 10)
+    n = len(x) // 2
+    per = min(n, 10)
     rows = [r for i in range(0, n, per) for r in (x[i:i + per], x[n + i:n + i + per])]
-    return caption(image_grid(np.concatenate(rows), per, row_labels=["images", "model"] if n == per else None), text)
+    return caption(
+        image_grid(np.concatenate(rows), per, row_labels=["images", "model"] if n == per else None),
+        text)
 
 def plot_samples(
     x: np.ndarray,  # uint8 [n, C, H, W]
@@ -473,7 +534,8 @@ def active_units(
     least: float = .01,  # variance over images from which a unit counts as active
 ) -> torch.Tensor:  # [L] bool
     "Which latent variables say anything about the image (equation 2.14)."
-    if mu.ndim != 2 or not len(mu): raise VAEError(f"active_units needs the means of many images, [N, L], got {list(mu.shape)}")
+    if mu.ndim != 2 or not len(mu):
+        raise VAEError(f"active_units needs the means of many images, [N, L], got {list(mu.shape)}")
     return mu.var(0, correction=0) > least
 
 # %% ../nbs/02_conv_vae.ipynb #a8661d09
@@ -491,13 +553,19 @@ def aggregate(
     rng: Noise,  # one draw per image
 ) -> Aggregate:
     "How far the mixture of all posteriors is from the prior, and how much codes tell about the image (equation 2.18)."
-    z = reparameterize(mu, logvar, rng).double(); mu, logvar = mu.double(), logvar.double()
+    z = reparameterize(mu, logvar, rng).double()
+    mu, logvar = mu.double(), logvar.double()
     precision = (-logvar).exp()                                                             # [N, L]
     constant = (mu**2 * precision + logvar + math.log(2 * math.pi)).sum(1)                  # [N]
-    def log_q(z: torch.Tensor) -> torch.Tensor: return (-.5 * (z**2 @ precision.T - 2 * z @ (mu * precision).T + constant)).logsumexp(1) - math.log(len(mu))
+
+    def log_q(z: torch.Tensor) -> torch.Tensor:
+        return (-.5*
+                (z**2 @ precision.T - 2*z @ (mu*precision).T + constant)).logsumexp(1) - math.log(
+                    len(mu))
     q = torch.cat([log_q(part) for part in z.split(500)])                                   # [N]
     sd = (mu.var(0, correction=0) + logvar.exp().mean(0)).sqrt()
-    kl, information = (q - log_normal(z)).mean().item(), (log_normal(z, mu, logvar) - q).mean().item()
+    kl, information = (q - log_normal(z)).mean().item(), (log_normal(z, mu, logvar) -
+                                                          q).mean().item()
     return Aggregate(kl, information, mu.mean(0).cpu().numpy(), sd.cpu().numpy())
 
 # %% ../nbs/02_conv_vae.ipynb #7db25a76
@@ -513,12 +581,26 @@ def plot_latents(
     a, b = mu[:, two[0]], mu[:, two[-1]] if len(two) > 1 else np.zeros(len(mu))
     fig, ax = subplots(width=5.4, height=5)
     turn = np.linspace(0, 2 * np.pi, 200)
-    for r in (1, 2): ax.plot(r * np.cos(turn), r * np.sin(turn), color="#888888", lw=1, ls="--")
+    for r in (1, 2):
+        ax.plot(r * np.cos(turn), r * np.sin(turn), color="#888888", lw=1, ls="--")
     few = len(classes) <= 20
     for k, c in enumerate(np.unique(y)):
         color, at = PALETTE[c % 7] if few else PALETTE[0], y == c
-        ax.scatter(a[at], b[at], s=6, color=color, marker=MARKERS[c // 7] if few else "o", alpha=.6, lw=0)
-        if few: ax.text(1.01, .98 - .055 * k, str(classes[c]), transform=ax.transAxes, color=color, va="top", weight="bold")
+        ax.scatter(a[at],
+                   b[at],
+                   s=6,
+                   color=color,
+                   marker=MARKERS[c // 7] if few else "o",
+                   alpha=.6,
+                   lw=0)
+        if few:
+            ax.text(1.01,
+                    .98 - .055*k,
+                    str(classes[c]),
+                    transform=ax.transAxes,
+                    color=color,
+                    va="top",
+                    weight="bold")
     ax.set(xlabel=f"latent {two[0] + 1}", ylabel=f"latent {two[-1] + 1}", aspect="equal")
     return caption(fig, text)
 
@@ -540,7 +622,9 @@ def importance(
     logw: torch.Tensor,  # log p(x, z) - log q(z|x) of M samples for each of B images [M, B]
 ) -> LogProb:
     "log p(x) from log-weights (equations 2.19 and 2.20)."
-    if logw.ndim != 2 or not len(logw): raise VAEError(f"log-weights must have shape [M, B] with M of at least 1, got {list(logw.shape)}")
+    if logw.ndim != 2 or not len(logw):
+        raise VAEError(
+            f"log-weights must have shape [M, B] with M of at least 1, got {list(logw.shape)}")
     logw = logw.double()
     return _estimate(len(logw), logw.logsumexp(0), (2 * logw).logsumexp(0), logw.sum(0))
 
@@ -552,9 +636,11 @@ def evaluating(
     "Without dropout and its like, and afterwards every part as it was."
     were = [(m, m.training) for m in model.modules()]
     model.eval()
-    try: yield
+    try:
+        yield
     finally:
-        for m, t in were: m.training = t
+        for m, t in were:
+            m.training = t
 
 def checked_images(
     model: VAE,  # whose likelihood says which numbers are images
@@ -562,27 +648,39 @@ def checked_images(
 ) -> torch.Tensor:  # `x` itself
     "`x`, if it is a batch of images that the model can take."
     if not torch.is_tensor(x) or x.ndim != 4 or not len(x):
-        got = list(x.shape) if torch.is_tensor(x) else f"{type(x).__name__} (torch.as_tensor makes one)"
+        got = list(
+            x.shape) if torch.is_tensor(x) else f"{type(x).__name__} (torch.as_tensor makes one)"
         raise VAEError(f"images must be a tensor [B, C, H, W] with B of at least 1, got {got}")
     if not x.is_floating_point():
-        raise VAEError(f"images must be numbers from 0 to 1, got {str(x.dtype).removeprefix('torch.')}; divide bytes by 255")
-    if not x.isfinite().all(): raise VAEError("images must be finite numbers from 0 to 1, and there are NaN or infinite pixels")
-    if getattr(getattr(model, "likelihood", None), "bounded", True) and not (0 <= x.min() and x.max() <= 1):
-        raise VAEError(f"images must be numbers from 0 to 1, got {x.min().item():.3g} to {x.max().item():.3g}")
+        raise VAEError(
+            f"images must be numbers from 0 to 1, got {str(x.dtype).removeprefix('torch.')}; divide bytes by 255"
+        )
+    if not x.isfinite().all():
+        raise VAEError(
+            "images must be finite numbers from 0 to 1, and there are NaN or infinite pixels")
+    if getattr(getattr(model, "likelihood", None), "bounded",
+               True) and not (0 <= x.min() and x.max() <= 1):
+        raise VAEError(
+            f"images must be numbers from 0 to 1, got {x.min().item():.3g} to {x.max().item():.3g}")
     return x
 
 def _count(name: str, n) -> int:
     "`n`, if it is a whole number above 0."
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1: raise VAEError(f"{name} must be a whole number, at least 1, got {n!r}")
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+        raise VAEError(f"{name} must be a whole number, at least 1, got {n!r}")
     return int(n)
 
 def _codes(model, x, q, per: int):
     "mu, logvar: [B, L] each, the given ones or the encoder's, which sees `per` images at once."
-    if q is None: q = [torch.cat(t) for t in zip(*(model.encoder(part) for part in x.split(per)))]
+    if q is None:
+        q = [torch.cat(t) for t in zip(*(model.encoder(part) for part in x.split(per)))]
     mu, logvar = map(_full, q)
     if mu.shape != (len(x), model.latent) or logvar.shape != mu.shape:
-        raise VAEError(f"q must be mu and logvar of shape {[len(x), model.latent]} each, got {list(mu.shape)} and {list(logvar.shape)}")
-    if not (mu.isfinite().all() and logvar.isfinite().all()): raise VAEError("q must have finite means and variances above 0")
+        raise VAEError(
+            f"q must be mu and logvar of shape {[len(x), model.latent]} each, got {list(mu.shape)} and {list(logvar.shape)}"
+        )
+    if not (mu.isfinite().all() and logvar.isfinite().all()):
+        raise VAEError("q must have finite means and variances above 0")
     return mu, logvar
 
 # %% ../nbs/02_conv_vae.ipynb #7ecd8f6b
@@ -596,15 +694,18 @@ def log_weights(
 ) -> torch.Tensor:  # [m, B] nats
     "log p(x, z) - log q(z|x) for z = mu + sigma·noise."
     parts = []
-    for x_, mu_, lv, e in zip(x.split(per), mu.split(per), logvar.split(per), noise.split(per, dim=1)):
+    for x_, mu_, lv, e in zip(x.split(per), mu.split(per), logvar.split(per), noise.split(per,
+                                                                                          dim=1)):
         rows = []
         for e_ in e.split(max(1, per // len(x_))):
-            z = mu_ + (.5 * lv).exp() * e_                                                  # [some of m, some of B, L]
+            z = mu_ + (.5 * lv).exp() * e_  # [some of m, some of B, L]
             out = model.outputs(z)
             if out.shape[-2:] != x.shape[-2:]:
                 theirs, ours = ("x".join(map(str, t.shape[-3:])) for t in (x, out))
                 raise VAEError(f"the images are {theirs}, and this model draws {ours}")
-            rows.append(model.likelihood.log_prob(x_, out).double() + model.log_prior(z) - log_normal(z, mu_, lv))
+            rows.append(
+                model.likelihood.log_prob(x_, out).double() + model.log_prior(z) -
+                log_normal(z, mu_, lv))
         parts.append(torch.cat(rows))
     return torch.cat(parts, 1)
 
@@ -612,12 +713,13 @@ def log_weights(
 @patch
 @torch.no_grad()
 def log_prob(
-    self: VAE,
-    x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
-    M: int = 500,  # samples per image
-    rng: Noise | None = None,  # of tosses and samples (None: seed 0)
-    q: tuple[torch.Tensor, torch.Tensor] | None = None,  # mu, logvar to sample from, [B, L] each (None: the encoder's)
-    chunk: int = 2000,  # images of 28x28 pixels decoded at once: memory, not the result
+        self: VAE,
+        x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+        M: int = 500,  # samples per image
+        rng: Noise | None = None,  # of tosses and samples (None: seed 0)
+        q: tuple[torch.Tensor, torch.Tensor]
+    | None = None,  # mu, logvar to sample from, [B, L] each (None: the encoder's)
+        chunk: int = 2000,  # images of 28x28 pixels decoded at once: memory, not the result
 ) -> LogProb:
     "log p(x) by importance sampling with M samples from q(z|x)."
     x, M, per = checked_images(self, x), _count("M", M), _count("chunk", chunk)
@@ -626,11 +728,13 @@ def log_prob(
     with evaluating(self):
         x = self.likelihood.prepare(x, rng)
         mu, logvar = _codes(self, x, q, per)
-        sums, block = None, max(1, 2**20 // max(1, mu.numel()))                                     # samples per draw of noise
+        sums, block = None, max(1, 2**20 // max(1, mu.numel()))  # samples per draw of noise
         for done in range(0, M, block):
-            w = log_weights(self, x, mu, logvar, rng.normal(min(block, M - done), *mu.shape, dim=1), per)
+            w = log_weights(self, x, mu, logvar, rng.normal(min(block, M - done), *mu.shape, dim=1),
+                            per)
             new = w.logsumexp(0), (2 * w).logsumexp(0), w.sum(0)
-            sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), torch.logaddexp(sums[1], new[1]), sums[2] + new[2])
+            sums = new if sums is None else (torch.logaddexp(sums[0], new[0]),
+                                             torch.logaddexp(sums[1], new[1]), sums[2] + new[2])
     return _estimate(M, *sums)
 
 # %% ../nbs/02_conv_vae.ipynb #e6806757
@@ -644,11 +748,20 @@ def plot_bounds(
     "The importance-sampling bound as the number of samples grows."
     fig, ax = subplots(height=3.4)
     M, bound = np.asarray(M), np.asarray(bound)
-    ax.errorbar(M, bound, None if se is None else 2 * np.asarray(se), fmt="o-", color=PALETTE[0], ms=4, capsize=2)
-    if M[0] == 1: ax.annotate("ELBO", (M[0], bound[0]), (8, -3), textcoords="offset points", color=PALETTE[0])
+    ax.errorbar(M,
+                bound,
+                None if se is None else 2*np.asarray(se),
+                fmt="o-",
+                color=PALETTE[0],
+                ms=4,
+                capsize=2)
+    if M[0] == 1:
+        ax.annotate("ELBO", (M[0], bound[0]), (8, -3), textcoords="offset points", color=PALETTE[0])
     if exact is not None:
         ax.axhline(exact, color=PALETTE[4], lw=1.2)
-        ax.annotate("exact log p(x)", (M[0], exact), (0, -14), textcoords="offset points", color=PALETTE[4])
+        ax.annotate("exact log p(x)", (M[0], exact), (0, -14),
+                    textcoords="offset points",
+                    color=PALETTE[4])
     ax.set(xscale="log", xlabel="samples M", ylabel="bound on log p(x) (nats)")
     return caption(fig, text)
 
@@ -688,15 +801,27 @@ def survey(
     with evaluating(model):
         for k, r in enumerate(np.split(rows, range(n, len(rows), n))):
             x, rng = images(torch.from_numpy(r)).x, Noise(seed, 20, k, device=device)
-            if isinstance(model.likelihood, Bernoulli): x = model.likelihood.prepare(x, rng)
+            if isinstance(model.likelihood, Bernoulli):
+                x = model.likelihood.prepare(x, rng)
             xp = model.likelihood.prepare(x, rng)
             mu, logvar = map(_full, model.encoder(xp))
-            recon = -sum(model.likelihood.log_prob(xp, model.outputs(reparameterize(mu, logvar, rng))).double() for _ in range(S)) / S
-            one = dict(mu=mu, logvar=logvar, kl=kl_normal(mu, logvar), recon=recon, mse=((model.decode(mu) - x)**2).flatten(1).mean(1))
+            recon = -sum(
+                model.likelihood.log_prob(xp, model.outputs(reparameterize(
+                    mu, logvar, rng))).double() for _ in range(S))/S
+            one = dict(mu=mu,
+                       logvar=logvar,
+                       kl=kl_normal(mu, logvar),
+                       recon=recon,
+                       mse=((model.decode(mu) - x)**2).flatten(1).mean(1))
             some = np.isin(r, log_p_rows)
-            if M and some.any(): one |= model.log_prob(x[torch.from_numpy(some).to(device)], M, Noise(seed, 21, k, device=device))._asdict()
+            if M and some.any():
+                one |= model.log_prob(x[torch.from_numpy(some).to(device)], M,
+                                      Noise(seed, 21, k, device=device))._asdict()
             parts.append({name: v.cpu().numpy() for name, v in one.items()})
-    return {name: np.concatenate([p[name] for p in parts if name in p]) for name in dict.fromkeys(k for p in parts for k in p)}
+    return {
+        name: np.concatenate([p[name] for p in parts if name in p])
+        for name in dict.fromkeys(k for p in parts for k in p)
+    }
 
 # %% ../nbs/02_conv_vae.ipynb #78fe1502
 def log_p_test(
@@ -704,15 +829,22 @@ def log_p_test(
     picked: np.ndarray,  # those with log p(x)
 ) -> dict:  # metrics, in nats
     "Mean log p(x) of all images and its standard errors, from those of some of them (equation 2.21)."
-    elbo = -v["recon"] - v["kl"].sum(1); N, n = len(elbo), len(picked)
+    elbo = -v["recon"] - v["kl"].sum(1)
+    N, n = len(elbo), len(picked)
     gap = v["value"] - elbo[picked]
-    def sem(t: np.ndarray) -> float: return float(t.std(ddof=1) / len(t)**.5) if len(t) > 1 else math.nan
+
+    def sem(t: np.ndarray) -> float:
+        return float(t.std(ddof=1)/len(t)**.5) if len(t) > 1 else math.nan
     whole = n == N
-    return dict(log_p_test=float(v["value"].mean() if whole else elbo.mean() + gap.mean()),
-                log_p_se_test=sem(v["value"]) if whole else math.hypot(sem(elbo), sem(gap)),      # over images
-                log_p_mc_se_test=float(np.sqrt((v["se"]**2).sum()) / n),                          # over samples
-                log_p_subset_test=float(v["value"].mean()), log_p_images=n, gap_test=float(gap.mean()),
-                ess_test=float(np.median(v["ess"])), ess_least_test=float(v["ess"].min()))
+    return dict(
+        log_p_test=float(v["value"].mean() if whole else elbo.mean() + gap.mean()),
+        log_p_se_test=sem(v["value"]) if whole else math.hypot(sem(elbo), sem(gap)),  # over images
+        log_p_mc_se_test=float(np.sqrt((v["se"]**2).sum())/n),  # over samples
+        log_p_subset_test=float(v["value"].mean()),
+        log_p_images=n,
+        gap_test=float(gap.mean()),
+        ess_test=float(np.median(v["ess"])),
+        ess_least_test=float(v["ess"].min()))
 
 def measure(
     model: VAE,  # trained
@@ -725,16 +857,33 @@ def measure(
     picked = chosen(len(test), max(20, budget // config.samples), config.seed)
     v = survey(model, test, config.seed, M=config.samples, log_p_rows=picked)
     t = survey(model, train, config.seed, rows=chosen(len(train), 2000, config.seed))
-    active = active_units(torch.from_numpy(v["mu"])); some = chosen(len(test), 2000, config.seed)
-    agg = aggregate(*(torch.from_numpy(v[k][some]) for k in ("mu", "logvar")), Noise(config.seed, 22))
+    active = active_units(torch.from_numpy(v["mu"]))
+    some = chosen(len(test), 2000, config.seed)
+    agg = aggregate(*(torch.from_numpy(v[k][some]) for k in ("mu", "logvar")),
+                    Noise(config.seed, 22))
     def elbo(s: dict) -> float: return float(-(s["recon"] + s["kl"].sum(1)).mean())
-    metrics = dict(elbo_test=elbo(v), recon_test=float(v["recon"].mean()), kl_test=float(v["kl"].sum(1).mean()),
-                   mse_test=float(v["mse"].mean()), elbo_train=elbo(t), images_test=len(test), images_train=len(t["mu"]),
-                   **log_p_test(v, picked), log_p_samples=config.samples,
-                   active_units=int(active.sum()), kl_per_latent=v["kl"].mean(0).tolist(), aggregate_kl=agg.kl, information=agg.information,
-                   aggregate_images=len(some), aggregate_mean=agg.mean.tolist(), aggregate_sd=agg.sd.tolist(),
-                   parameters=_size(model), parameters_encoder=_size(model.encoder), parameters_decoder=_size(model.decoder))
-    if isinstance(model.likelihood, Gaussian): metrics["sigma"] = model.likelihood.log_sigma.exp().item()
+
+    metrics = dict(elbo_test=elbo(v),
+                   recon_test=float(v["recon"].mean()),
+                   kl_test=float(v["kl"].sum(1).mean()),
+                   mse_test=float(v["mse"].mean()),
+                   elbo_train=elbo(t),
+                   images_test=len(test),
+                   images_train=len(t["mu"]),
+                   **log_p_test(v, picked),
+                   log_p_samples=config.samples,
+                   active_units=int(active.sum()),
+                   kl_per_latent=v["kl"].mean(0).tolist(),
+                   aggregate_kl=agg.kl,
+                   information=agg.information,
+                   aggregate_images=len(some),
+                   aggregate_mean=agg.mean.tolist(),
+                   aggregate_sd=agg.sd.tolist(),
+                   parameters=_size(model),
+                   parameters_encoder=_size(model.encoder),
+                   parameters_decoder=_size(model.decoder))
+    if isinstance(model.likelihood, Gaussian):
+        metrics["sigma"] = model.likelihood.log_sigma.exp().item()
     return metrics, _arrays(model, train, test, config, v, some)
 
 # %% ../nbs/02_conv_vae.ipynb #ad45532b
@@ -742,7 +891,8 @@ def measure(
 def _arrays(model, train, test, config, v, some):
     "What the figures of a run need."
     device = next(model.parameters()).device
-    y = np.asarray(test.y); first = [np.flatnonzero(y == c)[0] for c in np.unique(y)][:10]
+    y = np.asarray(test.y)
+    first = [np.flatnonzero(y == c)[0] for c in np.unique(y)][:10]
     ten = np.array((first + [i for i in range(min(len(y), 20)) if i not in first])[:10])
     x = Rows(test, device)(torch.from_numpy(ten)).x
     long = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
@@ -751,8 +901,12 @@ def _arrays(model, train, test, config, v, some):
     with evaluating(model):
         return dict(reconstructions=gray(torch.cat([x, model.reconstruct(x)])),
                     samples=gray(model.sample(30, Noise(config.seed, 10, device=device))),
-                    mu=v["mu"][some].astype(np.float32), y=y[some], classes=np.array([str(c) for c in test.classes]),
-                    kl=v["kl"].mean(0), variance=v["mu"].var(0), caption=np.array(about))
+                    mu=v["mu"][some].astype(np.float32),
+                    y=y[some],
+                    classes=np.array([str(c) for c in test.classes]),
+                    kl=v["kl"].mean(0),
+                    variance=v["mu"].var(0),
+                    caption=np.array(about))
 
 def plot_kl(
     kl: np.ndarray,  # mean KL of every latent [L], nats
@@ -761,12 +915,15 @@ def plot_kl(
     least: float = .01,  # variance from which a latent counts as active
 ) -> plt.Figure:
     "What every latent variable carries, the fullest first."
-    order = np.argsort(-np.asarray(kl), kind="stable"); kl, active = np.asarray(kl)[order], np.asarray(variance)[order] > least
+    order = np.argsort(-np.asarray(kl), kind="stable")
+    kl, active = np.asarray(kl)[order], np.asarray(variance)[order] > least
     fig, ax = subplots(height=3)
     ax.bar(np.arange(1, len(kl) + 1), kl, color=[PALETTE[0] if a else "#bbbbbb" for a in active])
     told = f"{active.sum()} of {len(kl)} active, {kl.sum():.1f} nats"
     ax.text(.98, .95, told, transform=ax.transAxes, ha="right", va="top", color=PALETTE[0])
-    ax.set(xlabel="latent variables, by KL (gray: not active)", ylabel="KL (nats)", xlim=(.3, len(kl) + .7))
+    ax.set(xlabel="latent variables, by KL (gray: not active)",
+           ylabel="KL (nats)",
+           xlim=(.3, len(kl) + .7))
     return caption(fig, text)
 
 def run_figures(
@@ -775,7 +932,11 @@ def run_figures(
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
     s, text = arrays, str(arrays["caption"])
-    return {"reconstructions": lambda: plot_reconstructions(s["reconstructions"], f"Test images and reconstructions. {text}"),
-            "samples": lambda: plot_samples(s["samples"], f"Codes from the prior. {text}"),
-            "latents": lambda: plot_latents(s["mu"], s["y"], s["classes"], f"Means of test images. {text}"),
-            "kl": lambda: plot_kl(s["kl"], s["variance"], f"Averages over test images. {text}")}
+    return {
+        "reconstructions": lambda: plot_reconstructions(s["reconstructions"],
+                                                        f"Test images and reconstructions. {text}"),
+        "samples": lambda: plot_samples(s["samples"], f"Codes from the prior. {text}"),
+        "latents": lambda: plot_latents(s["mu"], s["y"], s["classes"],
+                                        f"Means of test images. {text}"),
+        "kl": lambda: plot_kl(s["kl"], s["variance"], f"Averages over test images. {text}")
+    }

@@ -45,10 +45,10 @@ def tiny_world(
     bright: float = .8,  # probability of white for a pixel that does not, in a bright image
 ) -> TinyWorld:
     "Bright and dark images with streaks (section 'The length of a message')."
-    x = (np.arange(2**(H * W))[:, None] >> np.arange(H * W) & 1).astype(float)              # [N, H*W]
+    x = (np.arange(2**(H * W))[:, None] >> np.arange(H * W) & 1).astype(float)  # [N, H*W]
     rows, p = x.reshape(-1, H, W), np.zeros(len(x))
     for white in (bright, 1 - bright):
-        new = np.where(rows == 1, white, 1 - white)                                          # [N, H, W] if nothing is copied
+        new = np.where(rows == 1, white, 1 - white)  # [N, H, W] if nothing is copied
         after = copy * (rows[..., 1:] == rows[..., :-1]) + (1 - copy) * new[..., 1:]
         p += .5 * new[..., 0].prod(1) * after.prod((1, 2))
     return TinyWorld(x, p, (H, W))
@@ -60,8 +60,10 @@ def seen(
     window: tuple[int, int] | None,  # (width, rows), or None: all pixels before it
 ) -> list:  # numbers of pixels
     "The pixels that a causal window shows."
-    W = shape[1]; r, c = divmod(i, W)
-    if window is None: return list(range(i))
+    W = shape[1]
+    r, c = divmod(i, W)
+    if window is None:
+        return list(range(i))
     d = (window[0] - 1) // 2
     return [j for j in range(i) if r - j // W < window[1] and abs(j % W - c) <= d]
 
@@ -69,24 +71,38 @@ def seen(
 def code_length(
     world: TinyWorld,  # all images and their probabilities
     a: float,  # sharpness of the encoder that the decoder is made for (equation 6.3)
-    window: tuple[int, int] | None = None,  # of the decoder: (width, rows), or None: all pixels before
+    window: tuple[int, int]
+    | None = None,  # of the decoder: (width, rows), or None: all pixels before
     rho: float = 1.,  # the encoder that is used has sharpness rho * a
 ) -> dict:  # bits: total, image, code, back, information, mismatch, posterior
     "Equation 6.1 with the best tables and prior for sharpness a, and its parts by equation 6.2."
     x, p, n = world.x.astype(int), world.p, world.x.shape[1]
-    def encoder(a: float) -> np.ndarray: q1 = 1 / (1 + np.exp(-a * (x.sum(1) - n / 2))); return np.stack([1 - q1, q1], 1)    # [N, 2]
-    joint = p[:, None] * encoder(a)                                                          # [N, 2] p*(x) q(z|x)
-    prior, log_px = joint.sum(0), np.zeros_like(joint)                                       # p(z), log2 p(x|z)
+
+    def encoder(a: float) -> np.ndarray:
+        q1 = 1/(1 + np.exp(-a*(x.sum(1) - n/2)))
+        return np.stack([1 - q1, q1], 1)  # [N, 2]
+    joint = p[:, None] * encoder(a)  # [N, 2] p*(x) q(z|x)
+    prior, log_px = joint.sum(0), np.zeros_like(joint)  # p(z), log2 p(x|z)
     for i in range(n):
-        sees = seen(i, world.shape, window); context = x[:, sees] @ (1 << np.arange(len(sees)))
+        sees = seen(i, world.shape, window)
+        context = x[:, sees] @ (1 << np.arange(len(sees)))
         for z in (0, 1):
-            share = (np.bincount(context, joint[:, z] * x[:, i]) / np.bincount(context, joint[:, z]))[context]
+            share = (np.bincount(context, joint[:, z]*x[:, i])/
+                     np.bincount(context, joint[:, z]))[context]
             log_px[:, z] += np.log2(np.maximum(np.where(x[:, i] == 1, share, 1 - share), 1e-300))
-    both = log_px + np.log2(prior); log_p = np.logaddexp2(both[:, 0], both[:, 1])            # log2 p(x, z), log2 p(x)
-    q = encoder(rho * a); used = p[:, None] * q
-    image, code, back = -(used * log_px).sum(), -(used * np.log2(prior)).sum(), -(used * np.log2(np.maximum(q, 1e-300))).sum()
-    return dict(total=image + code - back, image=image, code=code, back=back, information=code - back,
-                mismatch=(p * (np.log2(p) - log_p)).sum(), posterior=(used * (np.log2(np.maximum(q, 1e-300)) - both + log_p[:, None])).sum())
+    both = log_px + np.log2(prior)
+    log_p = np.logaddexp2(both[:, 0], both[:, 1])            # log2 p(x, z), log2 p(x)
+    q = encoder(rho * a)
+    used = p[:, None] * q
+    image, code, back = -(used*log_px).sum(), -(used*np.log2(prior)).sum(), -(
+        used*np.log2(np.maximum(q, 1e-300))).sum()
+    return dict(total=image + code - back,
+                image=image,
+                code=code,
+                back=back,
+                information=code - back,
+                mismatch=(p*(np.log2(p) - log_p)).sum(),
+                posterior=(used*(np.log2(np.maximum(q, 1e-300)) - both + log_p[:, None])).sum())
 
 # %% ../nbs/06_vlae.ipynb #90791d4d
 def plot_code_length(
@@ -99,15 +115,27 @@ def plot_code_length(
     fig, axes = subplots(1, len(lags), width=7.2, height=3.6, sharey=True, squeeze=False)
     for ax, rho in zip(axes[0], lags):
         for k, window in enumerate(windows):
-            found = [code_length(world, a, window, rho) for a in np.linspace(0, 1, 41)**2 * sharpest]
+            found = [code_length(world, a, window, rho) for a in np.linspace(0, 1, 41)**2*sharpest]
             I, C = (np.array([bits[name] for bits in found]) for name in ("information", "total"))
-            saved = np.round(C[0] - C, 9); name = "all before" if window is None else f"{window[0]} × {window[1]}"
-            ax.plot(I, saved, color=PALETTE[k]); ax.plot(I[saved.argmax()], saved.max(), "o", color=PALETTE[k])
-            ax.annotate(name, (I[-1], saved[-1]), (5, 0 if window else 8), textcoords="offset points", color=PALETTE[k], va="center")
-        ax.axhline(0, color="#888888", lw=.8, ls="--"); ax.set_yscale("symlog", linthresh=.1); ax.set_yticks([-1, -.1, 0, .1, 1], ["-1", "-0.1", "0", "0.1", "1"])
-        ax.set(title="ideal encoder" if rho == 1 else f"encoder that lags, ρ = {rho:g}", xlabel="cost of the code (bits)", xlim=(-.03, 1.25))
+            saved = np.round(C[0] - C, 9)
+            name = "all before" if window is None else f"{window[0]} × {window[1]}"
+            ax.plot(I, saved, color=PALETTE[k])
+            ax.plot(I[saved.argmax()], saved.max(), "o", color=PALETTE[k])
+            ax.annotate(name, (I[-1], saved[-1]), (5, 0 if window else 8),
+                        textcoords="offset points",
+                        color=PALETTE[k],
+                        va="center")
+        ax.axhline(0, color="#888888", lw=.8, ls="--")
+        ax.set_yscale("symlog", linthresh=.1)
+        ax.set_yticks([-1, -.1, 0, .1, 1], ["-1", "-0.1", "0", "0.1", "1"])
+        ax.set(title="ideal encoder" if rho == 1 else f"encoder that lags, ρ = {rho:g}",
+               xlabel="cost of the code (bits)",
+               xlim=(-.03, 1.25))
     axes[0][0].set_ylabel("bits saved by the code")
-    return caption(fig, f"World of {world.shape[0]} × {world.shape[1]} pixels, all {len(world.x):,} images, exact sums. Dots: most saved; scale linear to .1, then logarithmic")
+    return caption(
+        fig,
+        f"World of {world.shape[0]} × {world.shape[1]} pixels, all {len(world.x):,} images, exact sums. Dots: most saved; scale linear to .1, then logarithmic"
+    )
 
 # %% ../nbs/06_vlae.ipynb #0ab62abb
 def reaches(
@@ -128,13 +156,17 @@ class MaskedConv2d(nn.Conv2d):
         first: bool = False,  # do not see the pixel itself
     ):
         side, up = reach
-        super().__init__(a, b, (up + 1, 2 * side + 1)); self.side, self.up = side, up
-        mask = torch.ones(up + 1, 2 * side + 1); mask[up, side + (not first):] = 0
+        super().__init__(a, b, (up + 1, 2 * side + 1))
+        self.side, self.up = side, up
+        mask = torch.ones(up + 1, 2 * side + 1)
+        mask[up, side + (not first):] = 0
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, a, H, W] -> [B, b, H, W]
-        if not self.mask.any(): return self.bias.view(1, -1, 1, 1)               # sees nothing: the same everywhere
-        if self.side or self.up: x = F.pad(x, (self.side, self.side, self.up, 0))
+        if not self.mask.any():
+            return self.bias.view(1, -1, 1, 1)               # sees nothing: the same everywhere
+        if self.side or self.up:
+            x = F.pad(x, (self.side, self.side, self.up, 0))
         return F.conv2d(x, self.weight * self.mask, self.bias)
 
 # %% ../nbs/06_vlae.ipynb #93f7406b
@@ -150,11 +182,15 @@ class PixelCNN(nn.Module):
     ):
         super().__init__()
         self.window, self.channels = tuple(window), channels
-        self.convs = nn.ModuleList(MaskedConv2d(channels if l else 1, channels, r, first=l == 0) for l, r in enumerate(reaches(window, layers)))
+        self.convs = nn.ModuleList(
+            MaskedConv2d(channels if l else 1, channels, r, first=l == 0)
+            for l, r in enumerate(reaches(window, layers)))
         self.inject = nn.Conv2d(maps, layers * channels, 1)
         self.out = nn.Conv2d(channels, out, 1)
 
-    def forward(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:  # image [B, 1, H, W], map [B, maps, H, W] -> [B, out, H, W]
+    def forward(
+        self, x: torch.Tensor, m: torch.Tensor
+    ) -> torch.Tensor:  # image [B, 1, H, W], map [B, maps, H, W] -> [B, out, H, W]
         h = 0
         for conv, a in zip(self.convs, self.inject(m).split(self.channels, 1)):
             h = h + conv(F.silu(h) if torch.is_tensor(h) else x) + a
@@ -162,18 +198,21 @@ class PixelCNN(nn.Module):
 
 # %% ../nbs/06_vlae.ipynb #c1101085
 def seen_by(
-    net: PixelCNN,  # whose window is asked for
-    H: int | None = None,  # rows of the image (None: enough for the window)
-    W: int | None = None,  # columns (None: likewise)
-    at: tuple[int, int] | None = None,  # (row, column) of a pixel (None: the last row, in the middle)
+        net: PixelCNN,  # whose window is asked for
+        H: int | None = None,  # rows of the image (None: enough for the window)
+        W: int | None = None,  # columns (None: likewise)
+        at: tuple[int, int]
+    | None = None,  # (row, column) of a pixel (None: the last row, in the middle)
 ) -> np.ndarray:  # bool [H, W]
     "Which pixels the prediction of one pixel depends on, by autograd; for random weights, so that no gradient is 0 by chance."
     H, W = H or net.window[1] + 1, W or net.window[0] + 2
     r, c = at or (H - 1, W // 2)
     noise, copy = torch.Generator().manual_seed(0), deepcopy(net).cpu().double()
-    for p in copy.parameters(): p.data = torch.randn(p.shape, generator=noise, dtype=torch.float64)
+    for p in copy.parameters():
+        p.data = torch.randn(p.shape, generator=noise, dtype=torch.float64)
     x = torch.rand(1, 1, H, W, generator=noise, dtype=torch.float64, requires_grad=True)
-    said = copy(x, torch.zeros(1, net.inject.in_channels, H, W, dtype=torch.float64))[0, :, r, c].sum()
+    said = copy(x, torch.zeros(1, net.inject.in_channels, H, W, dtype=torch.float64))[0, :, r,
+                                                                                      c].sum()
     grad = torch.autograd.grad(said, x, allow_unused=True)[0]
     return np.zeros((H, W), bool) if grad is None else (grad[0, 0] != 0).numpy()
 
@@ -188,27 +227,37 @@ def plot_seen(
     for ax, window in zip(axes[0], windows):
         s = seen_by(PixelCNN(1, window, layers), high + 1, wide + 2).astype(float)
         s[high, (wide + 2) // 2] = 2
-        ax.imshow(np.array([[1., 1, 1], [.6, .77, .9], [.84, .37, 0]])[s.astype(int)], interpolation="nearest")
-        ax.set_xticks(np.arange(-.5, wide + 2), []); ax.set_yticks(np.arange(-.5, high + 1), []); ax.grid(color="#dddddd", lw=.5)
-        ax.tick_params(length=0); ax.set_title(f"{window[0]} × {window[1]}", fontsize=10); ax.set_xlabel(f"{int((s == 1).sum())} pixels", fontsize=9)
+        ax.imshow(np.array([[1., 1, 1], [.6, .77, .9], [.84, .37, 0]])[s.astype(int)],
+                  interpolation="nearest")
+        ax.set_xticks(np.arange(-.5, wide + 2), [])
+        ax.set_yticks(np.arange(-.5, high + 1), [])
+        ax.grid(color="#dddddd", lw=.5)
+        ax.tick_params(length=0)
+        ax.set_title(f"{window[0]} × {window[1]}", fontsize=10)
+        ax.set_xlabel(f"{int((s == 1).sum())} pixels", fontsize=9)
     return caption(fig, f"What the orange pixel sees (blue), by gradients; {layers} masked layers")
 
 # %% ../nbs/06_vlae.ipynb #01ccce35
 class Pixels(nn.Module):
     "p(x|z): pixels of two or more gray levels, one after another through a window; without a network, each alone."
     bounded = True
+
     def __init__(
         self,
         net: PixelCNN | None,  # None: the map itself is the log-odds of white
         levels: int = 2,  # gray levels
-        binarize: str = "dynamic",  # gray pixels of two levels: tossed ("dynamic", and "fixed", which has tossed them before), by "threshold", or "none"
+        binarize:
+        str = "dynamic",  # gray pixels of two levels: tossed ("dynamic", and "fixed", which has tossed them before), by "threshold", or "none"
     ):
-        super().__init__(); self.net, self.levels, self.binarize = net, levels, binarize
+        super().__init__()
+        self.net, self.levels, self.binarize = net, levels, binarize
 
     def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
         "Images that have only the levels there are."
-        if self.levels > 2: return (x * (self.levels - 1)).round() / (self.levels - 1)
-        if self.binarize == "threshold": return (x >= .5).to(x.dtype)
+        if self.levels > 2:
+            return (x * (self.levels - 1)).round() / (self.levels - 1)
+        if self.binarize == "threshold":
+            return (x >= .5).to(x.dtype)
         return x if self.binarize == "none" else (rng.uniform(*x.shape) < x).to(x.dtype)
 
     def predict(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
@@ -220,8 +269,11 @@ class Pixels(nn.Module):
         "log p(x|z) in nats, summed over pixels; x [B, 1, H, W], maps [..., B, maps, H, W]: [..., B]."
         lead, x = m.shape[:-3], x.expand(*m.shape[:-3], *x.shape[-3:]).flatten(0, -4)
         out = self.predict(x, m.flatten(0, -4))
-        if self.levels == 2: nats = F.binary_cross_entropy_with_logits(out, x, reduction="none")
-        else: nats = F.cross_entropy(out, (x[:, 0] * (self.levels - 1)).round().long(), reduction="none")
+        if self.levels == 2:
+            nats = F.binary_cross_entropy_with_logits(out, x, reduction="none")
+        else:
+            nats = F.cross_entropy(out, (x[:, 0]*(self.levels - 1)).round().long(),
+                                   reduction="none")
         return -nats.flatten(1).sum(1).view(lead)
 
 # %% ../nbs/06_vlae.ipynb #bd513191
@@ -232,8 +284,10 @@ def _taps(conv: MaskedConv2d):
 
 def _draw(out, u):
     "Levels from 0 to 1 by what the network says [P, B, 1 or levels] and uniform numbers [P, B]."
-    if out.shape[-1] == 1: return (u < out[..., 0].sigmoid()).to(out.dtype)
-    return (out.softmax(-1).cumsum(-1)[..., :-1] < u[..., None]).sum(-1).to(out.dtype) / (out.shape[-1] - 1)
+    if out.shape[-1] == 1:
+        return (u < out[..., 0].sigmoid()).to(out.dtype)
+    return (out.softmax(-1).cumsum(-1)[..., :-1] < u[..., None]).sum(-1).to(
+        out.dtype)/(out.shape[-1] - 1)
 
 @patch
 @torch.no_grad()
@@ -243,17 +297,25 @@ def sample(
     u: torch.Tensor,  # uniform numbers [B, H, W], one decides each pixel
 ) -> torch.Tensor:  # [B, 1, H, W] from 0 to 1
     "Draw images wave by wave (equation 6.5)."
-    B, _, H, W = m.shape; d = (self.window[0] - 1) // 2
-    a = self.inject(m).permute(2, 3, 0, 1)                                                  # [H, W, B, layers * C]
+    B, _, H, W = m.shape
+    d = (self.window[0] - 1) // 2
+    a = self.inject(m).permute(2, 3, 0, 1)  # [H, W, B, layers * C]
     u, x, taps = u.permute(1, 2, 0), m.new_zeros(H, W, B), [_taps(c) for c in self.convs]
-    seen = [m.new_zeros(H + c.up, W + 2 * c.side, B, c.in_channels) for c in self.convs]     # inputs of every layer, with margins
+    seen = [m.new_zeros(H + c.up, W + 2*c.side, B, c.in_channels)
+            for c in self.convs]  # inputs of every layer, with margins
     for t in range(W + (d + 1) * (H - 1)):
-        r = torch.arange(max(0, -(-(t - W + 1) // (d + 1))), min(H - 1, t // (d + 1)) + 1, device=m.device); c = t - (d + 1) * r
+        r = torch.arange(max(0, -(-(t - W + 1) // (d + 1))),
+                         min(H - 1, t // (d + 1)) + 1,
+                         device=m.device)
+        c = t - (d + 1) * r
         h = 0
         for l, (conv, (i, j, weight)) in enumerate(zip(self.convs, taps)):
-            if l: seen[l][r + conv.up, c + conv.side] = F.silu(h)
-            part = seen[l][r[:, None] + i, c[:, None] + j]                                  # [P, n, B, in]
-            h = h + torch.einsum("pnbi,nio->pbo", part, weight) + conv.bias + a[r, c][..., l * self.channels:(l + 1) * self.channels]
+            if l:
+                seen[l][r + conv.up, c + conv.side] = F.silu(h)
+            part = seen[l][r[:, None] + i, c[:, None] + j]  # [P, n, B, in]
+            h = h + torch.einsum(
+                "pnbi,nio->pbo", part,
+                weight) + conv.bias + a[r, c][..., l*self.channels:(l + 1)*self.channels]
         x[r, c] = _draw(F.linear(F.silu(h), self.out.weight[:, :, 0, 0], self.out.bias), u[r, c])
         seen[0][r + self.convs[0].up, c + self.convs[0].side] = x[r, c][..., None]
     return x.permute(2, 0, 1)[:, None]
@@ -267,7 +329,11 @@ class Prior(nn.Module):
         "log p(z), or log p(z|y): codes [..., L] -> [...]."
         return self.terms(z, y).sum(-1)
 
-    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def kl(self,
+           z: torch.Tensor,
+           mu: torch.Tensor,
+           logvar: torch.Tensor,
+           y: torch.Tensor | None = None) -> torch.Tensor:
         "KL(q(z|x) || p(z)) by dimension [B, L]: here from the one code z that was drawn; its sum is right on average."
         log_q = -.5 * ((z - mu)**2 / logvar.exp() + logvar + math.log(2 * math.pi))
         return log_q - self.terms(z, y)
@@ -278,11 +344,21 @@ class Normal(Prior):
         self,
         latent: int,  # number of latent variables L
     ):
-        super().__init__(); self.latent = latent
+        super().__init__()
+        self.latent = latent
 
-    def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return -.5 * (z**2 + math.log(2 * math.pi))
-    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return kl_normal(mu, logvar)
-    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor: return rng.normal(n, self.latent)
+    def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return -.5*(z**2 + math.log(2*math.pi))
+
+    def kl(self,
+           z: torch.Tensor,
+           mu: torch.Tensor,
+           logvar: torch.Tensor,
+           y: torch.Tensor | None = None) -> torch.Tensor:
+        return kl_normal(mu, logvar)
+
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
+        return rng.normal(n, self.latent)
 
 # %% ../nbs/06_vlae.ipynb #184aa389
 class ClassNormal(Prior):
@@ -292,8 +368,10 @@ class ClassNormal(Prior):
         latent: int,  # number of latent variables L
         K: int,  # classes
     ):
-        super().__init__(); self.latent, self.K = latent, K
-        self.mu, self.logvar, self.logit = nn.Parameter(torch.randn(K, latent)), nn.Parameter(torch.zeros(K, latent)), nn.Parameter(torch.zeros(K))
+        super().__init__()
+        self.latent, self.K = latent, K
+        self.mu, self.logvar, self.logit = nn.Parameter(torch.randn(K, latent)), nn.Parameter(
+            torch.zeros(K, latent)), nn.Parameter(torch.zeros(K))
 
     def log_y(self) -> torch.Tensor: return self.logit.log_softmax(0)
 
@@ -305,14 +383,17 @@ class ClassNormal(Prior):
         return self.log_joint(z).logsumexp(-1) if y is None else self.terms(z, y).sum(-1)
 
     def terms(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return -.5 * ((z - self.mu[y])**2 / self.logvar[y].exp() + self.logvar[y] + math.log(2 * math.pi))
+        return -.5*((z - self.mu[y])**2/self.logvar[y].exp() + self.logvar[y] + math.log(2*math.pi))
 
-    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor,
+           y: torch.Tensor) -> torch.Tensor:
         v = self.logvar[y]
         return .5 * (((mu - self.mu[y])**2 + logvar.exp()) / v.exp() + v - logvar - 1)
 
     def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
-        if y is None: y = torch.searchsorted(self.log_y().exp().cumsum(0), rng.uniform(n)).clamp(max=self.K - 1)
+        if y is None:
+            y = torch.searchsorted(self.log_y().exp().cumsum(0),
+                                   rng.uniform(n)).clamp(max=self.K - 1)
         return self.mu[y] + (.5 * self.logvar[y]).exp() * rng.normal(n, self.latent)
 
 # %% ../nbs/06_vlae.ipynb #d0971f21
@@ -324,24 +405,36 @@ class TwoLevel(Prior):
         upper: int,  # variables of z2
         hidden: int = 128,  # units of both hidden layers
     ):
-        super().__init__(); self.lower, self.upper, self.latent = latent, upper, latent + upper
-        self.net = nn.Sequential(nn.Linear(upper, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
+        super().__init__()
+        self.lower, self.upper, self.latent = latent, upper, latent + upper
+        self.net = nn.Sequential(nn.Linear(upper, hidden), nn.ReLU(), nn.Linear(hidden, hidden),
+                                 nn.ReLU(), nn.Linear(hidden, 2*latent))
 
     def given(self, z2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Mean and logarithm of the variance of z1."
         return self.net(z2).chunk(2, -1)
 
     def terms(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        z1, z2 = z.split((self.lower, self.upper), -1); mu, logvar = self.given(z2)
-        return torch.cat([-.5 * ((z1 - mu)**2 / logvar.exp() + logvar), -.5 * z2**2], -1) - .5 * math.log(2 * math.pi)
+        z1, z2 = z.split((self.lower, self.upper), -1)
+        mu, logvar = self.given(z2)
+        return torch.cat([-.5*(
+            (z1 - mu)**2/logvar.exp() + logvar), -.5*z2**2], -1) - .5*math.log(2*math.pi)
 
-    def kl(self, z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def kl(self,
+           z: torch.Tensor,
+           mu: torch.Tensor,
+           logvar: torch.Tensor,
+           y: torch.Tensor | None = None) -> torch.Tensor:
         "Exact in z1 given the z2 that was drawn, and in z2."
-        (mu1, mu2), (v1, v2), (pm, pv) = mu.split((self.lower, self.upper), 1), logvar.split((self.lower, self.upper), 1), self.given(z[:, self.lower:])
-        return torch.cat([.5 * (((mu1 - pm)**2 + v1.exp()) / pv.exp() + pv - v1 - 1), kl_normal(mu2, v2)], 1)
+        (mu1, mu2), (v1, v2), (pm, pv) = mu.split((self.lower, self.upper), 1), logvar.split(
+            (self.lower, self.upper), 1), self.given(z[:, self.lower:])
+        return torch.cat(
+            [.5*(((mu1 - pm)**2 + v1.exp())/pv.exp() + pv - v1 - 1),
+             kl_normal(mu2, v2)], 1)
 
     def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
-        z2 = rng.normal(n, self.upper); mu, logvar = self.given(z2)
+        z2 = rng.normal(n, self.upper)
+        mu, logvar = self.given(z2)
         return torch.cat([mu + (.5 * logvar).exp() * rng.normal(n, self.lower), z2], 1)
 
 # %% ../nbs/06_vlae.ipynb #80b3c9c9
@@ -354,17 +447,29 @@ class MADE(nn.Module):
         affine: bool = False,  # scales, too
     ):
         super().__init__()
-        if hidden < L - 1: raise ConfigError(f"hidden is {hidden}; a flow of {L} latent variables needs at least {L - 1} hidden units")
-        self.affine, at = affine, torch.arange(hidden) % max(1, L - 1)                      # hidden unit j sees inputs 0 to at[j]
+        if hidden < L - 1:
+            raise ConfigError(
+                f"hidden is {hidden}; a flow of {L} latent variables needs at least {L - 1} hidden units"
+            )
+        self.affine, at = affine, torch.arange(hidden) % max(
+            1, L - 1)  # hidden unit j sees inputs 0 to at[j]
         def layer(a: int, b: int, mask: torch.Tensor) -> nn.Linear:
-            linear = nn.Linear(a, b); linear.register_buffer("mask", mask.float(), persistent=False)
+            linear = nn.Linear(a, b)
+            linear.register_buffer("mask", mask.float(), persistent=False)
             return linear
         first, last = at[:, None] >= torch.arange(L), torch.arange(L)[:, None] > at
-        self.layers = nn.ModuleList([layer(L, hidden, first), layer(hidden, hidden, at[:, None] >= at), layer(hidden, L * (1 + affine), last.repeat(1 + affine, 1))])
-        nn.init.zeros_(self.layers[2].weight); nn.init.zeros_(self.layers[2].bias)
+        self.layers = nn.ModuleList([
+            layer(L, hidden, first),
+            layer(hidden, hidden, at[:, None] >= at),
+            layer(hidden, L*(1 + affine), last.repeat(1 + affine, 1))
+        ])
+        nn.init.zeros_(self.layers[2].weight)
+        nn.init.zeros_(self.layers[2].bias)
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., L] -> m, s [..., L]
-        for k, l in enumerate(self.layers): z = F.linear(z.relu() if k else z, l.weight * l.mask, l.bias)
+    def forward(self,
+                z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., L] -> m, s [..., L]
+        for k, l in enumerate(self.layers):
+            z = F.linear(z.relu() if k else z, l.weight * l.mask, l.bias)
         return z.chunk(2, -1) if self.affine else (z, torch.zeros_like(z))
 
 # %% ../nbs/06_vlae.ipynb #e4ea6485
@@ -377,7 +482,8 @@ class Flow(Prior):
         hidden: int = 128,  # units of every MADE
         affine: bool = False,  # scales, too
     ):
-        super().__init__(); self.base, self.latent, self.K = base, base.latent, base.K
+        super().__init__()
+        self.base, self.latent, self.K = base, base.latent, base.K
         self.mades = nn.ModuleList(MADE(base.latent, hidden, affine) for _ in range(steps))
 
     def noise(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -385,7 +491,8 @@ class Flow(Prior):
         jac = torch.zeros_like(z)
         for made in self.mades:
             z, jac = z.flip(-1), jac.flip(-1)
-            m, s = made(z); z, jac = (z - m) * (-s).exp(), jac - s
+            m, s = made(z)
+            z, jac = (z - m) * (-s).exp(), jac - s
         return (z, jac) if len(self.mades) % 2 == 0 else (z.flip(-1), jac.flip(-1))
 
     def code(self, eps: torch.Tensor) -> torch.Tensor:
@@ -394,7 +501,11 @@ class Flow(Prior):
         for made in reversed(self.mades):
             e, z = z, torch.zeros_like(z)
             for i in range(self.latent):
-                m, s = made(z); z = torch.cat([z[..., :i], e[..., i:i + 1] * s[..., i:i + 1].exp() + m[..., i:i + 1], z[..., i + 1:]], -1)
+                m, s = made(z)
+                z = torch.cat([
+                    z[..., :i], e[..., i:i + 1]*s[..., i:i + 1].exp() + m[..., i:i + 1], z[...,
+                                                                                           i + 1:]
+                ], -1)
             z = z.flip(-1)
         return z
 
@@ -408,8 +519,11 @@ class Flow(Prior):
         eps, jac = self.noise(z)
         return self.base.log_joint(eps) + jac.sum(-1)[..., None]
 
-    def log_prob(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor: return self.log_joint(z).logsumexp(-1) if self.K and y is None else self.terms(z, y).sum(-1)
-    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor: return self.code(self.base.sample(n, rng, y))
+    def log_prob(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return self.log_joint(z).logsumexp(-1) if self.K and y is None else self.terms(z, y).sum(-1)
+
+    def sample(self, n: int, rng: Noise, y: torch.Tensor | None = None) -> torch.Tensor:
+        return self.code(self.base.sample(n, rng, y))
 
 # %% ../nbs/06_vlae.ipynb #0f8d4f20
 def prior_of(
@@ -418,9 +532,12 @@ def prior_of(
 ) -> Prior:
     "The prior that the settings name; a `ConfigError` if it needs classes and there are none."
     if c.prior.startswith("class") and K < 2:
-        raise ConfigError(f"prior is {c.prior}, which needs images of two classes at least, and these have {'one' if K == 1 else 'none'}; take another prior")
+        raise ConfigError(
+            f"prior is {c.prior}, which needs images of two classes at least, and these have {'one' if K == 1 else 'none'}; take another prior"
+        )
     base = ClassNormal(c.latent, K) if c.prior.startswith("class") else Normal(c.latent)
-    if c.prior == "two-level": return TwoLevel(c.latent, c.upper, c.hidden)
+    if c.prior == "two-level":
+        return TwoLevel(c.latent, c.upper, c.hidden)
     return Flow(base, c.flows, c.hidden, c.affine) if c.prior.endswith("flow") else base
 
 # %% ../nbs/06_vlae.ipynb #cc352a9c
@@ -434,7 +551,8 @@ class OneMap(nn.Module):
         self,
         shape: tuple,  # of the map: (channels, H, W)
     ):
-        super().__init__(); self.map = nn.Parameter(torch.zeros(1, *shape))
+        super().__init__()
+        self.map = nn.Parameter(torch.zeros(1, *shape))
     def forward(self, z: torch.Tensor) -> torch.Tensor: return self.map.expand(len(z), -1, -1, -1)
 
 class VLAE(VAE):
@@ -445,12 +563,17 @@ class VLAE(VAE):
         shape: tuple,  # of an image: (1, H, W)
         K: int = 1,  # classes
     ):
-        if shape[0] != 1: raise ConfigError(f"vlae needs gray images, and these have {shape[0]} channels")
+        if shape[0] != 1:
+            raise ConfigError(f"vlae needs gray images, and these have {shape[0]} channels")
         prior = prior_of(c, K) if c.prior != "none" else Normal(0)
-        net = PixelCNN(c.maps, c.window, c.layers, c.channels, 1 if c.levels == 2 else c.levels) if c.channels else None
+        net = PixelCNN(c.maps, c.window, c.layers, c.channels,
+                       1 if c.levels == 2 else c.levels) if c.channels else None
         maps = (c.maps if net else 1, *shape[1:])
-        encoder, decoder = (f(s, prior.latent, c.width) for f, s in zip(NETS[c.net], (shape, maps))) if prior.latent else (NoCode(), OneMap(maps))
-        super().__init__(encoder, decoder, Pixels(net, c.levels, c.binarize), 1., c.warmup, c.free_bits)
+        encoder, decoder = (f(s, prior.latent, c.width)
+                            for f, s in zip(NETS[c.net], (shape, maps))) if prior.latent else (
+                                NoCode(), OneMap(maps))
+        super().__init__(encoder, decoder, Pixels(net, c.levels, c.binarize), 1., c.warmup,
+                         c.free_bits)
         self.prior, self.free, self.optimizer = prior, c.free, c.optimizer
         self.register_buffer("gamma", torch.ones(()))
 
@@ -459,7 +582,8 @@ class VLAE(VAE):
     def log_prior(self, z: torch.Tensor) -> torch.Tensor: return self.prior.log_prob(z)
 
     def optimizers(self, config: VLAEConfig) -> list:
-        if self.optimizer == "adam": return [adam(self.parameters(), config.lr)]
+        if self.optimizer == "adam":
+            return [adam(self.parameters(), config.lr)]
         return [torch.optim.Adamax(self.parameters(), config.lr, foreach=True)]
 
 # %% ../nbs/06_vlae.ipynb #e7a58c82
@@ -467,14 +591,20 @@ class VLAE(VAE):
 def cost(self: VLAE, kls: torch.Tensor) -> torch.Tensor:
     "What the KL terms of the latent variables [L], means over the batch, cost (equation 6.11)."
     kl = kls.sum()
-    if not self.free_bits: return kl                                            # an estimate by one draw may be below 0
-    if self.free == "each": return kls.clamp(min=self.free_bits).sum()
-    if self.free == "total": return kl.clamp(min=self.free_bits)
+    if not self.free_bits:
+        return kl  # an estimate by one draw may be below 0
+    if self.free == "each":
+        return kls.clamp(min=self.free_bits).sum()
+    if self.free == "total":
+        return kl.clamp(min=self.free_bits)
     weight = self.gamma.clone()
     if self.training:
         now = kl.detach().clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.all_reduce(now); now /= torch.distributed.get_world_size()
-        change = torch.where(now > 1.05 * self.free_bits, 1.1, torch.where(now < self.free_bits, 1 / 1.1, 1.))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(now)
+            now /= torch.distributed.get_world_size()
+        change = torch.where(now > 1.05*self.free_bits, 1.1,
+                             torch.where(now < self.free_bits, 1/1.1, 1.))
         self.gamma.copy_((self.gamma * change).clamp(1e-6, 1))
     return weight * kl
 
@@ -482,12 +612,14 @@ def cost(self: VLAE, kls: torch.Tensor) -> torch.Tensor:
 def loss(self: VLAE, batch: Batch, step: int, rng: Noise) -> dict:
     "The bound and its terms: sums over pixels and latents, means over the batch; `label` is -log p(y), where classes are modeled."
     x, y = self.likelihood.prepare(batch.x, rng), batch.y if self.prior.K else None
-    mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in self.encoder(x))     # [B, L] each
+    mu, logvar = (t if t.dtype == torch.float64 else t.float()
+                  for t in self.encoder(x))  # [B, L] each
     z = reparameterize(mu, logvar, rng)
     recon = -self.likelihood.log_prob(x, self.outputs(z)).mean()
     kls = self.prior.kl(z, mu, logvar, y).mean(0)                              # [L]
     terms = dict(recon=recon, kl=kls.sum())
-    if self.prior.K: terms["label"] = -self.prior.log_y()[y].mean()
+    if self.prior.K:
+        terms["label"] = -self.prior.log_y()[y].mean()
     weight = ramp(step, self.warmup) if self.training else 1.
     cost = self.cost(kls) if self.training else terms["kl"]
     return dict(loss=recon + weight * cost + terms.get("label", 0.), **terms)
@@ -508,7 +640,8 @@ def model_of(
 def decode(self: VLAE, z: torch.Tensor, rng: int | Noise = 0, same: bool = False) -> torch.Tensor:
     "Images drawn for codes [n, L]: [n, 1, H, W]; the expected images where pixels are independent."
     m = self.outputs(z)
-    if self.likelihood.net is None: return m.sigmoid()
+    if self.likelihood.net is None:
+        return m.sigmoid()
     u = noise_of(rng, self).uniform(1 if same else len(m), *m.shape[2:])
     return self.likelihood.net.sample(m, u.expand(len(m), -1, -1))
 
@@ -519,13 +652,21 @@ def reconstruct(self: VLAE, x: torch.Tensor, rng: int | Noise = 0) -> torch.Tens
 
 @patch
 @torch.no_grad()
-def sample(self: VLAE, n: int, rng: int | Noise = 0, y: int | torch.Tensor | None = None) -> torch.Tensor:
+def sample(self: VLAE,
+           n: int,
+           rng: int | Noise = 0,
+           y: int | torch.Tensor | None = None) -> torch.Tensor:
     "n images for codes from the prior, of the classes y (a number or [n]), if any are given."
     rng, K = noise_of(rng, self), self.prior.K
     if y is not None:
-        if not K: raise VAEError("this model's prior knows no classes; train one with prior class or class-flow to draw images of a class")
+        if not K:
+            raise VAEError(
+                "this model's prior knows no classes; train one with prior class or class-flow to draw images of a class"
+            )
         y = torch.as_tensor(y, device=rng.device).expand(n)
-        if y.min() < 0 or y.max() >= K: raise VAEError(f"there are {K} classes, 0 to {K - 1}, got {y.min().item()} to {y.max().item()}")
+        if y.min() < 0 or y.max() >= K:
+            raise VAEError(
+                f"there are {K} classes, 0 to {K - 1}, got {y.min().item()} to {y.max().item()}")
     return self.decode(self.prior.sample(n, rng, y), rng)
 
 # %% ../nbs/06_vlae.ipynb #cb717574
@@ -539,14 +680,21 @@ def log_joint(
     chunk: int = 250,  # images decoded at once: memory, not the result
 ) -> torch.Tensor:  # [B, K] nats
     "log p(x, y) of every class by importance sampling (equation 6.12)."
-    if not self.prior.K: raise VAEError("this model's prior knows no classes; train one with prior class or class-flow")
+    if not self.prior.K:
+        raise VAEError(
+            "this model's prior knows no classes; train one with prior class or class-flow")
     x, rng, parts = checked_images(self, x), noise_of(rng, self), []
     with evaluating(self):
         x = self.likelihood.prepare(x, rng)
         for x_ in x.split(max(1, chunk // M)):
-            mu, logvar = self.encoder(x_); z = reparameterize(mu, logvar, rng, M)           # [M, b, L]
-            log_px = torch.cat([self.likelihood.log_prob(x_, self.outputs(part)) for part in z.split(max(1, chunk // len(x_)))])
-            logw = (log_px - log_normal(z, mu, logvar)).double()[..., None] + self.prior.log_joint(z)
+            mu, logvar = self.encoder(x_)
+            z = reparameterize(mu, logvar, rng, M)           # [M, b, L]
+            log_px = torch.cat([
+                self.likelihood.log_prob(x_, self.outputs(part))
+                for part in z.split(max(1, chunk // len(x_)))
+            ])
+            logw = (log_px - log_normal(z, mu, logvar)).double()[...,
+                                                                 None] + self.prior.log_joint(z)
             parts.append(logw.logsumexp(0) - math.log(M))
     return torch.cat(parts)
 
@@ -562,7 +710,8 @@ def survey(
     chunk: int = 250,  # images at once
 ) -> dict:  # mu, logvar [N, L]; recon, label_kl [N]; kl [N, 1]; value, se, ess [n] of `rows`
     "What a model says of many images; `kl` is that of p(z), without labels, and `label_kl` that of p(z|y)."
-    dev, images, parts = next(model.parameters()).device, Rows(d, next(model.parameters()).device), []
+    dev, images, parts = next(model.parameters()).device, Rows(d,
+                                                               next(model.parameters()).device), []
     with evaluating(model):
         for k, r in enumerate(torch.arange(len(d)).split(chunk)):
             b, rng = images(r), Noise(seed, 20, k, device=dev)
@@ -572,14 +721,24 @@ def survey(
             for _ in range(S):
                 z = reparameterize(mu, logvar, rng)
                 recon = recon - model.likelihood.log_prob(x, model.outputs(z)).double() / S
-                own = log_normal(z, mu, logvar) - model.log_prior(z) if model.prior.K else model.prior.kl(z, mu, logvar).sum(1)
+                own = log_normal(z, mu,
+                                 logvar) - model.log_prior(z) if model.prior.K else model.prior.kl(
+                                     z, mu, logvar).sum(1)
                 kl = kl + own.double() / S
-                given = given + (model.prior.kl(z, mu, logvar, b.y).sum(1).double() / S if model.prior.K else own.double() / S)
+                given = given + (model.prior.kl(z, mu, logvar, b.y).sum(1).double()/
+                                 S if model.prior.K else own.double()/S)
             one = dict(mu=mu, logvar=logvar, recon=recon, kl=kl[:, None], label_kl=given)
             some = np.isin(r.numpy(), rows)
-            if M and some.any(): one |= model.log_prob(x[torch.from_numpy(some).to(dev)], M if model.latent else 1, Noise(seed, 21, k, device=dev), chunk=chunk)._asdict()
+            if M and some.any():
+                one |= model.log_prob(x[torch.from_numpy(some).to(dev)],
+                                      M if model.latent else 1,
+                                      Noise(seed, 21, k, device=dev),
+                                      chunk=chunk)._asdict()
             parts.append({name: v.cpu().numpy() for name, v in one.items()})
-    return {name: np.concatenate([p[name] for p in parts if name in p]) for name in dict.fromkeys(k for p in parts for k in p)}
+    return {
+        name: np.concatenate([p[name] for p in parts if name in p])
+        for name in dict.fromkeys(k for p in parts for k in p)
+    }
 
 @torch.no_grad()
 def bayes(
@@ -591,7 +750,10 @@ def bayes(
     "log p(x, y) of every image and class."
     dev = next(model.parameters()).device
     images = Rows(d, dev, known=False)
-    return np.concatenate([model.log_joint(images(r).x, M, Noise(seed, 22, k, device=dev)).cpu().numpy() for k, r in enumerate(torch.arange(len(d)).split(250))])
+    return np.concatenate([
+        model.log_joint(images(r).x, M, Noise(seed, 22, k, device=dev)).cpu().numpy()
+        for k, r in enumerate(torch.arange(len(d)).split(250))
+    ])
 
 # %% ../nbs/06_vlae.ipynb #f6a47610
 def measure(
@@ -605,13 +767,24 @@ def measure(
     v = survey(model, test, config.seed, 4 if len(test) <= 1000 else 2, config.samples, picked)
     t = survey(model, train.subset(chosen(len(train), 2000, config.seed)), config.seed)
     kl = float(v["kl"].mean())
-    found = dict(elbo_test=-float((v["recon"] + v["kl"][:, 0]).mean()), recon_test=float(v["recon"].mean()), kl_test=kl, bits_test=kl / math.log(2),
-                 elbo_train=-float((t["recon"] + t["kl"][:, 0]).mean()), **log_p_test(v, picked), log_p_samples=config.samples if model.latent else 1,
-                 active_units=int(active_units(torch.from_numpy(v["mu"])).sum()) if model.latent else 0, images_test=len(test), images_train=len(train),
-                 parameters=sum(p.numel() for p in model.parameters()), free_weight=float(model.gamma))
+    found = dict(
+        elbo_test=-float((v["recon"] + v["kl"][:, 0]).mean()),
+        recon_test=float(v["recon"].mean()),
+        kl_test=kl,
+        bits_test=kl/math.log(2),
+        elbo_train=-float((t["recon"] + t["kl"][:, 0]).mean()),
+        **log_p_test(v, picked),
+        log_p_samples=config.samples if model.latent else 1,
+        active_units=int(active_units(torch.from_numpy(v["mu"])).sum()) if model.latent else 0,
+        images_test=len(test),
+        images_train=len(train),
+        parameters=sum(p.numel() for p in model.parameters()),
+        free_weight=float(model.gamma))
     if model.prior.K:
-        scores = bayes(model, test.subset(picked), seed=config.seed); y = np.asarray(test.y)[picked]
-        found |= dict(accuracy_test=float((scores.argmax(1) == y).mean()), label_kl_test=float(v["label_kl"].mean()))
+        scores = bayes(model, test.subset(picked), seed=config.seed)
+        y = np.asarray(test.y)[picked]
+        found |= dict(accuracy_test=float((scores.argmax(1) == y).mean()),
+                      label_kl_test=float(v["label_kl"].mean()))
     return found, _arrays(model, train, test, config, v)
 
 # %% ../nbs/06_vlae.ipynb #bd802b08
@@ -622,27 +795,47 @@ def about(
     "A caption: model, data, seed, steps."
     steps = f"{c.steps or c.epochs * -(-len(train) // c.batch):,} steps"
     eyes = f"window {c.window[0]} × {c.window[1]}" if c.channels else "no window"
-    seen = {"dynamic": "tossed", "fixed": "tossed once", "threshold": "black and white by a threshold", "none": "gray"}[c.binarize] if c.levels == 2 else f"{c.levels} levels"
+    seen = {
+        "dynamic": "tossed",
+        "fixed": "tossed once",
+        "threshold": "black and white by a threshold",
+        "none": "gray"
+    }[c.binarize] if c.levels == 2 else f"{c.levels} levels"
     origin = train.describe().removeprefix("data: ").partition(" (")[0]
     return f"{origin}, {seen}; prior {c.prior}, {eyes}, seed {c.seed}, {steps}"
 
 @torch.no_grad()
 def _arrays(model, train, test, c, v):
     "What the figures of a run need."
-    dev = next(model.parameters()).device; y = np.asarray(test.y)
-    ten = np.array([np.flatnonzero(y == k)[i // len(np.unique(y)) % (y == k).sum()] for i, k in zip(range(10), np.resize(np.unique(y), 10))])
-    x = model.likelihood.prepare(Rows(test, dev, known=False)(torch.from_numpy(ten)).x, Noise(c.seed, 23, device=dev))
+    dev = next(model.parameters()).device
+    y = np.asarray(test.y)
+    ten = np.array([
+        np.flatnonzero(y == k)[i // len(np.unique(y)) % (y == k).sum()]
+        for i, k in zip(range(10), np.resize(np.unique(y), 10))
+    ])
+    x = model.likelihood.prepare(
+        Rows(test, dev, known=False)(torch.from_numpy(ten)).x, Noise(c.seed, 23, device=dev))
     out = dict(caption=np.array(about(train, c)), classes=np.array([str(k) for k in test.classes]),
                samples=gray(model.sample(30, Noise(c.seed, 10, device=dev))))
-    if not model.latent: return out
+    if not model.latent:
+        return out
     with evaluating(model):
         mu, logvar = model.encoder(x)
-        out["lossy"] = gray(torch.cat([x, *(model.decode(mu, Noise(c.seed, 11, k, device=dev)) for k in range(3))]))       # [40, 1, H, W]
+        out["lossy"] = gray(
+            torch.cat([x, *(model.decode(mu, Noise(c.seed, 11, k, device=dev))
+                            for k in range(3))]))  # [40, 1, H, W]
         order = np.argsort(-v["mu"].var(0), kind="stable")[:min(8, model.latent)]
-        z = mu[:1].repeat(len(order) * 10, 1); moves = torch.linspace(-2.5, 2.5, 10, device=dev)
-        for r, j in enumerate(order): z[r * 10:(r + 1) * 10, j] = moves
-        out |= dict(traversal=gray(model.decode(z, Noise(c.seed, 12, device=dev), same=True)), order=order, variance=v["mu"].var(0))
-        if model.prior.K: out["by_class"] = gray(model.sample(10 * model.prior.K, Noise(c.seed, 13, device=dev), torch.arange(model.prior.K, device=dev).repeat_interleave(10)))
+        z = mu[:1].repeat(len(order) * 10, 1)
+        moves = torch.linspace(-2.5, 2.5, 10, device=dev)
+        for r, j in enumerate(order):
+            z[r * 10:(r + 1) * 10, j] = moves
+        out |= dict(traversal=gray(model.decode(z, Noise(c.seed, 12, device=dev), same=True)),
+                    order=order,
+                    variance=v["mu"].var(0))
+        if model.prior.K:
+            out["by_class"] = gray(
+                model.sample(10*model.prior.K, Noise(c.seed, 13, device=dev),
+                             torch.arange(model.prior.K, device=dev).repeat_interleave(10)))
     return out
 
 # %% ../nbs/06_vlae.ipynb #ca98498b
@@ -650,7 +843,8 @@ def plot_lossy(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "Test images, and three images drawn for the code of each."
-    return caption(image_grid(s["lossy"], 10, row_labels=["image", "drawn", "again", "again"]), f"Test images; below each, three images drawn for its code. {s['caption']}")
+    return caption(image_grid(s["lossy"], 10, row_labels=["image", "drawn", "again", "again"]),
+                   f"Test images; below each, three images drawn for its code. {s['caption']}")
 
 def plot_samples(
     s: dict,  # arrays of `measure`
@@ -662,25 +856,37 @@ def plot_traversal(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "One code, in every row another latent variable moved."
-    return caption(image_grid(s["traversal"], 10, row_labels=[f"z{j + 1}" for j in s["order"]]),
-                   f"One latent variable moves from -2.5 to 2.5 in every row; same random numbers for all pixels. {s['caption']}")
+    return caption(
+        image_grid(s["traversal"], 10, row_labels=[f"z{j + 1}" for j in s["order"]]),
+        f"One latent variable moves from -2.5 to 2.5 in every row; same random numbers for all pixels. {s['caption']}"
+    )
 
 def plot_by_class(
     s: dict,  # arrays of `measure`
 ) -> plt.Figure:  # the figure
     "Images drawn for every class, a row each."
-    return caption(image_grid(s["by_class"], 10, row_labels=[str(k) for k in s["classes"]]), f"Drawn with codes from p(z|y), a class per row. {s['caption']}")
+    return caption(image_grid(s["by_class"], 10, row_labels=[str(k) for k in s["classes"]]),
+                   f"Drawn with codes from p(z|y), a class per row. {s['caption']}")
 
 def run_figures(
     arrays: dict,  # of `measure`
     config: VLAEConfig,  # settings of the run
 ) -> dict:  # name -> function that draws the figure
     "Every figure that a stored run can show."
-    plots = dict(lossy=plot_lossy, samples=plot_samples, traversal=plot_traversal, by_class=plot_by_class)
+    plots = dict(lossy=plot_lossy,
+                 samples=plot_samples,
+                 traversal=plot_traversal,
+                 by_class=plot_by_class)
     return {name: lambda plot=plot: plot(arrays) for name, plot in plots.items() if name in arrays}
 
 # %% ../nbs/06_vlae.ipynb #e1e9d984
-NUMBERS = {"log_p_test": "NLL (nats)", "elbo_test": "−ELBO (nats)", "kl_test": "KL (nats)", "recon_test": "reconstruction (nats)", "bits_test": "code (bits)"}
+NUMBERS = {
+    "log_p_test": "NLL (nats)",
+    "elbo_test": "−ELBO (nats)",
+    "kl_test": "KL (nats)",
+    "recon_test": "reconstruction (nats)",
+    "bits_test": "code (bits)"
+}
 
 def collect(
     folders: Iterable[str | Path],  # of finished runs
@@ -690,20 +896,47 @@ def collect(
     for f in folders:
         c, r = load_config(f), read_result(f)
         sees = int(seen_by(PixelCNN(1, c.window, c.layers, 2)).sum())
-        rows.append(dict(data=c.data, binarize=c.binarize, prior=c.prior, window=f"{c.window[0]} × {c.window[1]}", sees=sees, free_bits=c.free_bits, latent=c.latent, channels=c.channels, width=c.width,
-                         seed=c.seed, steps=r["provenance"]["steps"], seconds=r["provenance"]["training_seconds"]) | {k: v for k, v in r["metrics"].items() if not isinstance(v, list)})
+        rows.append(
+            dict(data=c.data,
+                 binarize=c.binarize,
+                 prior=c.prior,
+                 window=f"{c.window[0]} × {c.window[1]}",
+                 sees=sees,
+                 free_bits=c.free_bits,
+                 latent=c.latent,
+                 channels=c.channels,
+                 width=c.width,
+                 seed=c.seed,
+                 steps=r["provenance"]["steps"],
+                 seconds=r["provenance"]["training_seconds"]) | {
+                     k: v
+                     for k, v in r["metrics"].items() if not isinstance(v, list)
+                 })
     return pd.DataFrame(rows)
 
-PAPER = {"none": (87.55, 0.), "gaussian": (79.48, 10.60), "flow": (78.94, 11.73)}  # test NLL and KL, dynamic MNIST, table 2 of the paper
+PAPER = {
+    "none": (87.55, 0.),
+    "gaussian": (79.48, 10.60),
+    "flow": (78.94, 11.73)
+}  # test NLL and KL, dynamic MNIST, table 2 of the paper
 
 def summary(
     df: pd.DataFrame,  # of `collect`
 ) -> pd.DataFrame:
     "The numbers one compares: NLL, its standard error, -ELBO, KL in nats and in bits, beside the paper's where it has them."
-    t = df[["prior", "window", "seed", "steps"]].assign(NLL=-df.log_p_test, se=df.log_p_se_test, ELBO=-df.elbo_test, KL=df.kl_test, bits=df.bits_test).rename(columns={"ELBO": "−ELBO"})
-    if "accuracy_test" in df: t["Bayes accuracy"] = df.accuracy_test
-    mnist = (df.data == "mnist") & (df.channels > 0) & (df.binarize == "dynamic") & (df.sees == df.sees.max())
-    t["paper: NLL"], t["paper: KL"] = ([PAPER[p][k] if p in PAPER and like else math.nan for p, like in zip(df.prior, mnist)] for k in (0, 1))
+    t = df[["prior", "window", "seed",
+            "steps"]].assign(NLL=-df.log_p_test,
+                             se=df.log_p_se_test,
+                             ELBO=-df.elbo_test,
+                             KL=df.kl_test,
+                             bits=df.bits_test).rename(columns={"ELBO": "−ELBO"})
+    if "accuracy_test" in df:
+        t["Bayes accuracy"] = df.accuracy_test
+    mnist = (df.data == "mnist") & (df.channels > 0) & (df.binarize
+                                                        == "dynamic") & (df.sees == df.sees.max())
+    t["paper: NLL"], t["paper: KL"] = ([
+        PAPER[p][k] if p in PAPER and like else math.nan for p, like in zip(df.prior, mnist)
+    ] for k in (0, 1))
     return t
 
 # %% ../nbs/06_vlae.ipynb #8d6c5747
@@ -716,8 +949,13 @@ def plot_windows(
     df = df.sort_values("sees")
     for ax, column, sign in zip(axes, ("kl_test", "elbo_test"), (1, -1)):
         ax.plot(df.sees, sign * df[column], "o-", color=PALETTE[0])
-        for _, r in df.iterrows(): ax.annotate(r.window, (r.sees, sign * r[column]), (5, 5), textcoords="offset points", fontsize=9, color=PALETTE[0])
-        ax.set(xlabel="pixels in the window", ylabel=NUMBERS[column], xlim=(-2, df.sees.max() * 1.2)); ax.margins(y=.15)
+        for _, r in df.iterrows():
+            ax.annotate(r.window, (r.sees, sign*r[column]), (5, 5),
+                        textcoords="offset points",
+                        fontsize=9,
+                        color=PALETTE[0])
+        ax.set(xlabel="pixels in the window", ylabel=NUMBERS[column], xlim=(-2, df.sees.max()*1.2))
+        ax.margins(y=.15)
     return caption(fig, text)
 
 def plot_rates(
@@ -727,19 +965,45 @@ def plot_rates(
     "Reconstruction against rate; on a dashed line the message has the same length. Windows are written where a prior has several."
     fig, ax = subplots(height=3.8)
     low, high, total = df.kl_test.min(), df.kl_test.max(), df.recon_test + df.kl_test
-    bottom, top = df.recon_test.min(), df.recon_test.max(); room = .08 * (top - bottom) + .5
+    bottom, top = df.recon_test.min(), df.recon_test.max()
+    room = .08 * (top - bottom) + .5
     rate = np.geomspace(low, high, 100) if low > .1 else np.linspace(low, high, 100)
     for level in np.unique(np.linspace(total.min() - .5, total.max() - 1, 5).round(0)):
-        at = rate[np.abs(level - rate - (bottom - room / 2)).argmin()] if level - high < bottom else high
-        ax.plot(rate, level - rate, color="#cccccc", lw=.8, ls="--", zorder=0); ax.text(at, level - at, f"{level:.0f}", color="#888888", fontsize=8.5, ha="center", va="center", backgroundcolor="white", zorder=1)
+        at = rate[np.abs(level - rate -
+                         (bottom - room/2)).argmin()] if level - high < bottom else high
+        ax.plot(rate, level - rate, color="#cccccc", lw=.8, ls="--", zorder=0)
+        ax.text(at,
+                level - at,
+                f"{level:.0f}",
+                color="#888888",
+                fontsize=8.5,
+                ha="center",
+                va="center",
+                backgroundcolor="white",
+                zorder=1)
     for k, (prior, g) in enumerate(df.groupby("prior", sort=False)):
         ax.plot(g.kl_test, g.recon_test, MARKERS[k], color=PALETTE[k], zorder=3)
-        ax.text(1.02, .98 - .09 * k, prior if prior != "none" else "no code", transform=ax.transAxes, color=PALETTE[k], va="top", weight="bold")
-        for _, r in g.iterrows() if g.window.nunique() > 1 else (): ax.annotate(r.window, (r.kl_test, r.recon_test), (0, 7), textcoords="offset points", fontsize=9, color=PALETTE[k], ha="center")
+        ax.text(1.02,
+                .98 - .09*k,
+                prior if prior != "none" else "no code",
+                transform=ax.transAxes,
+                color=PALETTE[k],
+                va="top",
+                weight="bold")
+        for _, r in g.iterrows() if g.window.nunique() > 1 else ():
+            ax.annotate(r.window, (r.kl_test, r.recon_test), (0, 7),
+                        textcoords="offset points",
+                        fontsize=9,
+                        color=PALETTE[k],
+                        ha="center")
     if low > .1:
-        ticks = [t for t in (.2, .5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50) if .8 * low <= t <= 1.2 * high]
-        ax.set_xscale("log"); ax.set_xticks(ticks, [f"{t:g}" for t in ticks]); ax.minorticks_off()
-    ax.set(xlabel="rate: KL (nats)", ylabel="reconstruction (nats)", ylim=(bottom - room, top + room))
+        ticks = [t for t in (.2, .5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50) if .8*low <= t <= 1.2*high]
+        ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.minorticks_off()
+    ax.set(xlabel="rate: KL (nats)",
+           ylabel="reconstruction (nats)",
+           ylim=(bottom - room, top + room))
     return caption(fig, text)
 
 # %% ../nbs/06_vlae.ipynb #e57914b1
@@ -748,18 +1012,40 @@ def plot_priors(
     text: str,  # caption
 ) -> plt.Figure:  # the figure
     "Bound and log p(x) of every prior."
-    d = df.sort_values("log_p_test"); y = np.arange(len(d))
+    d = df.sort_values("log_p_test")
+    y = np.arange(len(d))
     fig, ax = subplots(height=.42 * len(d) + 1.2)
     ax.hlines(y, -d.log_p_test, -d.elbo_test, color="#888888", lw=1)
-    ax.plot(-d.elbo_test, y, "|", ms=11, color=PALETTE[0]); ax.errorbar(-d.log_p_test, y, xerr=2 * d.log_p_se_test.fillna(0), fmt="o", color=PALETTE[4], capsize=2)
-    ax.annotate("−ELBO", (-d.elbo_test.iloc[-1], y[-1]), (0, 8), textcoords="offset points", color=PALETTE[0], ha="center", fontsize=9)
-    ax.annotate("NLL", (-d.log_p_test.iloc[-1], y[-1]), (0, 8), textcoords="offset points", color=PALETTE[4], ha="center", fontsize=9)
-    ax.set(yticks=y, yticklabels=[f"{p}, {window}" for p, window in zip(d.prior, d.window)], xlabel="nats per image; bars: two standard errors over images"); ax.margins(y=.2)
+    ax.plot(-d.elbo_test, y, "|", ms=11, color=PALETTE[0])
+    ax.errorbar(-d.log_p_test,
+                y,
+                xerr=2*d.log_p_se_test.fillna(0),
+                fmt="o",
+                color=PALETTE[4],
+                capsize=2)
+    ax.annotate("−ELBO", (-d.elbo_test.iloc[-1], y[-1]), (0, 8),
+                textcoords="offset points",
+                color=PALETTE[0],
+                ha="center",
+                fontsize=9)
+    ax.annotate("NLL", (-d.log_p_test.iloc[-1], y[-1]), (0, 8),
+                textcoords="offset points",
+                color=PALETTE[4],
+                ha="center",
+                fontsize=9)
+    ax.set(yticks=y,
+           yticklabels=[f"{p}, {window}" for p, window in zip(d.prior, d.window)],
+           xlabel="nats per image; bars: two standard errors over images")
+    ax.margins(y=.2)
     return caption(fig, text)
 
 # %% ../nbs/06_vlae.ipynb #163f9831
-PARTS = {"ablation": "no code, a Gaussian prior, a flow; long runs", "windows": "Gaussian prior, five windows; the short runs", "priors": "five priors, one window; the short runs",
-         "earlier": "the earlier two-level model at its own settings"}
+PARTS = {
+    "ablation": "no code, a Gaussian prior, a flow; long runs",
+    "windows": "Gaussian prior, five windows; the short runs",
+    "priors": "five priors, one window; the short runs",
+    "earlier": "the earlier two-level model at its own settings"
+}
 
 def part(
     df: pd.DataFrame,  # of `collect`: the published study
@@ -767,15 +1053,23 @@ def part(
 ) -> pd.DataFrame:
     "A part of the study."
     network, long = df.channels > 0, df.steps == df[df.channels > 0].steps.max()
-    rows = {"ablation": network & (long | (df.prior == "none")), "windows": network & ~long & (df.prior == "gaussian"), "priors": network & ~long & (df.window == "5 × 3"), "earlier": ~network}[which]
-    return df[rows & (df.width == (df.width.max() if which != "earlier" else df.width))].reset_index(drop=True)
+    rows = {
+        "ablation": network & (long | (df.prior == "none")),
+        "windows": network & ~long & (df.prior == "gaussian"),
+        "priors": network & ~long & (df.window == "5 × 3"),
+        "earlier": ~network
+    }[which]
+    return df[rows
+              & (df.width == (df.width.max() if which != "earlier" else df.width))].reset_index(
+                  drop=True)
 
 def study_figure(
     name: str,  # windows, rates or priors
 ) -> plt.Figure:  # the figure
     "A figure of the published study."
     df, made = published("vlae", "study")
-    d = pd.concat([part(df, "windows"), part(df, "priors")]).drop_duplicates(["prior", "window"]) if name == "rates" else part(df, name)
+    d = pd.concat([part(df, "windows"), part(df, "priors")]).drop_duplicates(
+        ["prior", "window"]) if name == "rates" else part(df, name)
     text = f"published, genmix {made['genmix']}: MNIST, official, tossed; seed {d.seed.iloc[0]}, {d.steps.iloc[0]:,} steps; bounds on {d.images_test.iloc[0]:,} test images"
     text += f", NLL by {d.log_p_samples.iloc[0]:,} samples on {d.log_p_images.iloc[0]:,} of them" if name == "priors" else ""
     return {"windows": plot_windows, "rates": plot_rates, "priors": plot_priors}[name](d, text)

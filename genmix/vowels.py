@@ -40,7 +40,8 @@ class VowelData:
 def _size_line(d: VowelData) -> str:
     "For example: 76 speakers x 10 vowels x 2 = 1,520 rows"
     counts = [len(np.unique(a)) for a in (d.speaker, d.vowel, d.repetition)]
-    if np.prod(counts) != len(d): return f"{len(d):,} rows of {counts[0]} speakers"
+    if np.prod(counts) != len(d):
+        return f"{len(d):,} rows of {counts[0]} speakers"
     return "{} speakers x {} vowels x {}".format(*counts) + f" = {len(d):,} rows"
 
 # %% ../nbs/00k_vowels.ipynb #e18463bb
@@ -52,7 +53,8 @@ def describe(self: VowelData) -> str:
         "user": f"user file {Path(self.source).name} (not the official one, ",
         "synthetic": f"SYNTHETIC (no measured speech; {self.source}; ",
     }[self.origin]
-    return f"data: {self.name}, {who}{_size_line(self)}" + (f"; sha256 {self.sha256[:8]}...)" if self.sha256 else ")")
+    return f"data: {self.name}, {who}{_size_line(self)}" + (f"; sha256 {self.sha256[:8]}...)"
+                                                            if self.sha256 else ")")
 
 # %% ../nbs/00k_vowels.ipynb #eb91c2f5
 @patch
@@ -95,25 +97,35 @@ def _bad(
 def _read_bytes(path: Path, limit: int = 10_000_000) -> bytes:
     "The file's bytes, if it is a file that one can read."
     fix = "Give the path of the CSV file itself, or get the official one: genmix data fetch vowels"
-    if os.path.exists(path) and not os.path.isfile(path): raise _bad(path, "this is not a file", "a CSV file", fix=fix)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise _bad(path, "this is not a file", "a CSV file", fix=fix)
     try:
-        with open(path, "rb") as f: raw = f.read(limit + 1)
+        with open(path, "rb") as f:
+            raw = f.read(limit + 1)
     except (OSError, ValueError) as e:
-        raise _bad(path, f"cannot be read ({getattr(e, 'strerror', None) or e})", "a CSV file", fix=fix) from None
-    if len(raw) > limit: raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
+        raise _bad(path,
+                   f"cannot be read ({getattr(e, 'strerror', None) or e})",
+                   "a CSV file",
+                   fix=fix) from None
+    if len(raw) > limit:
+        raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
     return raw
 
 # %% ../nbs/00k_vowels.ipynb #54f62bf7
 def _decode(path: Path, raw: bytes) -> str:
     "The bytes as text."
-    if not raw.strip(): raise _bad(path, "the file is empty", "a header and a row for each utterance")
+    if not raw.strip():
+        raise _bad(path, "the file is empty", "a header and a row for each utterance")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = raw[: e.start].count(b"\n") + 1
-        raise _bad(path, f"byte {raw[e.start]:#04x} is not UTF-8", "a CSV file saved as UTF-8", line) from None
-    if "\0" in text: raise _bad(path, "binary data", "text", text[: text.index("\0")].count("\n") + 1)
-    if text.lstrip().startswith("<"): raise _bad(path, "this is a web page, perhaps a download's error page", "a CSV file", 1)
+        raise _bad(path, f"byte {raw[e.start]:#04x} is not UTF-8", "a CSV file saved as UTF-8",
+                   line) from None
+    if "\0" in text:
+        raise _bad(path, "binary data", "text", text[: text.index("\0")].count("\n") + 1)
+    if text.lstrip().startswith("<"):
+        raise _bad(path, "this is a web page, perhaps a download's error page", "a CSV file", 1)
     return text
 
 # %% ../nbs/00k_vowels.ipynb #d96f5048
@@ -123,35 +135,50 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if row]
     except csv.Error as e:
-        raise _bad(path, f"not CSV ({e})", "9 fields separated by commas", reader.line_num) from None
+        raise _bad(path, f"not CSV ({e})", "9 fields separated by commas",
+                   reader.line_num) from None
     if not rows or rows[0][1] != list(HEADER):
         found = ascii(",".join(rows[0][1])[:60]) if rows else "missing"
         raise _bad(path, f"the header is {found}", ",".join(HEADER), 1)
-    if len(rows) == 1: raise _bad(path, "nothing follows the header", "a row for each utterance", 1)
+    if len(rows) == 1:
+        raise _bad(path, "nothing follows the header", "a row for each utterance", 1)
     return rows[1:]
 
 # %% ../nbs/00k_vowels.ipynb #f9f61d27
-HERTZ = {"f0": (50, 700), "f1": (100, 2000), "f2": (300, 5000), "f3": (800, 7000)}  # lowest and highest plausible
+HERTZ = {
+    "f0": (50, 700),
+    "f1": (100, 2000),
+    "f2": (300, 5000),
+    "f3": (800, 7000)
+}  # lowest and highest plausible
 
 def _hertz(path: Path, line: int, name: str, text: str) -> float:
     "One frequency."
     low, high = HERTZ[name]
     number = float(text) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{0,9})?", text) else None
     if number is None or not low <= number <= high:
-        raise _bad(path, f"{name} is {ascii(text[:20])}", f"a frequency between {low} and {high} Hz", line)
+        raise _bad(path, f"{name} is {ascii(text[:20])}",
+                   f"a frequency between {low} and {high} Hz", line)
     return number
 
 # %% ../nbs/00k_vowels.ipynb #e88d4207
 def _record(path: Path, line: int, row: list[str]) -> tuple:
     "One row: kind, speaker, vowel, repetition, four frequencies."
-    if len(row) != len(HEADER): raise _bad(path, f"the row has {len(row)} fields (is the file cut short?)", f"{len(HEADER)}", line)
+    if len(row) != len(HEADER):
+        raise _bad(path, f"the row has {len(row)} fields (is the file cut short?)",
+                   f"{len(HEADER)}", line)
     kind, sex, speaker, vowel, repetition, *hertz = row
-    for name, value, allowed in (("type", kind, tuple(KINDS)), ("sex", sex, ("m", "f", "")), ("vowel", vowel, VOWELS)):
-        if value not in allowed: raise _bad(path, f"{name} is {ascii(value[:20])}", "one of " + " ".join(allowed), line)
+    for name, value, allowed in (("type", kind, tuple(KINDS)), ("sex", sex, ("m", "f", "")),
+                                 ("vowel", vowel, VOWELS)):
+        if value not in allowed:
+            raise _bad(path, f"{name} is {ascii(value[:20])}", "one of " + " ".join(allowed), line)
     for name, value in (("speaker", speaker), ("repetition", repetition)):
-        if not re.fullmatch("[1-9][0-9]{0,5}", value): raise _bad(path, f"{name} is {ascii(value[:20])}", "a number from 1 up", line)
+        if not re.fullmatch("[1-9][0-9]{0,5}", value):
+            raise _bad(path, f"{name} is {ascii(value[:20])}", "a number from 1 up", line)
     f = [_hertz(path, line, *pair) for pair in zip(FORMANTS, hertz)]
-    if not f[1] <= f[2] <= f[3]: raise _bad(path, f"f1, f2, f3 are {', '.join(hertz[1:])}", "formants numbered from below: f1 <= f2 <= f3", line)
+    if not f[1] <= f[2] <= f[3]:
+        raise _bad(path, f"f1, f2, f3 are {', '.join(hertz[1:])}",
+                   "formants numbered from below: f1 <= f2 <= f3", line)
     return kind, int(speaker), vowel, int(repetition), f
 
 # %% ../nbs/00k_vowels.ipynb #18e1d240
@@ -161,15 +188,21 @@ def _check_whole(path: Path, lines: list[int], records: list[tuple]) -> None:
     for line, (kind, speaker, vowel, repetition, _) in zip(lines, records):
         key = (vowel, repetition)
         if key in said.setdefault(speaker, {}):
-            raise _bad(path, f"speaker {speaker}, vowel {vowel}, repetition {repetition} again (first in line {said[speaker][key]})", "each once", line)
+            raise _bad(
+                path,
+                f"speaker {speaker}, vowel {vowel}, repetition {repetition} again (first in line {said[speaker][key]})",
+                "each once", line)
         if kinds.setdefault(speaker, kind) != kind:
-            raise _bad(path, f"speaker {speaker} is type {kind}, but was {kinds[speaker]} before", "one type for each speaker", line)
+            raise _bad(path, f"speaker {speaker} is type {kind}, but was {kinds[speaker]} before",
+                       "one type for each speaker", line)
         said[speaker][key], last[speaker] = line, line
     everything = {key for keys in said.values() for key in keys}
     for speaker, keys in said.items():
         if missing := sorted(everything - set(keys)):
             vowel, repetition = missing[0]
-            raise _bad(path, f"speaker {speaker} ends without vowel {vowel}, repetition {repetition}", "the same utterances from every speaker", last[speaker])
+            raise _bad(path,
+                       f"speaker {speaker} ends without vowel {vowel}, repetition {repetition}",
+                       "the same utterances from every speaker", last[speaker])
 
 # %% ../nbs/00k_vowels.ipynb #b8d76140
 OFFICIAL = "a1cc7f9dcb23c7f626c90a09cfee6a6908cc4ccb7b321c5e0a1eabe5b42cc0bf"  # sha256 of Peterson & Barney's table as we fetch it
@@ -186,7 +219,8 @@ def read_vowels(
     kind, speaker, vowel, repetition, f = (np.array(c) for c in zip(*records))
     sha256 = hashlib.sha256(raw).hexdigest()
     origin = "official" if sha256 == OFFICIAL else "user"
-    return VowelData(f.astype(float), vowel, speaker, kind, repetition, "vowels", origin, str(path), sha256)
+    return VowelData(f.astype(float), vowel, speaker, kind, repetition, "vowels", origin, str(path),
+                     sha256)
 
 # %% ../nbs/00k_vowels.ipynb #5bd71a0e
 def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
@@ -195,10 +229,15 @@ def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
     train, test, left_out = [], [], []
     for k, plural in KINDS.items():
         who = list(dict.fromkeys(data.speaker[data.kind == k].tolist()))  # in file order
-        if 0 < len(who) < 3: raise _bad(data.source, f"only {len(who)} {plural}", "at least 3 of a kind", fix="Add speakers, or use --split shifted.")
+        if 0 < len(who) < 3:
+            raise _bad(data.source,
+                       f"only {len(who)} {plural}",
+                       "at least 3 of a kind",
+                       fix="Add speakers, or use --split shifted.")
         left_out += who[len(who) // 3 * 3 :]
         who = who[: len(who) // 3 * 3]
-        if rng: who = rng.permutation(who).tolist()
+        if rng:
+            who = rng.permutation(who).tolist()
         test += who[2::3]
         train += [s for i, s in enumerate(who) if i % 3 < 2]
     return sorted(train), sorted(test), left_out
@@ -207,7 +246,8 @@ def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
 def _shifted(data: VowelData, seed: int | None) -> tuple[list, list, list]:
     "Speakers that train, test, are left out: the first two thirds of the file train."
     who = list(dict.fromkeys(data.speaker.tolist()))
-    if len(who) < 3: raise _bad(data.source, f"only {len(who)} speakers", "at least 3", fix="Add speakers.")
+    if len(who) < 3:
+        raise _bad(data.source, f"only {len(who)} speakers", "at least 3", fix="Add speakers.")
     return who[: len(who) * 2 // 3], who[len(who) * 2 // 3 :], []
 
 VOWEL_SPLITS = {"stratified": _stratified, "shifted": _shifted}
@@ -237,15 +277,23 @@ def four_vowels(
     seed: int | None = None,  # stratified: which speakers test; None: every third in file order
 ) -> FourVowels:
     "The task of the 1991 paper: tell [i] [I] [a] [Λ] apart by (f1, f2)."
-    if not isinstance(data, VowelData): raise DataError(f"{getattr(data, 'name', data)} is no table of vowels; choose vowels, formants, or a CSV file")
-    if split not in VOWEL_SPLITS: raise DataError(f"there is no split {split!r}; there are: {', '.join(VOWEL_SPLITS)}")
-    if repetitions not in ("both", "first"): raise DataError(f"repetitions is {repetitions!r}; expected both or first")
+    if not isinstance(data, VowelData):
+        raise DataError(
+            f"{getattr(data, 'name', data)} is no table of vowels; choose vowels, formants, or a CSV file"
+        )
+    if split not in VOWEL_SPLITS:
+        raise DataError(f"there is no split {split!r}; there are: {', '.join(VOWEL_SPLITS)}")
+    if repetitions not in ("both", "first"):
+        raise DataError(f"repetitions is {repetitions!r}; expected both or first")
     classes = FourVowels.classes
     if missing := set(classes) - set(data.vowel):
-        raise _bad(data.source, f"vowel {min(missing)} is missing", "the vowels " + " ".join(classes))
+        raise _bad(data.source, f"vowel {min(missing)} is missing",
+                   "the vowels " + " ".join(classes))
     train, test, left_out = VOWEL_SPLITS[split](data, seed)
-    keep = np.isin(data.vowel, classes) & ((repetitions == "both") | (data.repetition == data.repetition.min()))
+    keep = np.isin(data.vowel, classes) & ((repetitions == "both") |
+                                           (data.repetition == data.repetition.min()))
     d = data.subset(keep)
     X, y = d.formants[:, 1:3] / 1000, np.array([classes.index(v) for v in d.vowel])
     a, b = np.isin(d.speaker, train), np.isin(d.speaker, test)
-    return FourVowels(X[a], y[a], X[b], y[b], tuple(train), tuple(test), tuple(left_out), split, data.origin, data.describe())
+    return FourVowels(X[a], y[a], X[b], y[b], tuple(train), tuple(test), tuple(left_out), split,
+                      data.origin, data.describe())

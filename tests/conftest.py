@@ -26,14 +26,39 @@ for name in ("IN_TEST", "COLUMNS", "GENMIX_DEBUG"):
 
 # A home of our own: no file of the user's is read, none is written.
 HOME = Path(tempfile.mkdtemp(prefix="genmix-test-home-"))
-for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "LOCALAPPDATA", "APPDATA"):
+for name in (
+    "HOME",
+    "USERPROFILE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "LOCALAPPDATA",
+    "APPDATA",
+):
     os.environ[name] = str(HOME)
 os.environ["MPLCONFIGDIR"] = str(HOME / "matplotlib")
 os.environ["IPYTHONDIR"] = str(HOME / "ipython")
 
 # What a copy of the source tree leaves out: what git ignores.
-IGNORED = ("__pycache__", "*.egg-info", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis", ".ruff_cache", ".venv*", ".git",
-           "build", "dist", "_docs", "_proc", ".quarto", "runs", "reproduction", "out", "*.log")
+IGNORED = (
+    "__pycache__",
+    "*.egg-info",
+    ".ipynb_checkpoints",
+    ".pytest_cache",
+    ".hypothesis",
+    ".ruff_cache",
+    ".venv*",
+    ".git",
+    "build",
+    "dist",
+    "_docs",
+    "_proc",
+    ".quarto",
+    "runs",
+    "reproduction",
+    "out",
+    "*.log",
+)
 
 
 def pytest_configure(config):
@@ -47,7 +72,11 @@ def pytest_unconfigure(config):
 @pytest.fixture
 def tree(tmp_path):
     "A copy of the source tree, with uncommitted files, without git."
-    return Path(shutil.copytree(ROOT, tmp_path / "genmix-copy", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)))
+    return Path(
+        shutil.copytree(
+            ROOT, tmp_path / "genmix-copy", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)
+        )
+    )
 
 
 @pytest.fixture
@@ -55,8 +84,15 @@ def real_vowels():
     "The real vowels' CSV file, or a skip that says how to get it."
     root = os.environ.get("GENMIX_DATA")
     if not root:
-        pytest.skip("needs the real vowels: set GENMIX_DATA to a folder that holds them (`genmix data fetch vowels` gets them)")
-    found = [p for folder in ("", "vowels", "pb52") for name in ("pb52.csv", "pb52_dataset.csv") if (p := Path(root, folder, name)).is_file()]
+        pytest.skip(
+            "needs the real vowels: set GENMIX_DATA to a folder that holds them (`genmix data fetch vowels` gets them)"
+        )
+    found = [
+        p
+        for folder in ("", "vowels", "pb52")
+        for name in ("pb52.csv", "pb52_dataset.csv")
+        if (p := Path(root, folder, name)).is_file()
+    ]
     if not found:
         pytest.skip("needs the real vowels: GENMIX_DATA is set, but holds no pb52.csv")
     return found[0]
@@ -68,7 +104,15 @@ def python():
 
     def run(*args, cwd=ROOT, env=None, timeout=1800):
         env = {**os.environ, **(env or {})}
-        return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, timeout=timeout, capture_output=True,
-                              text=True, encoding="utf-8", errors="replace")
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
 
     return run

@@ -34,7 +34,9 @@ def test_the_list_is_one_list():
     assert len(set(NAMES)) == len(NAMES) > 60 and set(genmix.PUBLIC) <= set(MODULES)
     assert (genmix.PUBLIC, genmix.METHODS) == api.promised()
     found = {name.rpartition(".")[2] for name in SYMBOLS if name.count(".") == 2}
-    assert set(genmix.METHODS) <= found, f"no public class has {sorted(set(genmix.METHODS) - found)}"
+    assert set(genmix.METHODS) <= found, (
+        f"no public class has {sorted(set(genmix.METHODS) - found)}"
+    )
 
 
 @pytest.mark.parametrize("module", genmix.PUBLIC)
@@ -44,7 +46,9 @@ def test_public_names_exist_and_are_exported(module):
     assert not missing, f"genmix.{module} lacks {missing}, or its __all__ does"
     for name in genmix.PUBLIC[module]:  # what the sources say about a class is what the class has
         cls = getattr(there, name)
-        has = set(dir(cls)) | {k for base in getattr(cls, "__mro__", ()) for k in getattr(base, "__annotations__", {})}
+        has = set(dir(cls)) | {
+            k for base in getattr(cls, "__mro__", ()) for k in getattr(base, "__annotations__", {})
+        }
         assert {n.rpartition(".")[2] for n in SYMBOLS if n.startswith(f"{module}.{name}.")} <= has
 
 
@@ -58,7 +62,11 @@ def test_data_hands_on_what_the_readme_imports_from_it():
 def comments(module):
     "line number -> the comment in that line."
     text = (ROOT / "genmix" / f"{module}.py").read_text(encoding="utf-8")
-    return {t.start[0]: t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    return {
+        t.start[0]: t.string
+        for t in tokenize.generate_tokens(io.StringIO(text).readline)
+        if t.type == tokenize.COMMENT
+    }
 
 
 def unexplained(name, node, said):
@@ -74,8 +82,14 @@ def unexplained(name, node, said):
     args = api.parameters(node)[method:]
     where = [arg.lineno for arg in args]
     problems += [f"{arg.arg}: annotation" for arg in args if arg.annotation is None]
-    if constructor or not method:  # methods share few words, x, z, rng; their docstrings say what they take
-        problems += [f"{arg.arg}: comment" for arg in args if arg.end_lineno not in said or where.count(arg.lineno) > 1]
+    if (
+        constructor or not method
+    ):  # methods share few words, x, z, rng; their docstrings say what they take
+        problems += [
+            f"{arg.arg}: comment"
+            for arg in args
+            if arg.end_lineno not in said or where.count(arg.lineno) > 1
+        ]
     return problems + ["return: annotation"] * (node.returns is None and not constructor)
 
 
@@ -95,16 +109,41 @@ def test_missing_explanations_are_found():
     text = "def f(a: int, b,  # two in a line\n      c,\n      d: int,  # good\n): pass\n"
     node = ast.parse(text).body[0]
     assert unexplained("m.f", node, {1: "# two in a line", 3: "# good"}) == [
-        "docstring", "b: annotation", "c: annotation", "a: comment", "b: comment", "c: comment", "return: annotation"]
-    assert unexplained("m.f", ast.parse("def f(x: int) -> int:  # number\n    'The number.'").body[0], {1: "# number"}) == []
+        "docstring",
+        "b: annotation",
+        "c: annotation",
+        "a: comment",
+        "b: comment",
+        "c: comment",
+        "return: annotation",
+    ]
+    assert (
+        unexplained(
+            "m.f",
+            ast.parse("def f(x: int) -> int:  # number\n    'The number.'").body[0],
+            {1: "# number"},
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_quoted_annotations_name_what_the_module_has(module):
     "nbdev evaluates annotations to make the site's pages; a name that the module does not import stops it."
     there, wrong = importlib.import_module(f"genmix.{module}"), []
-    own = [o for o in vars(there).values() if getattr(o, "__module__", None) == there.__name__ and (inspect.isclass(o) or inspect.isfunction(o))]
-    for o in own + [f for cls in own if inspect.isclass(cls) for f in vars(cls).values() if inspect.isfunction(f)]:
+    own = [
+        o
+        for o in vars(there).values()
+        if getattr(o, "__module__", None) == there.__name__
+        and (inspect.isclass(o) or inspect.isfunction(o))
+    ]
+    for o in own + [
+        f
+        for cls in own
+        if inspect.isclass(cls)
+        for f in vars(cls).values()
+        if inspect.isfunction(f)
+    ]:
         try:
             inspect.signature(o, eval_str=True)
         except NameError as e:
@@ -117,45 +156,75 @@ def test_quoted_annotations_name_what_the_module_has(module):
 # ---------------------------------------------------------------- it is as it was
 def test_the_interface_is_the_stored_one(python):
     done = python("tools/api.py", "--check")
-    assert done.returncode == 0, f"{done.stdout}If this is meant: python tools/api.py, and a line in CHANGELOG.md"
+    assert done.returncode == 0, (
+        f"{done.stdout}If this is meant: python tools/api.py, and a line in CHANGELOG.md"
+    )
 
 
 def test_a_changed_signature_is_noticed():
     before = ast.parse("def f(x: int, n: int = 2) -> int: ...").body[0]
     assert api.signature(before) == "(x: int, n: int=2) -> int"
-    for after in ("def f(x: int) -> int: ...", "def f(x: int, n: int = 3) -> int: ...", "def f(x, n: int = 2) -> int: ..."):
+    for after in (
+        "def f(x: int) -> int: ...",
+        "def f(x: int, n: int = 3) -> int: ...",
+        "def f(x, n: int = 2) -> int: ...",
+    ):
         assert api.signature(ast.parse(after).body[0]) != api.signature(before)
 
 
 def test_parsed_signatures_are_those_python_sees():
     "The sources are read without importing them; what Python says about the imported names has the same parameters."
     for name in NAMES:
-        node, there = SYMBOLS[name], getattr(importlib.import_module(f"genmix.{name.partition('.')[0]}"), name.partition(".")[2])
+        node, there = (
+            SYMBOLS[name],
+            getattr(
+                importlib.import_module(f"genmix.{name.partition('.')[0]}"), name.partition(".")[2]
+            ),
+        )
         if isinstance(node, api.FUNCTION):
-            assert list(inspect.signature(there).parameters) == [a.arg for a in api.parameters(node)], name
+            assert list(inspect.signature(there).parameters) == [
+                a.arg for a in api.parameters(node)
+            ], name
 
 
 # ---------------------------------------------------------------- importing it is cheap and silent
 def test_importing_genmix_imports_nothing_else_and_importing_all_warns_of_nothing(python):
     for modules in (["genmix"], [f"genmix.{m}" for m in MODULES]):
-        done = python("-W", "error", "-c", f"import sys, {', '.join(modules)}; print(*sorted({{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)))")
+        done = python(
+            "-W",
+            "error",
+            "-c",
+            f"import sys, {', '.join(modules)}; print(*sorted({{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)))",
+        )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert len(modules) > 1 or done.stdout.split() == [], f"import genmix imports {done.stdout.strip()}"
+        assert len(modules) > 1 or done.stdout.split() == [], (
+            f"import genmix imports {done.stdout.strip()}"
+        )
 
 
 def test_the_version_is_that_of_settings():
     cfg = ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    assert genmix.__version__ == cfg["DEFAULT"]["version"] and re.fullmatch(r"\d+\.\d+\.\d+", genmix.__version__)
+    assert genmix.__version__ == cfg["DEFAULT"]["version"] and re.fullmatch(
+        r"\d+\.\d+\.\d+", genmix.__version__
+    )
 
 
 def test_the_lowest_and_the_highest_python_are_tested():
     cfg = ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
     versions = cfg["DEFAULT"]["pythons"].split()
-    tested = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]["test"]["strategy"]["matrix"]["python"]
-    assert {versions[0], versions[-1]} <= set(tested) <= set(versions) and versions[0] == cfg["DEFAULT"]["min_python"]
-    assert not [r for r in cfg["DEFAULT"]["requirements"].split() if re.search("[<=]=|<|~", r.replace(">=", ""))], "no upper bounds for users"
+    tested = yaml.safe_load(
+        (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    )["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert {versions[0], versions[-1]} <= set(tested) <= set(versions) and versions[0] == cfg[
+        "DEFAULT"
+    ]["min_python"]
+    assert not [
+        r
+        for r in cfg["DEFAULT"]["requirements"].split()
+        if re.search("[<=]=|<|~", r.replace(">=", ""))
+    ], "no upper bounds for users"
 
 
 # ---------------------------------------------------------------- what was written once can be read

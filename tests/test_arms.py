@@ -38,9 +38,20 @@ def test_every_image_has_its_factors_and_every_combination_its_number():
 
 def test_the_last_factor_runs_fastest_as_in_the_official_files():
     assert arms.factors([0, 1, 40, 1600, 4800, 14400, 28800, 172800]).tolist() == [
-        [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
-    assert arms.VALUES["color"][5] == "olive" and arms.VALUES["shape"][3] == "hexagonal" and arms.VALUES["background"][1] == "sea green"
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0],
+    ]
+    assert (
+        arms.VALUES["color"][5] == "olive"
+        and arms.VALUES["shape"][3] == "hexagonal"
+        and arms.VALUES["background"][1] == "sea green"
+    )
 
 
 @pytest.mark.parametrize("bad", [-1, arms.COUNT, [0, arms.COUNT], 2**62])
@@ -93,8 +104,13 @@ def test_a_large_batch_gives_the_same_bytes_as_small_ones():
 
 def test_another_process_draws_the_same_bytes():
     code = "import hashlib, numpy as np; from genmix import arms; print(hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert (
+        done.stdout.strip()
+        == hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest()
+    )
 
 
 def test_the_result_belongs_to_the_caller():
@@ -121,7 +137,12 @@ def test_no_object_is_cut_by_its_box():
             i = np.flatnonzero((f[:, 1] == s) & (f[:, 2] == z))
             _, A, x0, y0, _ = arms._object(p, s, z, f[i, 0], f[i, 3], f[i, 5], f[i, 6])
             B = A.shape[1]
-            for edge, inside in ((A[:, 0], y0 > 0), (A[:, -1], y0 + B < 64), (A[:, :, 0], x0 > 0), (A[:, :, -1], x0 + B < 64)):
+            for edge, inside in (
+                (A[:, 0], y0 > 0),
+                (A[:, -1], y0 + B < 64),
+                (A[:, :, 0], x0 > 0),
+                (A[:, :, -1], x0 + B < 64),
+            ):
                 assert not edge[inside].any(), f"shape {s} size {z} touches the edge of its box"
 
 
@@ -140,11 +161,13 @@ def test_colors_come_out_as_named():
     f = np.tile([0, 1, 1, 1, 0, 22, 21], (6, 1))
     f[:, 0] = range(6)
     x = arms.render(arms.index(f)).astype(int)
-    mask = (np.ptp(x, axis=0).max(0) > 30)
+    mask = np.ptp(x, axis=0).max(0) > 30
     r, g, b = x[:, :, mask].mean(-1).T
     assert np.ptp([r[0], g[0], b[0]]) < 5 and r[0] > 150  # white
     assert g[1] > 2 * max(r[1], b[1]) and r[2] > 4 * max(g[2], b[2]) and b[3] > 1.5 * g[3]
-    assert r[4] > g[4] > b[4] and r[4] < 120 and abs(r[5] - g[5]) < 10 and g[5] > 1.5 * b[5]  # brown, olive
+    assert (
+        r[4] > g[4] > b[4] and r[4] < 120 and abs(r[5] - g[5]) < 10 and g[5] > 1.5 * b[5]
+    )  # brown, olive
 
 
 def test_size_and_camera_do_what_their_names_say():
@@ -167,7 +190,9 @@ def test_tables_stay_small():
 
 def test_importing_needs_numpy_only():
     code = "import sys; from genmix import arms; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -175,10 +200,20 @@ def test_importing_needs_numpy_only():
 def test_the_published_file_says_where_it_comes_from():
     text = (ROOT / "genmix" / "published" / "arms.json").read_text(encoding="utf-8")
     stored = json.loads(text)
-    assert stored["provenance"]["sha256"] == "1a3047d1cbe5d9f967f70375fdf55f85ea1951e61fb34730c3ae2d2c879e840d"
-    assert "CC BY 4.0" in stored["provenance"]["data"] and "fit_arms.py" in stored["provenance"]["command"]
+    assert (
+        stored["provenance"]["sha256"]
+        == "1a3047d1cbe5d9f967f70375fdf55f85ea1951e61fb34730c3ae2d2c879e840d"
+    )
+    assert (
+        "CC BY 4.0" in stored["provenance"]["data"]
+        and "fit_arms.py" in stored["provenance"]["command"]
+    )
     held = stored["errors"]["held_out"]
-    assert held["frames"] == 140 and set(held["rgb_error_by_factor"]) == set(arms.FACTORS) and held["never_fitted"]["frames"] == 40
+    assert (
+        held["frames"] == 140
+        and set(held["rgb_error_by_factor"]) == set(arms.FACTORS)
+        and held["never_fitted"]["frames"] == 40
+    )
     assert np.isfinite(np.concatenate([np.ravel(v) for v in stored["parameters"].values()])).all()
 
 
@@ -187,10 +222,14 @@ def frames():
     "The real frames of the toy set, or a skip that says what is missing."
     file = Path(os.environ.get("GENMIX_DATA", ""), "mpi3d", "gif_frames.npz")
     if not os.environ.get("GENMIX_DATA") or not file.is_file():
-        pytest.skip("needs real MPI3D frames: set GENMIX_DATA to a folder that holds mpi3d/gif_frames.npz")
+        pytest.skip(
+            "needs real MPI3D frames: set GENMIX_DATA to a folder that holds mpi3d/gif_frames.npz"
+        )
     raw = file.read_bytes()
     if hashlib.sha256(raw).hexdigest() != arms.published()["provenance"]["sha256"]:
-        pytest.skip("mpi3d/gif_frames.npz in GENMIX_DATA is not the file that the arms were fitted to")
+        pytest.skip(
+            "mpi3d/gif_frames.npz in GENMIX_DATA is not the file that the arms were fitted to"
+        )
     with np.load(io.BytesIO(raw), allow_pickle=False) as z:
         return {n: z[n].transpose(0, 1, 4, 2, 3) for n in ("toy1", "toy2")}
 
@@ -205,13 +244,37 @@ def tool():
 
 def test_sweeps_go_up_down_and_up_again(tool):
     assert tool.cycle(3, 6).tolist() == [3, 4, 5, 5, 5, 5, 4, 3, 3, 2, 2, 1, 0, 0, 0, 0, 1, 2, 2, 3]
-    assert tool.cycle(22, 40).tolist() == [22, 26, 30, 34, 38, 37, 33, 29, 25, 21, 17, 13, 9, 5, 1, 2, 6, 10, 14, 18]
+    assert tool.cycle(22, 40).tolist() == [
+        22,
+        26,
+        30,
+        34,
+        38,
+        37,
+        33,
+        29,
+        25,
+        21,
+        17,
+        13,
+        9,
+        5,
+        1,
+        2,
+        6,
+        10,
+        14,
+        18,
+    ]
 
 
 def test_the_published_errors_are_what_comes_out_on_the_real_frames(frames, tool):
     F = {n: tool.sweeps(s) for n, s in tool.START.items()}
     now, stored = tool.evaluate(frames, F, slice(1, 20, 2)), arms.published()["errors"]["held_out"]
-    assert abs(now["rgb_error"] - stored["rgb_error"]) < 0.01 and abs(now["iou"] - stored["iou"]) < 0.005
+    assert (
+        abs(now["rgb_error"] - stored["rgb_error"]) < 0.01
+        and abs(now["iou"] - stored["iou"]) < 0.005
+    )
     assert now["rgb_error"] < 2.0 and now["iou"] > 0.83
 
 
@@ -221,4 +284,6 @@ def test_the_starting_values_of_the_motions_are_those_that_fit_best(frames, tool
     best = tool.fit_landmarks(middles, ring)[1]
     for k in range(4):
         for step in (-1, 1):
-            assert tool.fit_landmarks(middles, ring, tuple(np.eye(4, dtype=int)[k] * step))[1] > best
+            assert (
+                tool.fit_landmarks(middles, ring, tuple(np.eye(4, dtype=int)[k] * step))[1] > best
+            )

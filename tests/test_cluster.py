@@ -17,6 +17,7 @@ SLOW = configs.preset("debug", "classifier")
 
 def member(config, out, seconds=0.3):
     "A run that takes a while and writes what it must."
+
     def work(c, folder):
         time.sleep(seconds)
         runs.save_table(folder / "history.csv", pd.DataFrame({"loss": [1.0 / (1 + c.seed)]}))
@@ -28,7 +29,12 @@ def member(config, out, seconds=0.3):
 @pytest.fixture
 def distributed(tmp_path):
     d = pytest.importorskip("distributed", reason="needs dask.distributed (extra cluster)")
-    client = d.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path / "dask"))
+    client = d.Client(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=None,
+        local_directory=str(tmp_path / "dask"),
+    )
     yield client
     client.close()
     client.cluster.close()
@@ -53,9 +59,14 @@ def test_a_killed_dask_worker_loses_nothing(distributed, tmp_path):
     killer.join()
     assert not swept.failures and len(swept.done) == len(todo)
     df = runs.table(swept.done)
-    assert sorted(df.seed) == list(range(12)) and len(list(tmp_path.glob("runs/*/*/result.json"))) == 12
+    assert (
+        sorted(df.seed) == list(range(12))
+        and len(list(tmp_path.glob("runs/*/*/result.json"))) == 12
+    )
     assert len(killed[0]) < 12, "the worker was killed in the middle"
-    assert all(p.stat().st_mtime_ns == t for p, t in killed[0].items()), "what was done is not done again"
+    assert all(p.stat().st_mtime_ns == t for p, t in killed[0].items()), (
+        "what was done is not done again"
+    )
     assert pids[0] not in distributed.run(os.getpid).values()
 
 
@@ -63,14 +74,20 @@ def test_a_killed_dask_worker_loses_nothing(distributed, tmp_path):
 def test_the_sweep_command_on_dask(tmp_path, capsys):
     pytest.importorskip("distributed", reason="needs dask.distributed (extra cluster)")
     words = ["n=60", "epochs=1", "seed=0,1", "plots=no"]
-    df = experiments.sweep_runs("classifier", words, preset="debug", out=tmp_path / "dask", workers=2, backend="dask")
-    here = experiments.sweep_runs("classifier", words, preset="debug", out=tmp_path / "here", workers=2)
+    df = experiments.sweep_runs(
+        "classifier", words, preset="debug", out=tmp_path / "dask", workers=2, backend="dask"
+    )
+    here = experiments.sweep_runs(
+        "classifier", words, preset="debug", out=tmp_path / "here", workers=2
+    )
     assert len(df) == 2 and df.accuracy_test.tolist() == here.accuracy_test.tolist()
     assert "2 runs of classifier" in capsys.readouterr().out
 
 
 def test_no_scheduler_at_the_address(tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="needs dask.distributed (extra cluster)")
+    distributed = pytest.importorskip(
+        "distributed", reason="needs dask.distributed (extra cluster)"
+    )
 
     def refuse(*args, **kwargs):
         raise OSError("nobody there")
@@ -78,15 +95,26 @@ def test_no_scheduler_at_the_address(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "Client", refuse)
     monkeypatch.setattr("dask.distributed.Client", refuse)
     with pytest.raises(configs.ConfigError, match="no Dask scheduler answers there"):
-        experiments.sweep_runs("classifier", ["seed=0,1", "n=60", "epochs=1"], preset="debug", out=tmp_path, backend="dask", address="tcp://127.0.0.1:1")
+        experiments.sweep_runs(
+            "classifier",
+            ["seed=0,1", "n=60", "epochs=1"],
+            preset="debug",
+            out=tmp_path,
+            backend="dask",
+            address="tcp://127.0.0.1:1",
+        )
 
 
 @pytest.mark.slow
 def test_the_same_sweep_on_ray(tmp_path):
     pytest.importorskip("ray", reason="needs ray (extra ray)")
     words = ["n=60", "epochs=1", "seed=0,1", "plots=no"]
-    df = experiments.sweep_runs("classifier", words, preset="debug", out=tmp_path / "ray", workers=2, backend="ray")
-    here = experiments.sweep_runs("classifier", words, preset="debug", out=tmp_path / "here", workers=1)
+    df = experiments.sweep_runs(
+        "classifier", words, preset="debug", out=tmp_path / "ray", workers=2, backend="ray"
+    )
+    here = experiments.sweep_runs(
+        "classifier", words, preset="debug", out=tmp_path / "here", workers=1
+    )
     assert len(df) == 2 and df.accuracy_test.tolist() == here.accuracy_test.tolist()
 
 

@@ -46,23 +46,40 @@ def write(folder, text, name="mine.csv"):
     return path
 
 
-def listed(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+def listed(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 # ---- small files in the official layouts
 
-def idx(a): return bytes([0, 0, 8, a.ndim]) + b"".join(int(s).to_bytes(4, "big") for s in a.shape) + a.astype(np.uint8).tobytes()
+
+def idx(a):
+    return (
+        bytes([0, 0, 8, a.ndim])
+        + b"".join(int(s).to_bytes(4, "big") for s in a.shape)
+        + a.astype(np.uint8).tobytes()
+    )
 
 
 def mnist_files(n=60, seed=0):
     rng = np.random.default_rng(seed)
-    arrays = [rng.integers(0, 256, (n, 28, 28)), np.arange(n) % 10, rng.integers(0, 256, (20, 28, 28)), np.arange(20) % 10]
+    arrays = [
+        rng.integers(0, 256, (n, 28, 28)),
+        np.arange(n) % 10,
+        rng.integers(0, 256, (20, 28, 28)),
+        np.arange(20) % 10,
+    ]
     return {f.name.removesuffix(".gz"): idx(a) for f, a in zip(data.MNIST, arrays)}
 
 
 def sketches(n, rng):
     lengths = rng.integers(3, 20, n)
-    return [np.concatenate([rng.integers(-40, 40, (k, 2)), np.arange(k)[:, None] == k - 1], 1).astype(np.int16) for k in lengths]
+    return [
+        np.concatenate([rng.integers(-40, 40, (k, 2)), np.arange(k)[:, None] == k - 1], 1).astype(
+            np.int16
+        )
+        for k in lengths
+    ]
 
 
 def sketch_file(path, counts=(30, 5, 5), seed=0):
@@ -80,7 +97,10 @@ def cifar_file(path, n=20):
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w:gz") as tar:
         for name in ("batches.meta", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
-            held = {b"data": rng.integers(0, 256, (n, 3072)).astype(np.uint8), b"labels": [k % 10 for k in range(n)]}
+            held = {
+                b"data": rng.integers(0, 256, (n, 3072)).astype(np.uint8),
+                b"labels": [k % 10 for k in range(n)],
+            }
             if name == "batches.meta":
                 held = {b"label_names": [c.encode() for c in data.CLASSES["cifar"]]}
             raw = pickle.dumps(held, protocol=2)
@@ -115,14 +135,20 @@ def test_mnist_wherever_it_lies(tmp_path, folder, packed):
         write(tmp_path, gzip.compress(raw) if packed else raw, f"{folder}/{name}{'.gz' * packed}")
     d = data.load("mnist", root=tmp_path)
     assert d.x.shape == (50, 1, 28, 28) and d.origin == "user" and d.split == "train"
-    assert [len(data.load("mnist", s, tmp_path)) for s in ("validation", "test", "train+validation", "all")] == [10, 20, 60, 80]
+    assert [
+        len(data.load("mnist", s, tmp_path))
+        for s in ("validation", "test", "train+validation", "all")
+    ] == [10, 20, 60, 80]
     parts = [set(data.load("mnist", s, tmp_path).rows.tolist()) for s in data.PARTS]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
 
 
 def test_flat_files_that_are_known_to_be_another_sets_are_passed_over(tmp_path, monkeypatch):
     made = mnist_files()
-    known = tuple(replace(f, content=hashlib.md5(raw).hexdigest()) for f, raw in zip(data.FASHION, made.values()))
+    known = tuple(
+        replace(f, content=hashlib.md5(raw).hexdigest())
+        for f, raw in zip(data.FASHION, made.values())
+    )
     monkeypatch.setitem(data.SETS, "fashion", replace(data.SETS["fashion"], files=known))
     for name, raw in made.items():
         write(tmp_path, raw, name)
@@ -177,11 +203,19 @@ def test_data_root(monkeypatch, tmp_path):
 def test_missing_names_everything(tmp_path):
     with pytest.raises(DataError) as e:
         data.load("vowels", root=tmp_path)
-    for words in (str(tmp_path), "pb52_dataset.csv", "genmix data fetch vowels", "GENMIX_DATA", "--data formants"):
+    for words in (
+        str(tmp_path),
+        "pb52_dataset.csv",
+        "genmix data fetch vowels",
+        "GENMIX_DATA",
+        "--data formants",
+    ):
         assert words in str(e.value)
     for name, s in data.SETS.items():
         if s.files and name != "combined":
-            with pytest.raises(DataError, match=f"{name} not found.*genmix data fetch {name}.*--data {s.stand_in}"):
+            with pytest.raises(
+                DataError, match=f"{name} not found.*genmix data fetch {name}.*--data {s.stand_in}"
+            ):
                 data.load(name, root=tmp_path)
     with pytest.raises(DataError, match="there is no such folder"):
         data.load("mnist", root=tmp_path / "nowhere")
@@ -193,7 +227,19 @@ def test_unknown_name():
             data.load(name)
 
 
-@pytest.mark.parametrize("bad", [dict(seed=-1), dict(seed=1.5), dict(n=0), dict(n="3"), dict(n=True), dict(split="tset"), dict(split=""), dict(n=10**6)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(seed=-1),
+        dict(seed=1.5),
+        dict(n=0),
+        dict(n="3"),
+        dict(n=True),
+        dict(split="tset"),
+        dict(split=""),
+        dict(n=10**6),
+    ],
+)
 @pytest.mark.parametrize("name", ["digits", "doodles", "sprites"])
 def test_impossible_wishes(name, bad):
     if name == "doodles" and bad.get("n") == 10**6:
@@ -211,8 +257,18 @@ def test_auto_never_hides_damage(tmp_path):
 
 def test_listing_and_check(tmp_path):
     rows = {r["name"]: r for r in data.listing(tmp_path)}
-    assert rows["vowels"]["state"] == "not here: genmix data fetch vowels" and rows["formants"]["state"] == "always here (synthetic)"
-    assert [n for n, r in rows.items() if r["here"]] == ["digits", "formants", "doodles", "sprites", "rooms", "arms"]
+    assert (
+        rows["vowels"]["state"] == "not here: genmix data fetch vowels"
+        and rows["formants"]["state"] == "always here (synthetic)"
+    )
+    assert [n for n, r in rows.items() if r["here"]] == [
+        "digits",
+        "formants",
+        "doodles",
+        "sprites",
+        "rooms",
+        "arms",
+    ]
     assert rows["mnist"]["size"] == 11_594_722 and rows["quickdraw"]["size"] is None
     path = write(tmp_path, GOOD, "pb52/pb52.csv")
     write(tmp_path, b"", "MNIST/raw/train-images-idx3-ubyte.gz")
@@ -231,13 +287,22 @@ def test_what_is_always_here_passes_its_check(name):
 
 # ---- the sets
 
+
 def test_quickdraw(tmp_path, capsys):
     for k, c in enumerate(("face", "alarm_clock")):
         sketch_file(tmp_path / "quickdraw" / "sketchrnn" / f"{c}.npz", seed=k)
     d = data.load("quickdraw:face,alarm clock", root=tmp_path, progress=False)
-    assert d.x.shape == (60, 1, 28, 28) and d.classes == ("face", "alarm clock") and d.origin == "subset" and "SUBSET" in d.describe()
+    assert (
+        d.x.shape == (60, 1, 28, 28)
+        and d.classes == ("face", "alarm clock")
+        and d.origin == "subset"
+        and "SUBSET" in d.describe()
+    )
     assert np.bincount(d.y).tolist() == [30, 30] and d.x.max() > 128
-    assert data.load("quickdraw:all", "test", tmp_path, progress=False).classes == ("alarm clock", "face")
+    assert data.load("quickdraw:all", "test", tmp_path, progress=False).classes == (
+        "alarm clock",
+        "face",
+    )
     again = data.load("quickdraw:face", "all", tmp_path)  # from the cache, without a bar
     assert len(again) == 40 and capsys.readouterr().err == ""
     with pytest.raises(DataError, match="no category 'Face'; close to it: face"):
@@ -247,7 +312,9 @@ def test_quickdraw(tmp_path, capsys):
     with pytest.raises(DataError, match="Categories that are there: alarm clock, face"):
         data.load("quickdraw", root=tmp_path)
     (tmp_path / "quickdraw/sketchrnn/face.npz").unlink()
-    sketch_file(tmp_path / "quickdraw/sketchrnn/face.npz", (9, 5, 5), seed=9)  # another file, not the cached pictures of the first
+    sketch_file(
+        tmp_path / "quickdraw/sketchrnn/face.npz", (9, 5, 5), seed=9
+    )  # another file, not the cached pictures of the first
     assert len(data.load("quickdraw:face", root=tmp_path, progress=False)) == 9
 
 
@@ -256,8 +323,15 @@ def test_quickdraw_bitmaps_and_simplified_drawings(tmp_path):
     np.save(tmp_path / "cat.npy", rng.integers(0, 256, (50, 784)).astype(np.uint8))
     line = '{"word":"cat","countrycode":"US","timestamp":"2017","recognized":true,"key_id":"%d","drawing":[[[0,%d,255],[0,9,200]],[[3,4],[5,6]]]}\n'
     write(tmp_path, "".join(line % (k, k + 50) for k in range(40)), "cat.ndjson")
-    a, b = (data.load(f"quickdraw-{kind}:cat", "all", tmp_path, progress=False) for kind in ("bitmap", "simplified"))
-    assert a.x.shape == (50, 1, 28, 28) and b.x.shape == (40, 1, 28, 28) and a.origin == b.origin == "subset"
+    a, b = (
+        data.load(f"quickdraw-{kind}:cat", "all", tmp_path, progress=False)
+        for kind in ("bitmap", "simplified")
+    )
+    assert (
+        a.x.shape == (50, 1, 28, 28)
+        and b.x.shape == (40, 1, 28, 28)
+        and a.origin == b.origin == "subset"
+    )
     assert np.bincount(a.part).tolist() == [40, 5, 5]
     with pytest.raises(DataError, match="not the published file"):
         data.check("quickdraw-bitmap:cat", tmp_path)
@@ -272,21 +346,38 @@ def test_combined(tmp_path):
     for k, c in enumerate(data.PAPER_CATEGORIES):
         sketch_file(tmp_path / "quickdraw" / f"{c}.npz", seed=k)
     d = data.load("combined", "all", tmp_path, progress=False)
-    assert len(d) == 80 + 80 + 200 and len(d.classes) == 25 and d.classes[10] == "T-shirt" and d.classes[24] == "eye"
+    assert (
+        len(d) == 80 + 80 + 200
+        and len(d.classes) == 25
+        and d.classes[10] == "T-shirt"
+        and d.classes[24] == "eye"
+    )
     assert np.bincount(d.y).tolist() == [8] * 20 + [40] * 5 and d.origin == "user"
     assert {r["name"]: r["here"] for r in data.listing(tmp_path)}["combined"]
 
 
 def test_cifar(tmp_path, monkeypatch):
     path = cifar_file(tmp_path / "cifar-10-python.tar.gz")
-    monkeypatch.setattr(files, "read_cifar", functools.partial(files.read_cifar, rows=20))  # official batches have 10,000
+    monkeypatch.setattr(
+        files, "read_cifar", functools.partial(files.read_cifar, rows=20)
+    )  # official batches have 10,000
     color, gray = data.load("cifar-color", "all", tmp_path), data.load("cifar", "all", tmp_path)
-    assert color.x.shape == (120, 3, 32, 32) and gray.x.shape == (120, 1, 28, 28) and color.origin == "user"
+    assert (
+        color.x.shape == (120, 3, 32, 32)
+        and gray.x.shape == (120, 1, 28, 28)
+        and color.origin == "user"
+    )
     for k in (0, 119):  # Pillow's luma and bilinear filter, which round in between
-        want = np.asarray(Image.fromarray(np.moveaxis(color.x[k], 0, -1)).convert("L").resize((28, 28), Image.BILINEAR))
+        want = np.asarray(
+            Image.fromarray(np.moveaxis(color.x[k], 0, -1))
+            .convert("L")
+            .resize((28, 28), Image.BILINEAR)
+        )
         assert np.abs(want.astype(int) - gray.x[k, 0]).max() <= 2
     with tarfile.open(path) as tar:
-        tar.extractall(tmp_path / "unpacked", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # Python 3.11.3 has no filters
+        tar.extractall(
+            tmp_path / "unpacked", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )  # Python 3.11.3 has no filters
     again = data.load("cifar-color", "all", tmp_path / "unpacked")
     assert (again.x == color.x).all() and (again.y == color.y).all()
 
@@ -299,11 +390,19 @@ def test_grids_are_converted_once(tmp_path, monkeypatch):
     N, real_open = 12, files.open_grid
     x = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3)).astype(np.uint8)
     f = np.stack(np.unravel_index(np.arange(N), sizes), 1)
-    world = SimpleNamespace(FACTORS=dict(zip("abcdse", sizes)) | {}, VALUES={}, factors=lambda i: f[i])
+    world = SimpleNamespace(
+        FACTORS=dict(zip("abcdse", sizes)) | {}, VALUES={}, factors=lambda i: f[i]
+    )
     world.FACTORS = dict(zip(("floor", "wall", "object", "scale", "shape", "orientation"), sizes))
     world.VALUES = {"shape": ("cube", "cylinder", "sphere")}
     monkeypatch.setitem(data.WORLDS, "rooms", world)
-    monkeypatch.setattr(files, "open_grid", lambda path, kind: SimpleNamespace(blocks=lambda start, rows=5: (x[i : i + rows] for i in range(start, N, rows))))
+    monkeypatch.setattr(
+        files,
+        "open_grid",
+        lambda path, kind: SimpleNamespace(
+            blocks=lambda start, rows=5: (x[i : i + rows] for i in range(start, N, rows))
+        ),
+    )
     with h5py.File(tmp_path / "3dshapes.h5", "w") as h:
         h["images"], h["labels"] = x, f.astype(float)
     d = data.load("shapes3d", root=tmp_path, progress=False)
@@ -321,7 +420,9 @@ def test_doodles_of_different_splits_are_different():
     assert len(np.unique(data.same_images(np.concatenate([d.x for d in parts])))) > 590
     assert parts[0].factor_names == ("category", "style") and parts[0].origin == "synthetic"
     assert (data.load("doodles", n=50, seed=1).x == parts[0].x[:50]).all()
-    assert set(data.load("doodles:cat,eye", n=20).classes) == {"cat", "eye"} <= set(doodles.CATEGORIES)
+    assert (
+        set(data.load("doodles:cat,eye", n=20).classes) == {"cat", "eye"} <= set(doodles.CATEGORIES)
+    )
     assert len(data.load("doodles", "all", n=31)) == 31
 
 
@@ -329,7 +430,13 @@ def test_yours(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.random((40, 3, 16, 16))
     d = data.load(x, "all", labels=np.arange(40) % 4)
-    assert d.origin == "user" and d.x.shape == x.shape and d.classes == ("0", "1", "2", "3") and len(data.load(x)) == 40 and len(data.load(x, "train")) == 32
+    assert (
+        d.origin == "user"
+        and d.x.shape == x.shape
+        and d.classes == ("0", "1", "2", "3")
+        and len(data.load(x)) == 40
+        and len(data.load(x, "train")) == 32
+    )
     np.savez(tmp_path / "a.npz", images=x)
     with pytest.raises(DataError, match="it holds images; expected an array called x"):
         data.load(tmp_path / "a.npz")
@@ -339,7 +446,13 @@ def test_yours(tmp_path):
         data.load(x, labels=np.full(40, 10**9))
     with pytest.raises(DataError):
         data.load(tmp_path)  # no pictures in it
-    for bad in (dict(name="my/photos"), dict(name=tmp_path, size=(64, 48)), dict(name=tmp_path, size=0), dict(name=x, split=0), dict(name=x, split=["train"])):
+    for bad in (
+        dict(name="my/photos"),
+        dict(name=tmp_path, size=(64, 48)),
+        dict(name=tmp_path, size=0),
+        dict(name=x, split=0),
+        dict(name=x, split=["train"]),
+    ):
         with pytest.raises(DataError, match="no such file or folder|size is|split is"):
             data.load(**bad)
     with pytest.raises(DataError, match="'.xyz' are not read"):
@@ -356,9 +469,13 @@ labels = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(np.array)
 def test_subsets_are_nested_and_in_proportion(y, seed, draw):
     n = draw.draw(st.integers(1, len(y)))
     rows = data.stratified(y, n, seed)
-    assert len(set(rows.tolist())) == n and set(data.stratified(y, max(1, n // 2), seed)) <= set(rows)
+    assert len(set(rows.tolist())) == n and set(data.stratified(y, max(1, n // 2), seed)) <= set(
+        rows
+    )
     share = np.bincount(y, minlength=5) * n / len(y)
-    assert (np.abs(np.bincount(y[rows], minlength=5) - share) < 2).all()  # Sainte-Laguë keeps to about one
+    assert (
+        np.abs(np.bincount(y[rows], minlength=5) - share) < 2
+    ).all()  # Sainte-Laguë keeps to about one
 
 
 @settings(max_examples=60, deadline=None)
@@ -377,10 +494,16 @@ def test_no_copy_of_a_sprite_is_on_another_side():
 
 # ---- binarization
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 1000), st.integers(1, 300))
 def test_fixed_binarization_does_not_depend_on_the_company(seed, n):
-    few, many = data.load("digits", "all", n=n, seed=seed), data.load("digits", "all", n=400, seed=seed)
+    few, many = (
+        data.load("digits", "all", n=n, seed=seed),
+        data.load("digits", "all", n=400, seed=seed),
+    )
     a, b = data.fixed_binarization(few, 3), data.fixed_binarization(many, 3)
     assert (a.x[:] == b.x[:][np.isin(many.rows, few.rows)]).all()
     assert "not the published static set" in a.describe() and isinstance(a.x, cache.Packed)
@@ -393,7 +516,10 @@ def test_fixed_binarization_notices_a_change_outside_the_fingerprint():
     changed[2] = 255
     other = data.load(changed)
     assert d.fingerprint() == other.fingerprint()  # image 2 is not in its sample
-    assert data.fixed_binarization(d).x[2].max() == 0 and data.fixed_binarization(other).x[2].min() == 255
+    assert (
+        data.fixed_binarization(d).x[2].max() == 0
+        and data.fixed_binarization(other).x[2].min() == 255
+    )
 
 
 def test_only_gray_images_become_binary():
@@ -403,15 +529,19 @@ def test_only_gray_images_become_binary():
 
 # ---- fetching, from a server on this machine
 
+
 class Server(http.server.BaseHTTPRequestHandler):
     count, offers = 0, {}
 
     def do_GET(self):
         Server.count += 1
         body = Server.offers.get(self.path.rpartition("/")[2], GOOD.encode())
-        if "/gone" in self.path: return self.send_error(404)
-        if "/wrong" in self.path: body = body.replace(b"1", b"2", 1)
-        if "/page" in self.path: body = b"<!DOCTYPE html><title>Sign in</title>"
+        if "/gone" in self.path:
+            return self.send_error(404)
+        if "/wrong" in self.path:
+            body = body.replace(b"1", b"2", 1)
+        if "/page" in self.path:
+            body = b"<!DOCTYPE html><title>Sign in</title>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -420,7 +550,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +575,11 @@ def offer(address, monkeypatch):
 
     def to(path, base=address):
         s = data.SETS["vowels"]
-        monkeypatch.setitem(data.SETS, "vowels", replace(s, files=(replace(s.files[0], url=base + path, checksum=f"sha256:{sha256}"),)))
+        monkeypatch.setitem(
+            data.SETS,
+            "vowels",
+            replace(s, files=(replace(s.files[0], url=base + path, checksum=f"sha256:{sha256}"),)),
+        )
 
     return to
 
@@ -452,7 +587,10 @@ def offer(address, monkeypatch):
 def test_fetch(tmp_path, offer, monkeypatch):
     offer("/good")
     [path] = data.fetch("vowels", tmp_path / "new" / "folder", progress=False)
-    assert listed(tmp_path) == ["new/folder/vowels/pb52_dataset.csv"] and path.read_bytes() == GOOD.encode()
+    assert (
+        listed(tmp_path) == ["new/folder/vowels/pb52_dataset.csv"]
+        and path.read_bytes() == GOOD.encode()
+    )
     before = Server.count
     assert data.fetch("vowels", tmp_path / "new" / "folder", progress=False) == [path]
     assert Server.count == before  # not downloaded again
@@ -479,13 +617,19 @@ def test_load_downloads_when_asked(tmp_path, offer):
     assert data.load("auto", root=tmp_path).origin == "official"
 
 
-@pytest.mark.parametrize("path, words", [("/wrong", "wrong checksum"), ("/half", "could not fetch"), ("/gone", "404")])
+@pytest.mark.parametrize(
+    "path, words", [("/wrong", "wrong checksum"), ("/half", "could not fetch"), ("/gone", "404")]
+)
 def test_fetch_refuses(tmp_path, offer, address, path, words):
     offer(path)
     with pytest.raises(DataError, match=words) as e:
         data.fetch("vowels", tmp_path, progress=False)
     assert listed(tmp_path) == [] and not (tmp_path / "vowels").exists()
-    assert address + path in str(e.value) and "GENMIX_DATA" in str(e.value) and "--data" in str(e.value)
+    assert (
+        address + path in str(e.value)
+        and "GENMIX_DATA" in str(e.value)
+        and "--data" in str(e.value)
+    )
 
 
 def test_fetch_keeps_the_old_file_when_it_fails(tmp_path, offer):
@@ -538,15 +682,30 @@ def test_fetch_names():
         data.fetch("quickdraw:katze")
 
 
-@pytest.mark.parametrize("mirrors, ok", [(["/good/"], True), (["/gone/", "/good/"], True), (["/wrong/"], False), (["/half/"], False), (["/gone/"], False)])
+@pytest.mark.parametrize(
+    "mirrors, ok",
+    [
+        (["/good/"], True),
+        (["/gone/", "/good/"], True),
+        (["/wrong/"], False),
+        (["/half/"], False),
+        (["/gone/"], False),
+    ],
+)
 def test_fetch_mnist_from_torchvisions_mirrors(tmp_path, address, monkeypatch, mirrors, ok):
     from torchvision import datasets
 
     made = {name + ".gz": gzip.compress(raw, mtime=0) for name, raw in mnist_files().items()}
     monkeypatch.setattr(Server, "offers", made)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [address + m for m in mirrors])
-    def md5(raw): return hashlib.md5(raw).hexdigest()
-    known = tuple(replace(f, checksum=f"md5:{md5(made[f.name])}", content=md5(gzip.decompress(made[f.name]))) for f in data.MNIST)
+
+    def md5(raw):
+        return hashlib.md5(raw).hexdigest()
+
+    known = tuple(
+        replace(f, checksum=f"md5:{md5(made[f.name])}", content=md5(gzip.decompress(made[f.name])))
+        for f in data.MNIST
+    )
     monkeypatch.setitem(data.SETS, "mnist", replace(data.SETS["mnist"], files=known))
     if ok:
         assert data.load("mnist", root=tmp_path, download=True, progress=False).origin == "official"
@@ -565,9 +724,20 @@ def test_what_has_no_checksum_must_be_readable(tmp_path, address, monkeypatch):
     monkeypatch.setattr(Server, "offers", {"cat.npz": good})
     real = data._quickdraw_file
     for path, ok in (("/page/", False), ("/half/", False), ("/good/", True)):
-        monkeypatch.setattr(data, "_quickdraw_file", lambda n, c, path=path: replace(real(n, c), url=f"{address}{path}{c}.npz"))
+        monkeypatch.setattr(
+            data,
+            "_quickdraw_file",
+            lambda n, c, path=path: replace(real(n, c), url=f"{address}{path}{c}.npz"),
+        )
         if ok:
-            assert len(data.load("quickdraw:cat", root=tmp_path / "root", download=True, progress=False)) == 30
+            assert (
+                len(
+                    data.load(
+                        "quickdraw:cat", root=tmp_path / "root", download=True, progress=False
+                    )
+                )
+                == 30
+            )
         else:
             with pytest.raises(DataError, match="could not fetch"):
                 data.fetch("quickdraw:cat", tmp_path / "root", progress=False)
@@ -585,7 +755,16 @@ print(data.fetch("vowels", {str(tmp_path)!r}, progress=False)[0].stat().st_size)
 """
     before = Server.count
     env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(3)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for _ in range(3)
+    ]
     said = [r.communicate(timeout=120) for r in runs]
     assert [r.returncode for r in runs] == [0, 0, 0], said
     assert {out.strip() for out, _ in said} == {str(len(GOOD))} and Server.count == before + 1
@@ -594,12 +773,15 @@ print(data.fetch("vowels", {str(tmp_path)!r}, progress=False)[0].stat().st_size)
 
 # ---- real data
 
+
 @pytest.fixture
 def real():
     "The folder with real data, or a skip that says how to get it."
     root = os.environ.get("GENMIX_DATA")
     if not root:
-        pytest.skip("needs real data: set GENMIX_DATA to a folder that holds it (`genmix data fetch mnist` gets some)")
+        pytest.skip(
+            "needs real data: set GENMIX_DATA to a folder that holds it (`genmix data fetch mnist` gets some)"
+        )
     return Path(root)
 
 

@@ -9,9 +9,12 @@ import pytest
 from conftest import ROOT
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo")
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32",
+    reason="needs torch.distributed with gloo",
+)
 
-WORKER = '''
+WORKER = """
 import json, os, sys
 from dataclasses import replace
 import torch
@@ -57,7 +60,7 @@ for name in what.split(","):
         with open(f"{where}/{name}-{rank}.txt", "w") as f: f.write(str(e))
         continue
     torch.save(dict(model=model.state_dict(), history=h.drop(columns="seconds").to_dict("list"), seen=seen), f"{where}/{name}-{rank}.pt")
-'''
+"""
 
 
 def start(processes, where, what, steps=12):
@@ -66,9 +69,17 @@ def start(processes, where, what, steps=12):
     script = where / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
     line = [sys.executable]
-    if processes > 1: line += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if processes > 1:
+        line += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run([*line, str(script), str(where), what, str(steps)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*line, str(script), str(where), what, str(steps)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
@@ -77,9 +88,15 @@ def read(where, name, rank=0):
 
 
 def assert_close(a, b, rtol):
-    for k in a["model"]: torch.testing.assert_close(a["model"][k], b["model"][k], rtol=rtol, atol=rtol, msg=lambda m, k=k: f"{k}: {m}")
+    for k in a["model"]:
+        torch.testing.assert_close(
+            a["model"][k], b["model"][k], rtol=rtol, atol=rtol, msg=lambda m, k=k: f"{k}: {m}"
+        )
     assert a["history"].keys() == b["history"].keys()
-    for k in a["history"]: torch.testing.assert_close(torch.tensor(a["history"][k]), torch.tensor(b["history"][k]), rtol=rtol, atol=rtol)
+    for k in a["history"]:
+        torch.testing.assert_close(
+            torch.tensor(a["history"][k]), torch.tensor(b["history"][k]), rtol=rtol, atol=rtol
+        )
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +127,8 @@ def test_all_processes_hold_the_same_weights(two, name):
 
 def test_training_moved_the_weights_at_all(one, tmp_path):
     start(1, tmp_path, "vae", steps=1)
-    with pytest.raises(AssertionError): assert_close(read(one, "vae"), read(tmp_path, "vae"), 1e-2)
+    with pytest.raises(AssertionError):
+        assert_close(read(one, "vae"), read(tmp_path, "vae"), 1e-2)
 
 
 def test_only_the_first_process_writes_and_is_called_back(two):
@@ -121,13 +139,17 @@ def test_only_the_first_process_writes_and_is_called_back(two):
 
 def test_a_loss_that_breaks_in_one_process_stops_all_with_the_same_line(two):
     said = [(two / f"breaks-{rank}.txt").read_text() for rank in (0, 1)]
-    assert said[0] == said[1] and said[0].startswith("step 3: loss is nan") and "step-000000003" in said[0], said
+    assert (
+        said[0] == said[1]
+        and said[0].startswith("step 3: loss is nan")
+        and "step-000000003" in said[0]
+    ), said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (3, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(one, tmp_path, before, after):
-    start(before, tmp_path, "vae,table", steps=7)           # in the middle of the second epoch
+    start(before, tmp_path, "vae,table", steps=7)  # in the middle of the second epoch
     start(after, tmp_path, "vae,table", steps=12)
     for name in ("vae", "table"):
         assert_close(read(one, name), read(tmp_path, name), 5e-5)
@@ -135,7 +157,7 @@ def test_a_run_goes_on_with_another_number_of_processes(one, tmp_path, before, a
 
 @pytest.mark.slow
 def test_three_processes_and_a_batch_with_one_row(one, tmp_path):
-    start(3, tmp_path, "vae,table")                         # in every fifth step two of the three have no row
+    start(3, tmp_path, "vae,table")  # in every fifth step two of the three have no row
     for name in ("vae", "table"):
         assert_close(read(one, name), read(tmp_path, name), 5e-5)
 
@@ -143,9 +165,28 @@ def test_three_processes_and_a_batch_with_one_row(one, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
     script = tmp_path / "dies.py"
-    script.write_text("import os, sys\n" + WORKER.replace("def loss(self, batch, step, rng):\n        last",
-                      "def loss(self, batch, step, rng):\n        if step == 3 and rank == 1: os._exit(7)\n        last"), encoding="utf-8")
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path), "breaks", "12"]
+    script.write_text(
+        "import os, sys\n"
+        + WORKER.replace(
+            "def loss(self, batch, step, rng):\n        last",
+            "def loss(self, batch, step, rng):\n        if step == 3 and rank == 1: os._exit(7)\n        last",
+        ),
+        encoding="utf-8",
+    )
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(tmp_path),
+        "breaks",
+        "12",
+    ]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert json.dumps(sorted(p.name[:14] for p in (tmp_path / "breaks").glob("*.pt"))) == '["step-000000002", "step-000000003"]'
+    assert (
+        json.dumps(sorted(p.name[:14] for p in (tmp_path / "breaks").glob("*.pt")))
+        == '["step-000000002", "step-000000003"]'
+    )

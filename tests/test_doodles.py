@@ -25,8 +25,10 @@ def same(a, b):
 def test_a_doodle_has_an_address(many, start, n, chunk):
     sketches, category, style = doodles(n, seed=5, start=start, chunk=chunk)
     end = min(start + n, 3000)
-    assert same(sketches[:end - start], many[0][start:end])
-    assert np.array_equal(category[:end - start], many[1][start:end]) and np.array_equal(style[:end - start], many[2][start:end])
+    assert same(sketches[: end - start], many[0][start:end])
+    assert np.array_equal(category[: end - start], many[1][start:end]) and np.array_equal(
+        style[: end - start], many[2][start:end]
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -54,7 +56,9 @@ def test_proper_pen_movements(many):
         assert set(s[:, 2].tolist()) <= {0, 1} and s[-1, 2] == 1
         assert q.min() == 0 and q.max() == 255
         assert np.array_equal(from_lines(to_lines(s)), s)
-        assert ((s[1:, :2] != 0).any(axis=1) | (s[:-1, 2] == 1) | (s[1:, 2] == 1)).all(), "no points on the same spot"
+        assert ((s[1:, :2] != 0).any(axis=1) | (s[:-1, 2] == 1) | (s[1:, 2] == 1)).all(), (
+            "no points on the same spot"
+        )
 
 
 def test_labels(many):
@@ -76,7 +80,17 @@ def test_some_categories():
     assert doodles(0)[0] == [] and images(0)[0].shape == (0, 1, 28, 28)
 
 
-@pytest.mark.parametrize("wrong", [{"categories": ("dog",)}, {"categories": ()}, {"n": -1}, {"start": -1}, {"seed": -1}, {"chunk": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"categories": ("dog",)},
+        {"categories": ()},
+        {"n": -1},
+        {"start": -1},
+        {"seed": -1},
+        {"chunk": 0},
+    ],
+)
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match="doodles: "):
         doodles(**{"n": 1} | wrong)
@@ -87,8 +101,15 @@ def test_pencils_lie_as_their_style_says():
     for s, k in zip(sketches, style, strict=True):
         q = np.concatenate(to_lines(s)).astype(float)
         w, V = np.linalg.eigh(np.cov(q.T))
-        angle = np.degrees(np.arctan2(*V[::-1, 1])) % 180  # of the long axis, y down: 0 level, 90 upright
-        low, high = {"right": (90, 165), "left": (15, 90), "upright": (65, 115), "lying": (-25, 25)}[STYLES["pencil"][k]]
+        angle = (
+            np.degrees(np.arctan2(*V[::-1, 1])) % 180
+        )  # of the long axis, y down: 0 level, 90 upright
+        low, high = {
+            "right": (90, 165),
+            "left": (15, 90),
+            "upright": (65, 115),
+            "lying": (-25, 25),
+        }[STYLES["pencil"][k]]
         off = (angle - (low + high) / 2 + 90) % 180 - 90
         assert abs(off) < (high - low) / 2 + 15, (STYLES["pencil"][k], angle)
 
@@ -96,7 +117,11 @@ def test_pencils_lie_as_their_style_says():
 def test_pictures(many):
     x, category, style = images(60, seed=5)
     assert x.shape == (60, 1, 28, 28) and x.dtype == np.uint8
-    assert np.array_equal(x, rasterize(many[0][:60])) and np.array_equal(category, many[1][:60]) and np.array_equal(style, many[2][:60])
+    assert (
+        np.array_equal(x, rasterize(many[0][:60]))
+        and np.array_equal(category, many[1][:60])
+        and np.array_equal(style, many[2][:60])
+    )
     assert images(2, seed=5, size=64)[0].shape == (2, 1, 64, 64)
     ink = images(500, seed=1)[0].mean(axis=(1, 2, 3))
     assert ink.min() > 3 and ink.max() < 140

@@ -67,12 +67,22 @@ def object_npy(raw, n):
 
 def sketch_members(train, valid=None, test=None):
     one = python2_pickle([drawing()])
-    return {"train.npy": train, "valid.npy": valid or object_npy(one, 1), "test.npy": test or object_npy(one, 1)}
+    return {
+        "train.npy": train,
+        "valid.npy": valid or object_npy(one, 1),
+        "test.npy": test or object_npy(one, 1),
+    }
 
 
 def batches(rows=3):
     rng = np.random.default_rng(0)
-    made = {n: {b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8), b"labels": rng.integers(0, 10, rows).tolist()} for n in files.CIFAR[1:]}
+    made = {
+        n: {
+            b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8),
+            b"labels": rng.integers(0, 10, rows).tolist(),
+        }
+        for n in files.CIFAR[1:]
+    }
     return {files.CIFAR[0]: {b"label_names": [b"name %d" % i for i in range(10)]}, **made}
 
 
@@ -91,21 +101,35 @@ def cifar(path, changed=None):
 
 def sprites():
     n = np.prod(SMALL[:5])
-    return np.random.default_rng(0).integers(0, 2, (n, 4, 4), dtype=np.uint8), np.column_stack([np.zeros(n, int), *np.unravel_index(np.arange(n), SMALL[:5])])
+    return np.random.default_rng(0).integers(0, 2, (n, 4, 4), dtype=np.uint8), np.column_stack(
+        [np.zeros(n, int), *np.unravel_index(np.arange(n), SMALL[:5])]
+    )
 
 
 def sprites_npz(path, imgs=None, classes=None):
     x, k = sprites()
-    np.savez_compressed(path, imgs=x if imgs is None else imgs, latents_classes=k if classes is None else classes, metadata=ragged([{"title": "never read"}]))
+    np.savez_compressed(
+        path,
+        imgs=x if imgs is None else imgs,
+        latents_classes=k if classes is None else classes,
+        metadata=ragged([{"title": "never read"}]),
+    )
     return path
 
 
 def rooms_h5(path, images=None, labels=None):
     n = int(np.prod(ROOMS[:6]))
     x = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
-    k = np.column_stack([np.linspace(0, 1, s)[i] for s, i in zip(ROOMS[:6], np.unravel_index(np.arange(n), ROOMS[:6]), strict=True)])
+    k = np.column_stack(
+        [
+            np.linspace(0, 1, s)[i]
+            for s, i in zip(ROOMS[:6], np.unravel_index(np.arange(n), ROOMS[:6]), strict=True)
+        ]
+    )
     with h5py.File(path, "w") as f:
-        f.create_dataset("images", data=x if images is None else images, chunks=(8, 4, 4, 3), compression="gzip")
+        f.create_dataset(
+            "images", data=x if images is None else images, chunks=(8, 4, 4, 3), compression="gzip"
+        )
         f["labels"] = k if labels is None else labels
     return path
 
@@ -127,20 +151,30 @@ def refused(read, *args, match=None, name=None, **kwargs):
 
 # ---------------------------------------------------------------- every reader, the same accidents
 READERS = {  # name -> (reader, arguments, maker of a sound file)
-    "idx": (files.read_idx, {"shape": (None, 4, 4)}, lambda p: p.write_bytes(gzip.compress(idx(np.zeros((3, 4, 4), np.uint8))))),
+    "idx": (
+        files.read_idx,
+        {"shape": (None, 4, 4)},
+        lambda p: p.write_bytes(gzip.compress(idx(np.zeros((3, 4, 4), np.uint8)))),
+    ),
     "npy": (files.read_npy, {}, lambda p: p.write_bytes(npy(np.arange(20)))),
     "npz": (files.read_npz, {}, lambda p: archive(p, {"a.npy": npy(np.arange(20))})),
     "sketches": (files.read_sketches, {}, lambda p: write_sketches(p, (3, 1, 1))),
     "ndjson": (files.read_ndjson, {}, lambda p: p.write_text(LINE * 3)),
     "bitmaps": (files.read_bitmaps, {}, lambda p: p.write_bytes(npy(np.zeros((2, 784), np.uint8)))),
     "cifar": (files.read_cifar, {"rows": 3}, cifar),
-    "dsprites": (files.open_grid, {"kind": "dsprites", "shape": SMALL}, lambda p: sprites_npz(p.open("wb"))),
+    "dsprites": (
+        files.open_grid,
+        {"kind": "dsprites", "shape": SMALL},
+        lambda p: sprites_npz(p.open("wb")),
+    ),
     "shapes3d": (files.open_grid, {"kind": "shapes3d", "shape": ROOMS}, rooms_h5),
 }
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("accident", ["missing", "folder", "empty", "page", "text", "zeros", "half"])
+@pytest.mark.parametrize(
+    "accident", ["missing", "folder", "empty", "page", "text", "zeros", "half"]
+)
 def test_ordinary_accidents(tmp_path, name, accident):
     read, kwargs, make = READERS[name]
     path = tmp_path / "data file"
@@ -151,7 +185,14 @@ def test_ordinary_accidents(tmp_path, name, accident):
         raw = path.read_bytes()
         path.write_bytes(raw[: len(raw) // 2])
     elif accident != "missing":
-        path.write_bytes({"empty": b"", "page": b"\n <!doctype html>\n<title>Not found</title>", "text": b"hello world\n" * 40, "zeros": bytes(5000)}[accident])
+        path.write_bytes(
+            {
+                "empty": b"",
+                "page": b"\n <!doctype html>\n<title>Not found</title>",
+                "text": b"hello world\n" * 40,
+                "zeros": bytes(5000),
+            }[accident]
+        )
     text = refused(read, path, name=path, **kwargs)
     if accident == "page":
         assert "web page" in text
@@ -159,7 +200,10 @@ def test_ordinary_accidents(tmp_path, name, accident):
         assert "there is no such" in text and "genmix data fetch" in text
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user whom permissions bind")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0,
+    reason="needs a user whom permissions bind",
+)
 def test_unreadable(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"x")
@@ -202,7 +246,11 @@ def test_idx(tmp_path, raw, match):
 
 def test_idx_is_read_whatever_it_is_called(tmp_path):
     x = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
-    for name, raw in (("a.gz", idx(x)), ("b", gzip.compress(idx(x))), ("c", gzip.compress(idx(x)) + bytes(100))):
+    for name, raw in (
+        ("a.gz", idx(x)),
+        ("b", gzip.compress(idx(x))),
+        ("c", gzip.compress(idx(x)) + bytes(100)),
+    ):
         (tmp_path / name).write_bytes(raw)
         got, md5 = files.read_idx(tmp_path / name, (None, 4, 4))
         np.testing.assert_array_equal(got, x)
@@ -217,24 +265,68 @@ def header(text):
 @pytest.mark.parametrize(
     "raw,match",
     [
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n") + bytes(23), "bytes for shape [3]"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n") + bytes(25), "bytes for shape [3]"),
-        (header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24), "pickled objects"),
-        (header("{'descr': '<U9', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24), "type '<U9'"),
-        (header("{'descr': '<M8[s]', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24), "type"),
-        (header("{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (3,), }\n") + bytes(24), "no sense"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (-3,), }\n") + bytes(24), "no sense"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (3 4), }\n") + bytes(24), "no sense"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (,), }\n") + bytes(24), "no sense"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999,), }\n"), "bytes for shape"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999, 99999999), }\n"), "a disk can hold"),
-        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (0, 999999999999, 999999999999), }\n"), "a disk can hold"),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n") + bytes(23),
+            "bytes for shape [3]",
+        ),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n") + bytes(25),
+            "bytes for shape [3]",
+        ),
+        (
+            header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24),
+            "pickled objects",
+        ),
+        (
+            header("{'descr': '<U9', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24),
+            "type '<U9'",
+        ),
+        (
+            header("{'descr': '<M8[s]', 'fortran_order': False, 'shape': (3,), }\n") + bytes(24),
+            "type",
+        ),
+        (
+            header("{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (3,), }\n")
+            + bytes(24),
+            "no sense",
+        ),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (-3,), }\n") + bytes(24),
+            "no sense",
+        ),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (3 4), }\n") + bytes(24),
+            "no sense",
+        ),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (,), }\n") + bytes(24),
+            "no sense",
+        ),
+        (
+            header("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999,), }\n"),
+            "bytes for shape",
+        ),
+        (
+            header(
+                "{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999, 99999999), }\n"
+            ),
+            "a disk can hold",
+        ),
+        (
+            header(
+                "{'descr': '<i8', 'fortran_order': False, 'shape': (0, 999999999999, 999999999999), }\n"
+            ),
+            "a disk can hold",
+        ),
         (header("__import__('os').mkdir('canary')"), "no sense"),
         (header("{" * 3000), "no sense"),
         (header(" " * 5000), "header of 5,000"),
         (b"\x93NUMPY\x04\x00" + bytes(50), "this is a NumPy array"),
         (b"\x93NUMPY", "this is a NumPy array"),
-        (header("{'descr': '|b1', 'fortran_order': False, 'shape': (3,), }\n") + b"\0\1\2", "truth values"),
+        (
+            header("{'descr': '|b1', 'fortran_order': False, 'shape': (3,), }\n") + b"\0\1\2",
+            "truth values",
+        ),
     ],
 )
 def test_npy(tmp_path, raw, match):
@@ -294,7 +386,9 @@ def test_zip_tricks(tmp_path):
             z.writestr("a.npy", a)
     refused(files.read_npz, p, match="two entries named")
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        refused(files.read_npz, archive(p, {"a.npy": a}, compression=method), match="compression method")
+        refused(
+            files.read_npz, archive(p, {"a.npy": a}, compression=method), match="compression method"
+        )
     archive(p, {"a.npy": a})
     raw = bytearray(p.read_bytes())
     raw[6] |= 1
@@ -327,7 +421,12 @@ def test_names_in_an_archive_do_not_flood_the_terminal(tmp_path):
 def test_only_the_members_asked_for_are_read(tmp_path):
     archive(
         tmp_path / "a.npz",
-        {"a.npy": npy(np.arange(3)), "evil.npy": object_npy(pickle.dumps(Trap(tmp_path / "canary")), 1), "b.npy": b"nonsense", "README": b"hello"},
+        {
+            "a.npy": npy(np.arange(3)),
+            "evil.npy": object_npy(pickle.dumps(Trap(tmp_path / "canary")), 1),
+            "b.npy": b"nonsense",
+            "README": b"hello",
+        },
     )
     assert list(files.read_npz(tmp_path / "a.npz", ("a",))) == ["a"]
     refused(files.read_npz, tmp_path / "a.npz", ("evil",), match="pickled objects")
@@ -389,7 +488,12 @@ def test_sketches_of_all_origins(tmp_path):
         for a, b in zip(got["train"], want, strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == np.int16 and a.dtype.isnative and a.flags.c_contiguous
-    np.savez(tmp_path / "b.npz", train=np.stack([drawing(), drawing()]), valid=ragged([drawing()]), test=ragged([drawing()]))  # of equal length
+    np.savez(
+        tmp_path / "b.npz",
+        train=np.stack([drawing(), drawing()]),
+        valid=ragged([drawing()]),
+        test=ragged([drawing()]),
+    )  # of equal length
     assert len(files.read_sketches(tmp_path / "b.npz")["train"]) == 2
     archive(tmp_path / "c.npz", sketch_members(object_npy(python2_pickle(want), 5)))
     refused(files.read_sketches, tmp_path / "c.npz", match="[5] objects")
@@ -431,7 +535,13 @@ def test_ndjson(tmp_path, line, match):
 
 @pytest.mark.parametrize(
     "x",
-    [np.zeros((2, 783), np.uint8), np.zeros((0, 784), np.uint8), np.zeros((2, 784), np.int8), np.zeros((2, 28, 28), np.uint8), np.zeros((784, 2), np.uint8).T],
+    [
+        np.zeros((2, 783), np.uint8),
+        np.zeros((0, 784), np.uint8),
+        np.zeros((2, 784), np.int8),
+        np.zeros((2, 28, 28), np.uint8),
+        np.zeros((784, 2), np.uint8).T,
+    ],
     ids=str,
 )
 def test_bitmaps(tmp_path, x):
@@ -440,7 +550,9 @@ def test_bitmaps(tmp_path, x):
 
 
 def batch(**changes):
-    return pickle.dumps({**{k.decode(): v for k, v in batches()[files.CIFAR[1]].items()}, **changes}, 2)
+    return pickle.dumps(
+        {**{k.decode(): v for k, v in batches()[files.CIFAR[1]].items()}, **changes}, 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -468,10 +580,19 @@ def test_cifar(tmp_path, raw, match):
 def test_cifar_archives(tmp_path):
     want = batches()
     got = files.read_cifar(cifar(tmp_path / "a.tar.gz"), rows=3)
-    np.testing.assert_array_equal(got["train"][0][3:6].reshape(3, -1), want[files.CIFAR[2]][b"data"])
+    np.testing.assert_array_equal(
+        got["train"][0][3:6].reshape(3, -1), want[files.CIFAR[2]][b"data"]
+    )
     np.testing.assert_array_equal(got["test"][1], want[files.CIFAR[6]][b"labels"])
-    assert got["train"][0].shape == (15, 3, 32, 32) and got["test"][0].dtype == np.uint8 and got["names"][3] == "name 3"
-    for where in (tmp_path / "up", tmp_path / "up" / "cifar-10-batches-py"):  # unpacked, the folder itself or the one above
+    assert (
+        got["train"][0].shape == (15, 3, 32, 32)
+        and got["test"][0].dtype == np.uint8
+        and got["names"][3] == "name 3"
+    )
+    for where in (
+        tmp_path / "up",
+        tmp_path / "up" / "cifar-10-batches-py",
+    ):  # unpacked, the folder itself or the one above
         where.mkdir()
     for n, b in want.items():
         (tmp_path / "up" / n).write_bytes(pickle.dumps(b, 2))
@@ -479,14 +600,20 @@ def test_cifar_archives(tmp_path):
         np.testing.assert_array_equal(files.read_cifar(where, rows=3)["train"][0], got["train"][0])
     (tmp_path / "up" / files.CIFAR[4]).unlink()
     refused(files.read_cifar, tmp_path / "up", rows=3, match="no such file", name="data_batch_4")
-    refused(files.read_cifar, cifar(tmp_path / "b.tar.gz"), match="[3, 3072]")  # the official size is 10,000
+    refused(
+        files.read_cifar, cifar(tmp_path / "b.tar.gz"), match="[3, 3072]"
+    )  # the official size is 10,000
 
 
 def test_tar_tricks(tmp_path):
     p = tmp_path / "a.tar.gz"
     sound = {n: pickle.dumps(b, 2) for n, b in batches().items()}
     with tarfile.open(p, "w:gz") as t:
-        for name, kind in ((files.CIFAR[1], tarfile.SYMTYPE), ("/etc/passwd", tarfile.REGTYPE), ("../" + files.CIFAR[2], tarfile.REGTYPE)):
+        for name, kind in (
+            (files.CIFAR[1], tarfile.SYMTYPE),
+            ("/etc/passwd", tarfile.REGTYPE),
+            ("../" + files.CIFAR[2], tarfile.REGTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             t.addfile(info, io.BytesIO())
@@ -494,7 +621,9 @@ def test_tar_tricks(tmp_path):
             info = tarfile.TarInfo("./" + name)
             info.size = len(raw)
             t.addfile(info, io.BytesIO(raw))
-    assert len(files.read_cifar(p, rows=3)["train"][0]) == 15, "links and other names are passed over"
+    assert len(files.read_cifar(p, rows=3)["train"][0]) == 15, (
+        "links and other names are passed over"
+    )
     with tarfile.open(p, "w:gz") as t:
         for name in (*sound, files.CIFAR[3]):
             info = tarfile.TarInfo(name)
@@ -529,7 +658,9 @@ def test_grids_in_both_formats_and_from_any_row(tmp_path):
         for start, rows in ((0, 4096), (0, 7), (13, 5), (47, 1), (48, 5)):
             blocks = list(grid.blocks(start, rows))
             assert all(len(b) <= rows for b in blocks)
-            np.testing.assert_array_equal(np.concatenate([np.zeros((0, 4, 4), np.uint8), *blocks]), x[start:])
+            np.testing.assert_array_equal(
+                np.concatenate([np.zeros((0, 4, 4), np.uint8), *blocks]), x[start:]
+            )
         for start, rows in ((-1, 5), (49, 5), (0, 0)):
             with pytest.raises(IndexError):
                 list(grid.blocks(start, rows))
@@ -539,7 +670,10 @@ def test_mpi3d_flat_or_in_its_box(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (32, 4, 4, 3), dtype=np.uint8)
     for save, shape in ((np.savez, x.shape), (np.savez_compressed, ARMS)):
         save(tmp_path / "m.npz", images=x.reshape(shape))
-        np.testing.assert_array_equal(np.concatenate(list(files.open_grid(tmp_path / "m.npz", "mpi3d", ARMS).blocks(3, 10))), x[3:])
+        np.testing.assert_array_equal(
+            np.concatenate(list(files.open_grid(tmp_path / "m.npz", "mpi3d", ARMS).blocks(3, 10))),
+            x[3:],
+        )
     np.savez(tmp_path / "m.npz", images=np.asfortranarray(x))
     refused(files.open_grid, tmp_path / "m.npz", "mpi3d", ARMS)
     with pytest.raises(DataError, match="there are: dsprites"):
@@ -566,8 +700,14 @@ def test_grids_that_are_none(tmp_path):
         (k * np.nan, "color"),
         (changed(k.astype(float), (3, 3), np.nan), "no numbers"),
     ):
-        refused(files.open_grid, sprites_npz(p, classes=classes), "dsprites", SMALL, match=match, name=p)
-    for imgs, match in ((x[:-1], "[47, 4, 4]"), (x.astype(np.int8), "int8"), (x[..., None], "[48, 4, 4, 1]")):
+        refused(
+            files.open_grid, sprites_npz(p, classes=classes), "dsprites", SMALL, match=match, name=p
+        )
+    for imgs, match in (
+        (x[:-1], "[47, 4, 4]"),
+        (x.astype(np.int8), "int8"),
+        (x[..., None], "[48, 4, 4, 1]"),
+    ):
         refused(files.open_grid, sprites_npz(p, imgs=imgs), "dsprites", SMALL, match=match, name=p)
     with pytest.raises(DataError, match="a pixel is 255"):
         list(files.open_grid(sprites_npz(p, imgs=x * 255), "dsprites", SMALL).blocks())
@@ -576,7 +716,13 @@ def test_grids_that_are_none(tmp_path):
         labels = f["labels"][:]
     for wrong in (labels[::-1], labels * 0, labels[:, :5], changed(labels, (5, 5), np.inf)):
         refused(files.open_grid, rooms_h5(q, labels=wrong), "shapes3d", ROOMS, name=q)
-    refused(files.open_grid, rooms_h5(q, images=np.zeros((64, 8, 4, 3), np.uint8)), "shapes3d", ROOMS, match="[64, 8, 4, 3]")
+    refused(
+        files.open_grid,
+        rooms_h5(q, images=np.zeros((64, 8, 4, 3), np.uint8)),
+        "shapes3d",
+        ROOMS,
+        match="[64, 8, 4, 3]",
+    )
 
 
 def test_hdf5_tricks(tmp_path):
@@ -598,7 +744,12 @@ def test_hdf5_tricks(tmp_path):
         f.create_virtual_dataset("images", layout)
 
     def elsewhere(f):
-        f.create_dataset("images", (64, 4, 4, 3), np.uint8, external=[(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)])
+        f.create_dataset(
+            "images",
+            (64, 4, 4, 3),
+            np.uint8,
+            external=[(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)],
+        )
 
     for write, match in (
         (lambda f: f.__setitem__("images", h5py.ExternalLink("other.h5", "images")), "link"),
@@ -606,11 +757,29 @@ def test_hdf5_tricks(tmp_path):
         (virtual, "elsewhere"),
         (elsewhere, "elsewhere"),
         (lambda f: f.create_group("images"), "no array"),
-        (lambda f: f.create_dataset("images", data=["a", "b"], dtype=h5py.string_dtype()), "no array"),
+        (
+            lambda f: f.create_dataset("images", data=["a", "b"], dtype=h5py.string_dtype()),
+            "no array",
+        ),
         (lambda f: None, "there is no 'images'"),
-        (lambda f: f.create_dataset("images", data=np.zeros((64, 4, 4, 3), np.uint8), compression="lzf", chunks=True), "unusual compression"),
-        (lambda f: f.create_dataset("images", (2**40, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3)), "[1099511627776, 64, 64, 3]"),
-        (lambda f: f.create_dataset("images", (2**20, 64, 64, 3), np.uint8, chunks=(2**20, 16, 16, 3)), "huge chunks"),
+        (
+            lambda f: f.create_dataset(
+                "images", data=np.zeros((64, 4, 4, 3), np.uint8), compression="lzf", chunks=True
+            ),
+            "unusual compression",
+        ),
+        (
+            lambda f: f.create_dataset(
+                "images", (2**40, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3)
+            ),
+            "[1099511627776, 64, 64, 3]",
+        ),
+        (
+            lambda f: f.create_dataset(
+                "images", (2**20, 64, 64, 3), np.uint8, chunks=(2**20, 16, 16, 3)
+            ),
+            "huge chunks",
+        ),
     ):
         refused(files.open_grid, made(write), "shapes3d", ROOMS, match=match, name=q)
     rooms_h5(q)
@@ -631,7 +800,12 @@ def test_pictures(tmp_path):
     (flat / ".hidden.png").write_bytes(b"x")
     (flat / "notes.txt").write_bytes(b"x")
     x, y, classes, names = files.read_folder(flat, size=(20, 30), channels=3)
-    assert names == sorted(["b.png", "a.jpg", "c.bmp", "d.gif", "e.webp", "F.JPEG"]) and classes == ["flat"] and x.shape == (6, 3, 20, 30) and not y.any()
+    assert (
+        names == sorted(["b.png", "a.jpg", "c.bmp", "d.gif", "e.webp", "F.JPEG"])
+        and classes == ["flat"]
+        and x.shape == (6, 3, 20, 30)
+        and not y.any()
+    )
     np.testing.assert_array_equal(x[names.index("b.png")], rgb.transpose(2, 0, 1))
     refused(files.read_folder, flat, most=5, match="more than 5")
     (flat / "sub").mkdir()
@@ -660,20 +834,31 @@ def test_pictures_of_every_mode(tmp_path):
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     (tmp_path / "clear").mkdir()
     clear.save(tmp_path / "clear" / "c.png")
-    assert (files.read_folder(tmp_path / "clear", size=(8, 8))[0] == 255).all(), "transparent is paper"
+    assert (files.read_folder(tmp_path / "clear", size=(8, 8))[0] == 255).all(), (
+        "transparent is paper"
+    )
     turned = Image.fromarray(gray)
     exif = Image.Exif()
     exif[0x0112] = 6  # the phone was held upright
     (tmp_path / "turned").mkdir()
     turned.save(tmp_path / "turned" / "t.png", exif=exif)
-    np.testing.assert_array_equal(files.read_folder(tmp_path / "turned", size=(32, 32))[0][0, 0], np.rot90(gray, -1))
+    np.testing.assert_array_equal(
+        files.read_folder(tmp_path / "turned", size=(32, 32))[0][0, 0], np.rot90(gray, -1)
+    )
 
 
 def test_damaged_pictures(tmp_path):
     p = tmp_path / "p.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)).save(p)
     sound = p.read_bytes()
-    for raw in (sound[:200], b"<html>", b"", b"\x89PNG\r\n\x1a\n", sound[:60] + b"xxxx" + sound[64:], b"P6 3 3 255 " + bytes(27)):
+    for raw in (
+        sound[:200],
+        b"<html>",
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        sound[:60] + b"xxxx" + sound[64:],
+        b"P6 3 3 255 " + bytes(27),
+    ):
         p.write_bytes(raw)
         refused(files.read_folder, tmp_path, match="cannot be read", name="p.png")
     size = struct.pack(">II", 60_000, 60_000)
@@ -716,8 +901,12 @@ def test_arrays():
     np.testing.assert_array_equal(files.check_array(u > 99), ((u > 99) * 255)[:, None])
     rgb = rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
     np.testing.assert_array_equal(files.check_array(rgb), rgb.transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(files.check_array(rgb.transpose(0, 3, 1, 2)), rgb.transpose(0, 3, 1, 2))
-    assert files.check_array(np.zeros((2, 3, 7, 3), np.uint8)).shape == (2, 3, 7, 3), "channels first wins"
+    np.testing.assert_array_equal(
+        files.check_array(rgb.transpose(0, 3, 1, 2)), rgb.transpose(0, 3, 1, 2)
+    )
+    assert files.check_array(np.zeros((2, 3, 7, 3), np.uint8)).shape == (2, 3, 7, 3), (
+        "channels first wins"
+    )
     assert files.check_array(rgb).flags.c_contiguous
 
 
@@ -812,7 +1001,13 @@ def test_hostile_pickles_are_refused_by_name(tmp_path, raw, name):
     refused(files.unpickle, raw, "cat.npz", match=name, name="cat.npz")
     archive(tmp_path / "a.npz", sketch_members(object_npy(raw, 1)))
     refused(files.read_sketches, tmp_path / "a.npz", match=name, name="array train")
-    refused(files.read_cifar, cifar(tmp_path / "c.tar.gz", {files.CIFAR[5]: raw}), rows=3, match=name, name="data_batch_5")
+    refused(
+        files.read_cifar,
+        cifar(tmp_path / "c.tar.gz", {files.CIFAR[5]: raw}),
+        rows=3,
+        match=name,
+        name="data_batch_5",
+    )
 
 
 @pytest.mark.parametrize("raw", NONSENSE, ids=range(len(NONSENSE)))
@@ -830,17 +1025,32 @@ def test_traps_do_not_go_off(tmp_path):
         for text in (
             refused(files.unpickle, raw),
             refused(files.read_cifar, cifar(tmp_path / "c.tar.gz", {files.CIFAR[3]: raw}), rows=3),
-            refused(files.read_sketches, archive(tmp_path / "a.npz", sketch_members(object_npy(pickle.dumps(ragged([Trap(canary), drawing()]), protocol), 2)))),
+            refused(
+                files.read_sketches,
+                archive(
+                    tmp_path / "a.npz",
+                    sketch_members(
+                        object_npy(pickle.dumps(ragged([Trap(canary), drawing()]), protocol), 2)
+                    ),
+                ),
+            ),
         ):
             assert protocol < 2 or f"refuses to load {os.mkdir.__module__}.mkdir" in text, text
     assert not canary.exists()
 
 
-def array_pickle(shape=(2, 3), code="i2", order="<", data=bytes(12), fortran=False, version=1, dtype_version=3):
+def array_pickle(
+    shape=(2, 3), code="i2", order="<", data=bytes(12), fortran=False, version=1, dtype_version=3
+):
     "The pickle of an array with parts of one's own choosing."
 
     def push(x):
-        return pickle.dumps(x, 3)[2:-1].replace(b"q\x00", b"").replace(b"q\x01", b"").replace(b"q\x02", b"")
+        return (
+            pickle.dumps(x, 3)[2:-1]
+            .replace(b"q\x00", b"")
+            .replace(b"q\x01", b"")
+            .replace(b"q\x02", b"")
+        )
 
     return (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R("
@@ -897,7 +1107,10 @@ def array_pickle(shape=(2, 3), code="i2", order="<", data=bytes(12), fortran=Fal
 )
 def test_arrays_in_pickles(change):
     assert files.unpickle(array_pickle()).shape == (2, 3)
-    if change == {"shape": (0, 2**30, 2**30, 2**30), "data": b""}:  # numpy itself decides whether an empty array may have such a shape
+    if change == {
+        "shape": (0, 2**30, 2**30, 2**30),
+        "data": b"",
+    }:  # numpy itself decides whether an empty array may have such a shape
         with pytest.raises(DataError):
             files.unpickle(array_pickle(**change))
         return
@@ -911,7 +1124,11 @@ plain = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
     | st.binary(min_size=1, max_size=300),
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
     max_leaves=20,
 )
 
@@ -926,7 +1143,9 @@ def test_plain_values_survive(value, protocol):
 
 def _has_bytes(value):
     return (
-        type(value) is bytes or (type(value) in (list, tuple) and any(map(_has_bytes, value))) or (type(value) is dict and any(map(_has_bytes, value.values())))
+        type(value) is bytes
+        or (type(value) in (list, tuple) and any(map(_has_bytes, value)))
+        or (type(value) is dict and any(map(_has_bytes, value.values())))
     )
 
 
@@ -1006,10 +1225,28 @@ def mutate(raw, rng):
     for _ in range(rng.integers(1, 5)):
         n = max(len(b), 1)
         # small files have long runs of numbers; half of the changes go to the first and last 300 bytes, where the structure is
-        at = int(rng.integers(0, n) if rng.random() < 0.5 else min(n - 1, rng.integers(0, 300)) if rng.random() < 0.6 else max(0, n - 1 - rng.integers(0, 300)))
+        at = int(
+            rng.integers(0, n)
+            if rng.random() < 0.5
+            else min(n - 1, rng.integers(0, 300))
+            if rng.random() < 0.6
+            else max(0, n - 1 - rng.integers(0, 300))
+        )
         kind = rng.integers(0, 7)
         if kind <= 1 and b:
-            b[at] = rng.choice([0, 1, 2, 46, 127, 128, 255, b[at] ^ (1 << rng.integers(0, 8)), rng.integers(0, 256)])
+            b[at] = rng.choice(
+                [
+                    0,
+                    1,
+                    2,
+                    46,
+                    127,
+                    128,
+                    255,
+                    b[at] ^ (1 << rng.integers(0, 8)),
+                    rng.integers(0, 256),
+                ]
+            )
         elif kind == 2:
             b = b[:at] if rng.random() < 0.3 else b
         elif kind == 3:
@@ -1020,7 +1257,15 @@ def mutate(raw, rng):
             start = int(rng.integers(0, n))
             b[at:at] = b[start : start + int(rng.integers(1, 60))]
         else:
-            b[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+            b[at : at + 4] = rng.choice(
+                [
+                    b"\xff\xff\xff\xff",
+                    b"\xff\xff\xff\x7f",
+                    b"\x00\x00\x00\x80",
+                    b"\0\0\0\0",
+                    b"\x7f\xff\xff\xff",
+                ]
+            )
     return bytes(b)
 
 
@@ -1042,7 +1287,14 @@ def sane_idx(v):
 
 def sane_sketches(v):
     for d in sum(v.values(), []):
-        assert d.dtype == np.int16 and d.ndim == 2 and d.shape[1] == 3 and len(d) and set(d[:, 2]) <= {0, 1} and np.abs(d).max() <= files.STEP
+        assert (
+            d.dtype == np.int16
+            and d.ndim == 2
+            and d.shape[1] == 3
+            and len(d)
+            and set(d[:, 2]) <= {0, 1}
+            and np.abs(d).max() <= files.STEP
+        )
 
 
 def sane_ndjson(v):
@@ -1052,7 +1304,9 @@ def sane_ndjson(v):
 
 
 def sane_cifar(v):
-    assert v["train"][0].shape == (15, 3, 32, 32) and v["test"][1].max() <= 9 and len(v["names"]) == 10
+    assert (
+        v["train"][0].shape == (15, 3, 32, 32) and v["test"][1].max() <= 9 and len(v["names"]) == 10
+    )
 
 
 def sane_bitmaps(v):
@@ -1101,21 +1355,36 @@ def fuzz_cases(tmp):
     images = idx(np.random.default_rng(0).integers(0, 256, (5, 4, 4), dtype=np.uint8))
     npz = raw(
         lambda p: np.savez(
-            p.open("wb"), a=np.arange(12).reshape(3, 4), o=ragged([drawing(), {"k": [1, 2.5, "x", None]}]), b=np.asfortranarray(np.ones((3, 2), np.float32))
+            p.open("wb"),
+            a=np.arange(12).reshape(3, 4),
+            o=ragged([drawing(), {"k": [1, 2.5, "x", None]}]),
+            b=np.asfortranarray(np.ones((3, 2), np.float32)),
         )
     )
-    sketch = raw(lambda p: archive(p, sketch_members(object_npy(python2_pickle([drawing(n) for n in (3, 2, 50)]), 3))))
+    sketch = raw(
+        lambda p: archive(
+            p, sketch_members(object_npy(python2_pickle([drawing(n) for n in (3, 2, 50)]), 3))
+        )
+    )
     cif = raw(cifar)
     plain_tar = gzip.decompress(cif)
     grid, h5 = raw(lambda p: sprites_npz(p.open("wb"))), raw(rooms_h5)
-    stored = raw(lambda p: np.savez(p.open("wb"), images=np.arange(32 * 48, dtype=np.uint8).reshape(32, 4, 4, 3)))
+    stored = raw(
+        lambda p: np.savez(
+            p.open("wb"), images=np.arange(32 * 48, dtype=np.uint8).reshape(32, 4, 4, 3)
+        )
+    )
     first = pickle.dumps(batches()[files.CIFAR[1]], 2)
 
     def cifar_inner(path, raw):
         cifar(path, {files.CIFAR[1]: raw})
 
     def picture(kind, **kwargs):
-        return raw(lambda p: Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)).save(p, format=kind, **kwargs))
+        return raw(
+            lambda p: Image.fromarray(
+                np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+            ).save(p, format=kind, **kwargs)
+        )
 
     def one(path):
         folder = path.parent / "pictures"
@@ -1132,14 +1401,32 @@ def fuzz_cases(tmp):
         "idx": (2000, images, whole, read_idx, sane_idx),
         "idx.gz": (500, gzip.compress(images), whole, read_idx, sane_idx),
         "idx in gz": (500, images, gzipped, read_idx, sane_idx),
-        "npy": (2000, npy(np.arange(60, dtype=np.int16).reshape(20, 3)), whole, lambda p: files.read_npy(p, mmap=False), walk),
+        "npy": (
+            2000,
+            npy(np.arange(60, dtype=np.int16).reshape(20, 3)),
+            whole,
+            lambda p: files.read_npy(p, mmap=False),
+            walk,
+        ),
         "npz": (1500, npz, whole, all_members, walk),
         "npz, header inside": (500, inside(npz, "a.npy"), zipped(npz, "a.npy"), all_members, walk),
         "npz, pickle inside": (1500, inside(npz, "o.npy"), zipped(npz, "o.npy"), all_members, walk),
         "sketches": (1000, sketch, whole, files.read_sketches, sane_sketches),
-        "sketches, pickle inside": (2500, inside(sketch, "train.npy"), zipped(sketch, "train.npy"), files.read_sketches, sane_sketches),
+        "sketches, pickle inside": (
+            2500,
+            inside(sketch, "train.npy"),
+            zipped(sketch, "train.npy"),
+            files.read_sketches,
+            sane_sketches,
+        ),
         "ndjson": (2000, (LINE * 3).encode(), whole, files.read_ndjson, sane_ndjson),
-        "bitmaps": (1000, npy(np.zeros((2, 784), np.uint8)), whole, files.read_bitmaps, sane_bitmaps),
+        "bitmaps": (
+            1000,
+            npy(np.zeros((2, 784), np.uint8)),
+            whole,
+            files.read_bitmaps,
+            sane_bitmaps,
+        ),
         "cifar": (200, cif, whole, read_cifar, sane_cifar),
         "cifar, tar inside": (150, plain_tar, gzipped, read_cifar, sane_cifar),
         "cifar, pickle inside": (400, first, cifar_inner, read_cifar, sane_cifar),
@@ -1151,8 +1438,20 @@ def fuzz_cases(tmp):
         "gif": (300, picture("GIF"), whole, one, sane_one),
         "bmp": (300, picture("BMP"), whole, one, sane_one),
         "webp": (300, picture("WEBP"), whole, one, sane_one),
-        "pickle": (6000, python2_pickle([drawing(n) for n in (3, 2, 50)]), None, files.unpickle, check_plain),
-        "pickle 4": (4000, pickle.dumps(ragged([drawing(), {"k": [1, 2.5, "x", None]}, (drawing(2),)]), 4), None, files.unpickle, check_plain),
+        "pickle": (
+            6000,
+            python2_pickle([drawing(n) for n in (3, 2, 50)]),
+            None,
+            files.unpickle,
+            check_plain,
+        ),
+        "pickle 4": (
+            4000,
+            pickle.dumps(ragged([drawing(), {"k": [1, 2.5, "x", None]}, (drawing(2),)]), 4),
+            None,
+            files.unpickle,
+            check_plain,
+        ),
     }
 
 
@@ -1234,11 +1533,20 @@ def peak(f):
 def test_sizes_that_would_exhaust_memory(tmp_path):
     p = tmp_path / "x"
     big = {
-        "idx": (b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 4, 4), lambda: files.read_idx(p, (None, 4, 4))),
+        "idx": (
+            b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 4, 4),
+            lambda: files.read_idx(p, (None, 4, 4)),
+        ),
         "npy": (npy_header((10**6, 10**5), "<f8"), lambda: files.read_npy(p, mmap=False)),
-        "gzip bomb": (gzip.compress(bytes(300_000_000)), lambda: files.read_bytes(p, limit=10_000_000)),
+        "gzip bomb": (
+            gzip.compress(bytes(300_000_000)),
+            lambda: files.read_bytes(p, limit=10_000_000),
+        ),
         "pickle": (array_pickle(shape=(2**30, 2**30)), lambda: files.unpickle(p.read_bytes())),
-        "bytes": (b"\x8e" + struct.pack("<Q", 2**40) + b".", lambda: files.unpickle(p.read_bytes())),
+        "bytes": (
+            b"\x8e" + struct.pack("<Q", 2**40) + b".",
+            lambda: files.unpickle(p.read_bytes()),
+        ),
     }
     for name, (raw, read) in big.items():
         p.write_bytes(raw)
@@ -1260,10 +1568,22 @@ def test_sizes_that_would_exhaust_memory(tmp_path):
 def test_pickles_without_end(tmp_path):
     "What a short program can make is bounded: encoded text, lists, instructions."
     text = "a" * 100_000
-    raw = b"X" + struct.pack("<I", len(text)) + text.encode() + b"q\x00(" + b"c_codecs\nencode\nh\x00X\x06\0\0\0latin1\x86R" * 5000 + b"t."
+    raw = (
+        b"X"
+        + struct.pack("<I", len(text))
+        + text.encode()
+        + b"q\x00("
+        + b"c_codecs\nencode\nh\x00X\x06\0\0\0latin1\x86R" * 5000
+        + b"t."
+    )
     assert peak(lambda: refused(files.unpickle, raw, match="more encoded text")) < 30
     assert refused(files.unpickle, b"]q\x00" + b"(h\x00h\x00tq\x00" * 50 + b".", match="used twice")
-    refused(files.unpickle, b"(" + b"N" * 100_000 + b"t.", steps=100_000, match="more than 100,000 instructions")
+    refused(
+        files.unpickle,
+        b"(" + b"N" * 100_000 + b"t.",
+        steps=100_000,
+        match="more than 100,000 instructions",
+    )
     assert len(files.unpickle(b"(" + b"N" * 100_000 + b"t.")) == 100_000
 
 
@@ -1275,7 +1595,10 @@ def test_a_grid_is_walked_in_little_memory(tmp_path):
     del x
     grid = files.open_grid(tmp_path / "m.npz", "mpi3d", shape)
     seen = []
-    assert peak(lambda: seen.extend(int(b[0, 0, 0, 0]) for b in grid.blocks(start=1000, rows=100))) < 12  # a block has 1.2 MB
+    assert (
+        peak(lambda: seen.extend(int(b[0, 0, 0, 0]) for b in grid.blocks(start=1000, rows=100)))
+        < 12
+    )  # a block has 1.2 MB
     assert seen == [i % 251 for i in range(1000, 3200, 100)]
 
 
@@ -1306,15 +1629,28 @@ def test_real_idx(name):
     folder, file = name
     dims = 3 if "images" in file else 1
     x, md5 = files.read_idx(real(folder, f"{file}-idx{dims}-ubyte.gz"), (None, 28, 28)[:dims])
-    assert md5 == MD5[name] and len(x) == (60_000 if "train" in file else 10_000) and x.max() == (255 if dims == 3 else 9)
+    assert (
+        md5 == MD5[name]
+        and len(x) == (60_000 if "train" in file else 10_000)
+        and x.max() == (255 if dims == 3 else 9)
+    )
 
 
-@pytest.mark.parametrize("name,counts", [("aaron_sheep", (7400, 300, 300)), ("omniglot", (30_000, 1000, 1000)), ("short_kanji", (10_000, 600, 500))])
+@pytest.mark.parametrize(
+    "name,counts",
+    [
+        ("aaron_sheep", (7400, 300, 300)),
+        ("omniglot", (30_000, 1000, 1000)),
+        ("short_kanji", (10_000, 600, 500)),
+    ],
+)
 def test_real_sketches_of_python2(name, counts):
     path = real("sketchrnn", f"{name}.npz")
     got = files.read_sketches(path)
     assert tuple(len(got[k]) for k in ("train", "valid", "test")) == counts
-    with np.load(path, allow_pickle=True, encoding="latin1") as z:  # these three files we have looked at
+    with np.load(
+        path, allow_pickle=True, encoding="latin1"
+    ) as z:  # these three files we have looked at
         for k, drawings in got.items():
             np.testing.assert_array_equal(np.concatenate(drawings), np.concatenate(list(z[k])))
 
@@ -1324,11 +1660,17 @@ def test_real_quickdraw():
     start = time.process_time()
     got = [files.read_sketches(p) for p in paths]
     assert time.process_time() - start < 5
-    assert len(paths) == 20 and all([len(d[k]) for k in ("train", "valid", "test")] == [700, 50, 50] for d in got)
+    assert len(paths) == 20 and all(
+        [len(d[k]) for k in ("train", "valid", "test")] == [700, 50, 50] for d in got
+    )
 
 
 def test_real_quickdraw_lines_and_bitmaps():
     drawings, words = files.read_ndjson(real("quickdraw", "simplified25_cat.ndjson"))
     assert len(drawings) == 25 and set(words) == {"cat"}
     for name, n in (("cat", 4959), ("eye", 3000), ("snowflake", 500)):
-        assert files.read_bitmaps(real("quickdraw", "numpy_bitmap", f"{name}.npy")).shape == (n, 28, 28)
+        assert files.read_bitmaps(real("quickdraw", "numpy_bitmap", f"{name}.npy")).shape == (
+            n,
+            28,
+            28,
+        )

@@ -20,27 +20,43 @@ ROOT = Path(__file__).resolve().parent.parent
 def recomputed(task, rows, average):
     "The published rows' runs, trained again."
     models = moe1991.systems(expert=rows.expert.iloc[0])
-    return pd.concat([
-        moe1991.measure({s: models[s]}, task, {s: [lr]}, sorted(g.seed), average=average) for (s, lr), g in rows.groupby(["system", "lr"], sort=False)
-    ])
+    return pd.concat(
+        [
+            moe1991.measure({s: models[s]}, task, {s: [lr]}, sorted(g.seed), average=average)
+            for (s, lr), g in rows.groupby(["system", "lr"], sort=False)
+        ]
+    )
 
 
 def compare(published, again):
     "Epochs may differ by one where rounding decides on which side of the target an error falls."
     both = published.merge(again, on=["system", "seed"], suffixes=("", "_again"))
     assert len(both) == len(published) > 0
-    assert (abs(both.epochs - both.epochs_again) <= 1).all(), both[["system", "seed", "epochs", "epochs_again"]]
+    assert (abs(both.epochs - both.epochs_again) <= 1).all(), both[
+        ["system", "seed", "epochs", "epochs_again"]
+    ]
     np.testing.assert_allclose(both.test, both.test_again, atol=0.011)
 
 
 def test_published_table_on_formants():
     rows = moe1991.variant(moe1991.published("table1"), data="formants", rule="smooth")
-    compare(rows[rows.seed < 2], recomputed(four_vowels(load("formants")), rows[rows.seed < 2], "half"))
+    compare(
+        rows[rows.seed < 2], recomputed(four_vowels(load("formants")), rows[rows.seed < 2], "half")
+    )
 
 
-@pytest.mark.parametrize("split, expert, average", [("stratified", "softmax", "half"), ("shifted", "softmax", "half"), ("stratified", "linear", "mean")])
+@pytest.mark.parametrize(
+    "split, expert, average",
+    [
+        ("stratified", "softmax", "half"),
+        ("shifted", "softmax", "half"),
+        ("stratified", "linear", "mean"),
+    ],
+)
 def test_published_table_on_the_real_vowels(real_vowels, split, expert, average):
-    rows = moe1991.variant(moe1991.published("table1"), split=split, expert=expert, average=average, rule="smooth")
+    rows = moe1991.variant(
+        moe1991.published("table1"), split=split, expert=expert, average=average, rule="smooth"
+    )
     rows = rows[rows.seed.isin([3, 24])]
     compare(rows, recomputed(four_vowels(load("vowels"), split=split), rows, average))
 
@@ -50,8 +66,15 @@ def test_the_earlier_run_on_the_real_vowels(real_vowels, tmp_path, capsys):
     folder = experiments.train(configs.preset("earlier", "moe1991"), out=tmp_path)
     assert capsys.readouterr().out.startswith("data: vowels, official")
     log = pd.read_csv(folder / "history.csv").iloc[-1]
-    assert (log.epoch, round(log.train, 3), log.test, round(log.mse, 4)) == (81, 0.865, 0.75, 0.0799)
-    assert list(moe1991.published("earlier")["runs"][0]["responsibilities"][1]) == pytest.approx([0.008, 0.006, 0.959, 0.027], abs=5e-4)
+    assert (log.epoch, round(log.train, 3), log.test, round(log.mse, 4)) == (
+        81,
+        0.865,
+        0.75,
+        0.0799,
+    )
+    assert list(moe1991.published("earlier")["runs"][0]["responsibilities"][1]) == pytest.approx(
+        [0.008, 0.006, 0.959, 0.027], abs=5e-4
+    )
 
 
 def test_the_quick_table_is_the_published_one(tmp_path):
@@ -73,26 +96,47 @@ def test_scikit_learns_suite_on_the_defaults(kind):
         warnings.simplefilter("ignore")
         results = check_estimator(kind(), on_skip=None)
     assert {r["status"] for r in results} <= {"passed", "skipped"}
-    assert {r["check_name"] for r in results if r["status"] == "skipped"} <= {"check_array_api_input"}
+    assert {r["check_name"] for r in results if r["status"] == "skipped"} <= {
+        "check_array_api_input"
+    }
 
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_tables(tmp_path):
     "SIGKILL at random moments; what is called complete is whole, and the final tables are those of an undisturbed run."
-    command = [sys.executable, "-m", "genmix", "reproduce", "moe1991", "--preset", "debug", "--data", "formants", "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "genmix",
+        "reproduce",
+        "moe1991",
+        "--preset",
+        "debug",
+        "--data",
+        "formants",
+        "--out",
+    ]
     whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(0)
     start = time.monotonic()
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     usual = time.monotonic() - start
     for _ in range(5):
-        process = subprocess.Popen([*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(rng.uniform(0.2, 0.9) * usual)
         process.kill()
         process.wait()
         for result in broken.glob("runs/*/*/result.json"):
-            assert configs.load_config(result.parent) and (result.parent / "history.csv").stat().st_size > 0
+            assert (
+                configs.load_config(result.parent)
+                and (result.parent / "history.csv").stat().st_size > 0
+            )
     subprocess.run([*command, str(broken)], check=True, capture_output=True)
-    tables = sorted(p.relative_to(whole) for p in [*whole.glob("tables/*.csv"), *whole.glob("runs/*/*/history.csv")])
+    tables = sorted(
+        p.relative_to(whole)
+        for p in [*whole.glob("tables/*.csv"), *whole.glob("runs/*/*/history.csv")]
+    )
     assert len(tables) >= 6
     for table in tables:
         assert (broken / table).read_bytes() == (whole / table).read_bytes(), table
@@ -101,7 +145,17 @@ def test_a_killed_study_goes_on_to_the_same_tables(tmp_path):
 @pytest.mark.slow
 def test_the_benchmark_compares_like_with_like():
     "It checks that both sides compute the same weights, and prints a ratio for every system."
-    command = [sys.executable, "-m", "benchmarks.moe1991", "--pairs", "1", "--epochs", "20", "--runs", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.moe1991",
+        "--pairs",
+        "1",
+        "--epochs",
+        "20",
+        "--runs",
+        "3",
+    ]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert all(system in out for system in moe1991.systems())
 
@@ -123,27 +177,42 @@ def test_the_explorer_is_a_plain_function_of_its_sliders():
 def test_every_table_of_the_quick_study_finds_its_step_sizes(name):
     for config in reproduce.study_moe1991("quick", name)["tables"]:
         steps = experiments.step_sizes(config, None)
-        assert set(steps) == set(moe1991.RULES) and all(set(s) == set(moe1991.systems()) for s in steps.values())
+        assert set(steps) == set(moe1991.RULES) and all(
+            set(s) == set(moe1991.systems()) for s in steps.values()
+        )
 
 
 @pytest.mark.slow
 def test_the_readmes_first_command(python, tmp_path):
     "`genmix reproduce` with no data anywhere: synthetic, and says so first; ends by naming what exists."
-    done = python("-m", "genmix", "reproduce", cwd=tmp_path, env={"GENMIX_DATA": str(tmp_path / "empty")})
+    done = python(
+        "-m", "genmix", "reproduce", cwd=tmp_path, env={"GENMIX_DATA": str(tmp_path / "empty")}
+    )
     assert done.returncode == 0, done.stderr
     assert re.match("moe1991 +data: formants, SYNTHETIC", done.stdout)
     out = tmp_path / "reproduction"
-    linked = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", (out / "report.md").read_text(encoding="utf-8"))
+    linked = re.findall(
+        r"\]\(((?:figures|tables)/[^)]+)\)", (out / "report.md").read_text(encoding="utf-8")
+    )
     assert len(linked) > 100 and all((out / p).is_file() for p in linked)
     whole = (out / "report.html").read_text(encoding="utf-8")
-    assert 'src="figures' not in whole and whole.count(";base64,") == sum(p.startswith("figures/") for p in linked)  # one file
-    assert whole.count("Beside the paper") == len(configs.CHAPTERS) and "nan" not in re.findall(r">(nan|NaN|inf)<", whole)
-    assert all((out / p).with_suffix(".json").is_file() for p in linked if p.endswith(".csv"))  # how each table was made
+    assert 'src="figures' not in whole and whole.count(";base64,") == sum(
+        p.startswith("figures/") for p in linked
+    )  # one file
+    assert whole.count("Beside the paper") == len(configs.CHAPTERS) and "nan" not in re.findall(
+        r">(nan|NaN|inf)<", whole
+    )
+    assert all(
+        (out / p).with_suffix(".json").is_file() for p in linked if p.endswith(".csv")
+    )  # how each table was made
 
 
 def test_other_data_under_the_same_name_is_a_new_run(tmp_path, capsys):
     table = load("formants", seed=0)
-    file, config = tmp_path / "mine.csv", configs.MoE1991Config(data=str(tmp_path / "mine.csv"), epochs=3, plots=False)
+    file, config = (
+        tmp_path / "mine.csv",
+        configs.MoE1991Config(data=str(tmp_path / "mine.csv"), epochs=3, plots=False),
+    )
     file.write_text(table.to_csv(), encoding="utf-8")
     folder = experiments.train(config, out=tmp_path / "runs")
     first = (folder / "result.json").read_text(encoding="utf-8")

@@ -12,17 +12,42 @@ from conftest import NBS, ROOT
 # An exported module imports only from floors below its own (CONTRIBUTING.md, "Adding a chapter").
 FLOORS = {
     "configs": 0,
-    "files": 0, "cache": 0.1, "strokes": 0.2, "doodles": 0.3, "sprites": 0.3, "rooms": 0.3, "arms": 0.3,  # steps of one floor
-    "synthetic": 0.4, "vowels": 0.5, "data": 0.6,
-    "plots": 1, "metrics": 1, "runs": 1, "training": 1, "vae": 1.1,
-    "moe1991": 2, "latent_opt": 2, "smoe_vae": 2, "beta_vae": 2, "vlae": 2, "architectures": 2,
-    "figures": 3, "experiments": 3, "report": 1.1, "reproduce": 3.1,
+    "files": 0,
+    "cache": 0.1,
+    "strokes": 0.2,
+    "doodles": 0.3,
+    "sprites": 0.3,
+    "rooms": 0.3,
+    "arms": 0.3,  # steps of one floor
+    "synthetic": 0.4,
+    "vowels": 0.5,
+    "data": 0.6,
+    "plots": 1,
+    "metrics": 1,
+    "runs": 1,
+    "training": 1,
+    "vae": 1.1,
+    "moe1991": 2,
+    "latent_opt": 2,
+    "smoe_vae": 2,
+    "beta_vae": 2,
+    "vlae": 2,
+    "architectures": 2,
+    "figures": 3,
+    "experiments": 3,
+    "report": 1.1,
+    "reproduce": 3.1,
     "cli": 4,
 }
 HEAVY = {"torch", "torchvision", "matplotlib", "sklearn", "pandas"}
-LOCAL_PATH = re.compile(r"(?<![\w.~:/-])/(?:home|Users|root|tmp|work|private/var|var/folders)/\w|[A-Z]:\\+Users\\", re.ASCII)
+LOCAL_PATH = re.compile(
+    r"(?<![\w.~:/-])/(?:home|Users|root|tmp|work|private/var|var/folders)/\w|[A-Z]:\\+Users\\",
+    re.ASCII,
+)
 
-MODULES = sorted(p for p in (ROOT / "genmix").glob("*.py") if p.stem not in ("__init__", "__main__", "_modidx"))
+MODULES = sorted(
+    p for p in (ROOT / "genmix").glob("*.py") if p.stem not in ("__init__", "__main__", "_modidx")
+)
 each_notebook = pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 
@@ -34,7 +59,11 @@ def joined(text):
 def cells(path, kind=None):
     "The notebook's cells as (number, source, outputs), numbered from 1."
     found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [(n, joined(c["source"]), c.get("outputs", [])) for n, c in enumerate(found, 1) if kind in (None, c["cell_type"])]
+    return [
+        (n, joined(c["source"]), c.get("outputs", []))
+        for n, c in enumerate(found, 1)
+        if kind in (None, c["cell_type"])
+    ]
 
 
 def directives(source):
@@ -50,13 +79,19 @@ def runs(source):
 
 def files(root):
     "The files below `root`: name -> bytes, with Unix line ends."
-    found = [p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")]
+    found = [
+        p
+        for p in root.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")
+    ]
     return {p.relative_to(root).as_posix(): p.read_bytes().replace(b"\r\n", b"\n") for p in found}
 
 
 # ---------------------------------------------------------------- they run
 def test_there_are_notebooks():
-    assert {"index", "notation", "00_data", "00b_configs", "01_moe1991", "09_cli"} <= {p.stem for p in NBS}
+    assert {"index", "notation", "00_data", "00b_configs", "01_moe1991", "09_cli"} <= {
+        p.stem for p in NBS
+    }
 
 
 def test_every_notebook_passes_nbdev_test(python):
@@ -65,7 +100,9 @@ def test_every_notebook_passes_nbdev_test(python):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "Success" in done.stdout
     after = files(ROOT / "nbs")
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changed = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
     assert not changed, f"running the notebooks left traces in nbs/: {', '.join(changed)}"
 
 
@@ -89,8 +126,23 @@ assert not same('epochs 1,000', 'epochs 1,100') and not same('a 0.50', 'b 0.50')
 
 def test_the_executor_leaves_a_failing_notebook_alone(tmp_path, python):
     book = tmp_path / "fails.ipynb"
-    source = {"cell_type": "code", "id": "abc", "metadata": {}, "outputs": [], "execution_count": None}
-    book.write_text(json.dumps({"cells": [{**source, "source": "1/0"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    source = {
+        "cell_type": "code",
+        "id": "abc",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
+    book.write_text(
+        json.dumps(
+            {
+                "cells": [{**source, "source": "1/0"}],
+                "metadata": {},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
     before = book.read_bytes()
     done = python("tools/execute.py", book)
     assert done.returncode == 1
@@ -104,18 +156,24 @@ def test_exporting_and_cleaning_changes_nothing(tree):
         if path.stem not in ("__init__", "__main__"):
             path.unlink()
     code = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
     for folder in ("genmix", "nbs"):
         ours, fresh = files(ROOT / folder), files(tree / folder)
-        wrong = sorted(name for name in ours.keys() | fresh.keys() if ours.get(name) != fresh.get(name))
+        wrong = sorted(
+            name for name in ours.keys() | fresh.keys() if ours.get(name) != fresh.get(name)
+        )
         assert not wrong, f"run nbdev_export and nbdev_clean: {folder}/{', '.join(wrong)}"
 
 
 @each_module
 def test_modules_say_which_notebook_they_come_from(path):
-    assert "# AUTOGENERATED! DO NOT EDIT!" in path.read_text(encoding="utf-8")[:600], f"{path.name} was not exported from a notebook"
+    assert "# AUTOGENERATED! DO NOT EDIT!" in path.read_text(encoding="utf-8")[:600], (
+        f"{path.name} was not exported from a notebook"
+    )
 
 
 # ---------------------------------------------------------------- they were executed
@@ -128,8 +186,15 @@ def test_outputs_are_stored(path):
         if any(o.get("name") == "stderr" for o in outputs):
             problems.append(f"cell {number} stores stderr")
         printed = any(o.get("name") == "stdout" for o in outputs)
-        if runs(source) and source.rstrip().endswith(";") and re.search(r"^print\(", source, re.MULTILINE) and not printed:
-            problems.append(f"cell {number} prints, and its last semicolon drops what was printed: split it")
+        if (
+            runs(source)
+            and source.rstrip().endswith(";")
+            and re.search(r"^print\(", source, re.MULTILINE)
+            and not printed
+        ):
+            problems.append(
+                f"cell {number} prints, and its last semicolon drops what was printed: split it"
+            )
         if not outputs and runs(source) and shows_something(source):
             problems.append(f"cell {number} should show something, but stores no output")
     assert not problems, f"python tools/execute.py nbs/{path.name}: " + "; ".join(problems)
@@ -141,10 +206,21 @@ def shows_something(source):
     body = ast.parse(code).body
     if not body or code.rstrip().endswith(";"):
         return False
-    prints = any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and getattr(s.value.func, "id", "") == "print" for s in body)
+    prints = any(
+        isinstance(s, ast.Expr)
+        and isinstance(s.value, ast.Call)
+        and getattr(s.value.func, "id", "") == "print"
+        for s in body
+    )
     last = body[-1]
-    value = isinstance(last, ast.Expr) and not isinstance(last.value, (ast.Call, ast.Await, ast.Name, ast.Attribute, ast.Yield))
-    docstring = isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant) and last.value.value in (None, ...)
+    value = isinstance(last, ast.Expr) and not isinstance(
+        last.value, (ast.Call, ast.Await, ast.Name, ast.Attribute, ast.Yield)
+    )
+    docstring = (
+        isinstance(last, ast.Expr)
+        and isinstance(last.value, ast.Constant)
+        and last.value.value in (None, ...)
+    )
     return prints or (value and not docstring)
 
 
@@ -153,26 +229,44 @@ def shows_something(source):
 def test_opens_with_title_and_summary(path):
     first, second, *_ = json.loads(path.read_text(encoding="utf-8"))["cells"]
     lines = [line for line in joined(first["source"]).splitlines() if line.strip()]
-    assert first["cell_type"] == "markdown" and lines[0].startswith("# "), "the first cell is '# Title'"
-    assert len(lines) == 2 and lines[1].startswith("> "), "and a one-line '> summary'; nbdev drops all else in this cell from the site"
-    assert second["cell_type"] == "markdown" and len(joined(second["source"])) > 150, "then a paragraph: the question, the use, the cost"
+    assert first["cell_type"] == "markdown" and lines[0].startswith("# "), (
+        "the first cell is '# Title'"
+    )
+    assert len(lines) == 2 and lines[1].startswith("> "), (
+        "and a one-line '> summary'; nbdev drops all else in this cell from the site"
+    )
+    assert second["cell_type"] == "markdown" and len(joined(second["source"])) > 150, (
+        "then a paragraph: the question, the use, the cost"
+    )
 
 
 @each_notebook
 def test_is_small(path):
-    assert path.stat().st_size < 500_000, f"{path.name} has {path.stat().st_size:,} bytes: smaller figures or fewer of them"
+    assert path.stat().st_size < 500_000, (
+        f"{path.name} has {path.stat().st_size:,} bytes: smaller figures or fewer of them"
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in NBS if p.stem[0].isdigit()], ids=lambda p: p.stem)
 def test_checks_its_claims(path):
-    tests = [n for n, source, _ in cells(path, "code") if re.search(r"^\s*(assert\b|test_\w+\()", source, re.MULTILINE)]
+    tests = [
+        n
+        for n, source, _ in cells(path, "code")
+        if re.search(r"^\s*(assert\b|test_\w+\()", source, re.MULTILINE)
+    ]
     assert tests, "a numbered notebook has at least one test"
 
 
 @each_notebook
 def test_exported_cells_fit_on_a_screen(path):
-    exported = [(n, s) for n, s, _ in cells(path, "code") if {"export", "exports", "exporti"} & set(directives(s))]
-    long = [f"cell {n}: {len(s.splitlines())} lines" for n, s in exported if len(s.splitlines()) > 45]
+    exported = [
+        (n, s)
+        for n, s, _ in cells(path, "code")
+        if {"export", "exports", "exporti"} & set(directives(s))
+    ]
+    long = [
+        f"cell {n}: {len(s.splitlines())} lines" for n, s in exported if len(s.splitlines()) > 45
+    ]
     assert not long, "; ".join(long)
 
 
@@ -185,10 +279,16 @@ def test_imports_have_cells_of_their_own(path):
     mixed = []
     for number, source, _ in book:
         found = directives(source)
-        if {"export", "exports", "exporti"} & set(found) or found.get("eval:") == "false" or re.search(r"^\s*[%!]", source, re.MULTILINE):
+        if (
+            {"export", "exports", "exporti"} & set(found)
+            or found.get("eval:") == "false"
+            or re.search(r"^\s*[%!]", source, re.MULTILINE)
+        ):
             continue
         body = list(ast.walk(ast.parse(source)))
-        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body) and any(isinstance(n, (ast.Expr, ast.Assign)) for n in body):
+        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body) and any(
+            isinstance(n, (ast.Expr, ast.Assign)) for n in body
+        ):
             mixed.append(str(number))
     assert not mixed, f"imports and other code in cells {', '.join(mixed)}"
 
@@ -198,8 +298,17 @@ def test_names_no_path_of_a_machine(path):
     found = []
     for number, source, outputs in cells(path):
         shown = [joined(o.get("text", "")) for o in outputs]
-        shown += [joined(v) for o in outputs for k, v in o.get("data", {}).items() if k.startswith("text/")]
-        found += [f"cell {number}: {m[0]}..." for text in [source, *shown] if (m := LOCAL_PATH.search(text))]
+        shown += [
+            joined(v)
+            for o in outputs
+            for k, v in o.get("data", {}).items()
+            if k.startswith("text/")
+        ]
+        found += [
+            f"cell {number}: {m[0]}..."
+            for text in [source, *shown]
+            if (m := LOCAL_PATH.search(text))
+        ]
     assert not found, "; ".join(found)
 
 
@@ -213,7 +322,9 @@ def test_floors_only_look_down(path):
         elif isinstance(node, ast.ImportFrom):
             base = ("genmix." if node.level else "") + (node.module or "")
             imported |= {base.rstrip(".")} | {f"{base.rstrip('.')}.{a.name}" for a in node.names}
-    rooms = {name.split(".")[1] for name in imported if name.startswith("genmix.")} & (set(FLOORS) | {p.stem for p in MODULES})
+    rooms = {name.split(".")[1] for name in imported if name.startswith("genmix.")} & (
+        set(FLOORS) | {p.stem for p in MODULES}
+    )
     up = {room for room in rooms if FLOORS[room] >= FLOORS[path.stem] and room != path.stem}
     assert not up, f"{path.stem} (floor {FLOORS[path.stem]}) imports {', '.join(sorted(up))}"
 
@@ -226,6 +337,8 @@ def test_light_modules_import_nothing_heavy(name, python):
 
 
 def test_ruff_finds_nothing(python):
-    folders = [f for f in ("genmix", "tests", "tools", "benchmarks") if list((ROOT / f).rglob("*.py"))]
+    folders = [
+        f for f in ("genmix", "tests", "tools", "benchmarks") if list((ROOT / f).rglob("*.py"))
+    ]
     done = python("-m", "ruff", "check", "--no-cache", *folders)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr

@@ -9,7 +9,14 @@ import pytest
 from conftest import NBS, ROOT
 
 BIB = ROOT / "nbs" / "references.bib"
-VENUE = {"article": "journal", "inproceedings": "booktitle", "incollection": "booktitle", "book": "publisher", "techreport": "institution", "misc": "title"}
+VENUE = {
+    "article": "journal",
+    "inproceedings": "booktitle",
+    "incollection": "booktitle",
+    "book": "publisher",
+    "techreport": "institution",
+    "misc": "title",
+}
 
 
 def parse(text):
@@ -63,7 +70,11 @@ def lists():
         if path.stem == "references":
             continue
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "markdown" and (m := re.search(r"^#+ References\n(.*?)(?=^#+ |\Z)", joined(cell["source"]), re.M | re.S)):
+            if cell["cell_type"] == "markdown" and (
+                m := re.search(
+                    r"^#+ References\n(.*?)(?=^#+ |\Z)", joined(cell["source"]), re.M | re.S
+                )
+            ):
                 found[path.name] = found.get(path.name, "") + m[1]
     return found
 
@@ -80,7 +91,12 @@ DOI = r"doi\.org/(10\.\d{4,9}/[^\s)>\"]+)"
 def test_the_parser_can_fail():
     good = "% a comment\n@misc{a, title = {On {EM} = {x}}, year = {1999},}"
     assert parse(good) == {"a": {"kind": "misc", "title": "On {EM} = {x}", "year": "1999"}}
-    for bad in ("@misc{a, title = {x}", "@misc{a, title = {x}, rubbish}", "@misc{a, y = {1}}\n@misc{a, y = {1}}", "@misc a"):
+    for bad in (
+        "@misc{a, title = {x}",
+        "@misc{a, title = {x}, rubbish}",
+        "@misc{a, y = {1}}\n@misc{a, y = {1}}",
+        "@misc a",
+    ):
         with pytest.raises(ValueError):
             parse(bad)
 
@@ -90,7 +106,9 @@ def test_an_entry_is_whole(key):
     e = ENTRIES[key]
     assert {"author", "title", "year", VENUE[e["kind"]]} <= set(e)
     assert re.fullmatch(r"(19|20)\d\d", e["year"])
-    assert "eprint" not in e or (re.fullmatch(r"\d{4}\.\d{4,5}", e["eprint"]) and e["archiveprefix"] == "arXiv")
+    assert "eprint" not in e or (
+        re.fullmatch(r"\d{4}\.\d{4,5}", e["eprint"]) and e["archiveprefix"] == "arXiv"
+    )
     assert "doi" not in e or re.fullmatch(r"10\.\d{4,9}/\S+", e["doi"])
     assert "url" not in e or e["url"].startswith("https://")
 
@@ -104,7 +122,9 @@ def test_every_work_is_there_once(field):
 @pytest.mark.parametrize("name", LISTS)
 def test_what_a_notebook_cites_is_in_the_file(name):
     known = {e[f].lower() for e in ENTRIES.values() for f in ("eprint", "doi") if f in e}
-    cited = set(re.findall(ARXIV, LISTS[name])) | {unquote(d).lower() for d in re.findall(DOI, LISTS[name])}
+    cited = set(re.findall(ARXIV, LISTS[name])) | {
+        unquote(d).lower() for d in re.findall(DOI, LISTS[name])
+    }
     missing = cited - known
     assert not missing, f"nbs/references.bib lacks {', '.join(sorted(missing))}, which {name} cites"
 
@@ -113,9 +133,14 @@ def test_what_a_notebook_cites_is_in_the_file(name):
 def test_some_chapter_cites_it(key):
     e = ENTRIES[key]
     author = letters(re.split(r" and |,", e["author"].strip("{}"))[0])
-    titles = [letters(t) for t in (e["title"], e.get("shorttitle", e["title"]), e["title"].partition(":")[0])]
+    titles = [
+        letters(t)
+        for t in (e["title"], e.get("shorttitle", e["title"]), e["title"].partition(":")[0])
+    ]
     for text in LISTS.values():
-        by_address = any(e[f].lower() in unquote(text).lower() for f in ("doi", "eprint", "url") if f in e)
+        by_address = any(
+            e[f].lower() in unquote(text).lower() for f in ("doi", "eprint", "url") if f in e
+        )
         by_title = author in letters(text) and any(t in letters(text) for t in titles)
         if by_address or by_title:
             return
@@ -124,8 +149,21 @@ def test_some_chapter_cites_it(key):
 
 def test_the_page_shows_the_file():
     cells = json.loads((ROOT / "nbs" / "references.ipynb").read_text(encoding="utf-8"))["cells"]
-    shown = "\n".join(joined(o.get("data", {}).get("text/markdown", "")) for c in cells if c["cell_type"] == "code" for o in c["outputs"])
-    assert BIB.read_text(encoding="utf-8").strip() in shown, "python tools/execute.py nbs/references.ipynb"
+    shown = "\n".join(
+        joined(o.get("data", {}).get("text/markdown", ""))
+        for c in cells
+        if c["cell_type"] == "code"
+        for o in c["outputs"]
+    )
+    assert BIB.read_text(encoding="utf-8").strip() in shown, (
+        "python tools/execute.py nbs/references.ipynb"
+    )
     for e in ENTRIES.values():
-        link = f"https://doi.org/{quote(e['doi'])}" if "doi" in e else f"https://arxiv.org/abs/{e['eprint']}" if "eprint" in e else e["year"]
+        link = (
+            f"https://doi.org/{quote(e['doi'])}"
+            if "doi" in e
+            else f"https://arxiv.org/abs/{e['eprint']}"
+            if "eprint" in e
+            else e["year"]
+        )
         assert link in shown

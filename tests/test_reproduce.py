@@ -18,7 +18,18 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
 def command(folder, *words):
-    return [sys.executable, "-m", "genmix", "reproduce", "latent-opt", "--preset", "debug", "--out", str(folder), *words]
+    return [
+        sys.executable,
+        "-m",
+        "genmix",
+        "reproduce",
+        "latent-opt",
+        "--preset",
+        "debug",
+        "--out",
+        str(folder),
+        *words,
+    ]
 
 
 @posix
@@ -27,7 +38,13 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     "Killed while it trains: what is complete is kept and not trained again, and the tables are those of a run without a break."
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole), check=True, capture_output=True, cwd=tmp_path)
-    process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path, start_new_session=True)
+    process = subprocess.Popen(
+        command(broken),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
     deadline = time.time() + 300
     while not (there := list(broken.glob("runs/*/*/result.json"))) and time.time() < deadline:
         time.sleep(0.05)
@@ -38,7 +55,12 @@ def test_a_killed_reproduction_goes_on(tmp_path):
     assert len(stamps) < 5, "killed in the middle"
     done = subprocess.run(command(broken), check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "done in" in done.stdout and all(p.stat().st_mtime_ns == t for p, t in stamps.items())
-    a, b = (pd.read_csv(f / "tables" / "latent-opt.csv").drop(columns=["ms per training image", "ms per new image"]) for f in (whole, broken))
+    a, b = (
+        pd.read_csv(f / "tables" / "latent-opt.csv").drop(
+            columns=["ms per training image", "ms per new image"]
+        )
+        for f in (whole, broken)
+    )
     pd.testing.assert_frame_equal(a, b)
 
 
@@ -49,14 +71,21 @@ def test_what_the_papers_settings_cost(tmp_path):
     words = [sys.executable, "-m", "genmix", "reproduce", "vlae", "--preset", "paper", "--cost"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"vlae +mnist +mnist \(12 MB\) +\d+ +[\d,.]+", done.stdout) and "hours" in done.stdout
+    assert (
+        re.search(r"vlae +mnist +mnist \(12 MB\) +\d+ +[\d,.]+", done.stdout)
+        and "hours" in done.stdout
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_expected_seconds_are_the_published_ones():
     "Every model of the quick preset (with synthetic vowels) has been timed."
     known = runs.published("costs", "costs").value["runs"]
-    every = [c for name, s in reproduce.STUDIES.items() for c in reproduce.flat(s.members("quick", "formants" if name == "moe1991" else "auto"))]
+    every = [
+        c
+        for name, s in reproduce.STUDIES.items()
+        for c in reproduce.flat(s.members("quick", "formants" if name == "moe1991" else "auto"))
+    ]
     every += [c for c in map(experiments.first_phase, every) if c]
     assert {configs.config_hash(c) for c in every} <= set(known)
     seconds = reproduce.expected_seconds(every)
@@ -66,18 +95,35 @@ def test_expected_seconds_are_the_published_ones():
 def test_costs_are_measured_not_typed():
     c = runs.published("costs", "costs").value
     assert len(set(c["notebooks"].values())) > 10 and len(set(c["runs"].values())) > 10
-    assert set(c["notebooks"]) == {p.stem for p in (Path(__file__).parent.parent / "nbs").glob("[!_]*.ipynb")}
-    assert sum(n["models"] for n in c["chapters"].values()) == len(c["runs"]) and c["seconds"] < 360, "six minutes on two cores were promised"
+    assert set(c["notebooks"]) == {
+        p.stem for p in (Path(__file__).parent.parent / "nbs").glob("[!_]*.ipynb")
+    }
+    assert (
+        sum(n["models"] for n in c["chapters"].values()) == len(c["runs"]) and c["seconds"] < 360
+    ), "six minutes on two cores were promised"
 
 
 def test_headlines_follow_the_published_files():
     t = reproduce.headlines().set_index("quantity")
     table = pd.read_csv(Path(reproduce.__file__).parent / "published" / "moe1991" / "table1.csv")
-    mean = table[(table.rule == "smooth") & (table.data == "vowels") & (table.split == "stratified") & (table.expert == "softmax") & (table.average == "half")]
+    mean = table[
+        (table.rule == "smooth")
+        & (table.data == "vowels")
+        & (table.split == "stratified")
+        & (table.expert == "softmax")
+        & (table.average == "half")
+    ]
     for system in ("4 experts", "BP, 6 hidden"):
         assert t.ours[f"epochs, {system}"] == f"{mean[mean.system == system].epochs.mean():,.0f}"
-    stored = json.loads((Path(reproduce.__file__).parent / "published" / "latent_opt" / "classifier.json").read_text(encoding="utf-8"))
-    assert t.ours["accuracy of the classifier, test %"] == f"{100 * stored['metrics']['accuracy_test']:.1f}"
+    stored = json.loads(
+        (
+            Path(reproduce.__file__).parent / "published" / "latent_opt" / "classifier.json"
+        ).read_text(encoding="utf-8")
+    )
+    assert (
+        t.ours["accuracy of the classifier, test %"]
+        == f"{100 * stored['metrics']['accuracy_test']:.1f}"
+    )
 
 
 def test_progress_without_a_terminal(capsys, monkeypatch):
@@ -102,4 +148,8 @@ def test_a_report_names_what_is_missing(tmp_path):
 
 def test_a_report_is_dark_where_the_page_is(tmp_path):
     page = report.page("# A\n\ntext", tmp_path, "A")
-    assert "prefers-color-scheme: dark" in page and "color-scheme: light dark" in page and "http" not in page.replace("https://", "")
+    assert (
+        "prefers-color-scheme: dark" in page
+        and "color-scheme: light dark" in page
+        and "http" not in page.replace("https://", "")
+    )

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-DRIVER = '''
+DRIVER = """
 import json, os, random, signal, sys, time
 from dataclasses import replace
 import numpy as np, torch
@@ -114,25 +114,29 @@ killed = torch.load(where + "/killed.pt", weights_only=True)
 same = all(torch.equal(a, b) for a, b in zip(alone[0].values(), killed[0].values())) and alone[0].keys() == killed[0].keys()
 leftover = [name for name in os.listdir(folder) if name.startswith(".")]
 print(json.dumps(dict(kills=kills, steps=steps, parts=parts, weights=same, history=alone[1] == killed[1], leftover=leftover, unused=len(moments))))
-'''
+"""
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
 
 
 @forks
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_twenty_kills_change_no_bit(python, tmp_path, seed):
     done = python("-c", DRIVER, tmp_path, seed, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["weights"] and said["history"], said
     assert said["kills"] == 20 and said["unused"] == 0, said
-    assert said["steps"] == sorted(said["steps"]) and len(set(said["steps"])) >= 8, said  # it went on every time, and nothing was lost
-    assert any(s % 6 for s in said["steps"]), said                                        # in the middle of epochs too
-    assert said["parts"] and not said["leftover"], said                                   # killed while writing, and swept up later
+    assert said["steps"] == sorted(said["steps"]) and len(set(said["steps"])) >= 8, (
+        said
+    )  # it went on every time, and nothing was lost
+    assert any(s % 6 for s in said["steps"]), said  # in the middle of epochs too
+    assert said["parts"] and not said["leftover"], said  # killed while writing, and swept up later
 
 
-LIMITED = '''
+LIMITED = """
 import os, resource, signal, sys
 import torch
 torch.set_num_threads(1)
@@ -153,7 +157,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM
 assert sorted(os.listdir(folder)) == good, (good, os.listdir(folder))
 h = training.fit(model(), d, c, folder=folder, save_every=0, progress=False)
 assert list(h.step) == [2, 4, 6, 8], h
-'''
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
@@ -162,4 +166,6 @@ def test_a_disk_that_takes_no_more_stops_with_one_line_and_loses_nothing(python,
     done = python("-c", LIMITED, tmp_path / "checkpoints", size, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     lines = done.stdout.strip().splitlines()
-    assert len(lines) == 1 and "checkpoint" in lines[0] and "step-000000004" in lines[0], done.stdout
+    assert len(lines) == 1 and "checkpoint" in lines[0] and "step-000000004" in lines[0], (
+        done.stdout
+    )

@@ -63,7 +63,9 @@ def test_bad_factors():
 
 def test_values():
     assert [len(v) for v in rooms.VALUES.values()] == list(SIZES)
-    assert rooms.VALUES["scale"][[0, -1]].tolist() == [0.75, 1.25] and rooms.VALUES["orientation"][[0, 7, -1]].tolist() == [-30, 0, 30]
+    assert rooms.VALUES["scale"][[0, -1]].tolist() == [0.75, 1.25] and rooms.VALUES["orientation"][
+        [0, 7, -1]
+    ].tolist() == [-30, 0, 30]
 
 
 # ---------------------------------------------------------------- pictures
@@ -86,7 +88,12 @@ def test_pictures_do_not_depend_on_the_batch():
 
 def test_another_process_draws_the_same():
     code = "import hashlib; from genmix import rooms; print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
-    first, again = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2))
+    first, again = (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
     assert first == again
 
 
@@ -110,13 +117,17 @@ def test_a_hue_paints_only_its_own_material(factor):
     f[:, factor] = np.arange(10)
     x = rooms.render(rooms.index(f))
     changed = (x != x[:1]).any((0, 1))
-    material = rooms.trace(np.radians(rooms.VALUES["orientation"][3]), rooms.VALUES["scale"][4], 2, rooms.parameters())[0]
+    material = rooms.trace(
+        np.radians(rooms.VALUES["orientation"][3]), rooms.VALUES["scale"][4], 2, rooms.parameters()
+    )[0]
     material = material.reshape(64, 4, 64, 4)
     own = (material == factor + 1).any((1, 3))
     only = (material == factor + 1).all((1, 3))
     assert not (changed & ~own).any()
     assert changed[only].all()
-    channel = rooms.HUES[:, :] == 0  # where a hue has none of a channel, floor and walls show none of it
+    channel = (
+        rooms.HUES[:, :] == 0
+    )  # where a hue has none of a channel, floor and walls show none of it
     if factor < 2:
         for h in range(10):
             assert (x[h][channel[h]][:, only] == 0).all()
@@ -137,14 +148,18 @@ def test_the_object_hides_what_is_behind_it_and_hides_nothing_before_it():
 def test_larger_scale_larger_object():
     p = rooms.parameters()
     for shape in range(4):
-        area = [(rooms.trace(0, s, shape, p, 2)[0] == rooms.OBJECT).sum() for s in rooms.VALUES["scale"]]
+        area = [
+            (rooms.trace(0, s, shape, p, 2)[0] == rooms.OBJECT).sum() for s in rooms.VALUES["scale"]
+        ]
         assert (np.diff(area) > 0).all()
 
 
 def test_the_round_solids_look_the_same_from_everywhere():
     p = rooms.parameters()
     for shape in (1, 2, 3):
-        seen = [rooms.trace(np.radians(v), 1.0, shape, p, 2)[0] == rooms.OBJECT for v in (-30, 0, 30)]
+        seen = [
+            rooms.trace(np.radians(v), 1.0, shape, p, 2)[0] == rooms.OBJECT for v in (-30, 0, 30)
+        ]
         assert (seen[0] == seen[1]).mean() > 0.9999 and (seen[1] == seen[2]).mean() > 0.9999
 
 
@@ -163,9 +178,13 @@ def test_parameters_are_a_copy():
 
 
 def test_memory_grows_with_the_geometries():
-    code = ("from genmix import rooms; assert not rooms._table()[1].any(); rooms.render(range(0, 480_000, 48_000)); "
-            "print(rooms._table()[1].sum(), rooms._table()[0].nbytes)")
-    made, size = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "from genmix import rooms; assert not rooms._table()[1].any(); rooms.render(range(0, 480_000, 48_000)); "
+        "print(rooms._table()[1].sum(), rooms._table()[0].nbytes)"
+    )
+    made, size = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert 1 <= int(made) <= 10 and int(size) < 90e6
 
 
@@ -184,7 +203,9 @@ def real():
     root = os.environ.get("GENMIX_DATA")
     path = Path(root or "", "shapes3d", "gif_53.npz")
     if not root or not path.is_file():
-        pytest.skip("needs real Shapes3D pictures: set GENMIX_DATA to a folder that holds shapes3d/gif_53.npz")
+        pytest.skip(
+            "needs real Shapes3D pictures: set GENMIX_DATA to a folder that holds shapes3d/gif_53.npz"
+        )
     with np.load(path, allow_pickle=False) as z:
         return z["images"].transpose(0, 3, 1, 2).astype(float)
 
@@ -219,7 +240,10 @@ def tool():
 
 
 def test_the_tool_finds_factors_and_shift_of_pictures_that_we_drew(tool):
-    p, f = rooms.parameters(), [(0, 6, 3, 2, 0, 3), (4, 1, 8, 5, 2, 11), (7, 3, 2, 6, 3, 7), (2, 9, 5, 1, 1, 14)]
+    p, f = (
+        rooms.parameters(),
+        [(0, 6, 3, 2, 0, 3), (4, 1, 8, 5, 2, 11), (7, 3, 2, 6, 3, 7), (2, 9, 5, 1, 1, 14)],
+    )
     drawn = [tool.picture(tool.moved(p, (0.2, -0.4)), g, 4)[0] for g in f]
     found = tool.infer(p, drawn, k=2, keep=4)
     assert [g for g, _ in found] == f
@@ -230,7 +254,10 @@ def test_the_tool_finds_the_objects_outline(tool):
     p = rooms.parameters()
     for shape in range(4):
         x, material = tool.picture(p, (0, 6, 3, 4, shape, 12), 4)
-        ours, found = (material == rooms.OBJECT).mean((1, 3)) > 0.5, tool.object_mask(x, (0, 6, 3, 4, shape, 12))
+        ours, found = (
+            (material == rooms.OBJECT).mean((1, 3)) > 0.5,
+            tool.object_mask(x, (0, 6, 3, 4, shape, 12)),
+        )
         assert (ours & found).sum() / (ours | found).sum() > 0.95
     judged = tool.judge(p, x, (0, 6, 3, 4, 3, 12))
     assert judged["error"] < 0.3 and judged["iou"] > 0.95

@@ -21,9 +21,18 @@ SETTINGS = SETTINGS["DEFAULT"]
 
 def build(tree, out):
     "Run tools/build_site.py --preview in `tree`."
-    subprocess.run([sys.executable, "setup.py", "-q", "egg_info"], cwd=tree, capture_output=True, timeout=600)  # nbdev's links to symbols
-    return subprocess.run([sys.executable, "-W", "ignore", "tools/build_site.py", "--preview", str(out)], cwd=tree, capture_output=True,
-                          text=True, encoding="utf-8", timeout=1800, env=environment(tree))
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info"], cwd=tree, capture_output=True, timeout=600
+    )  # nbdev's links to symbols
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "tools/build_site.py", "--preview", str(out)],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=1800,
+        env=environment(tree),
+    )
 
 
 def environment(tree):
@@ -68,14 +77,20 @@ def dead_ends(pages):
 def site(tmp_path_factory):
     "The pages of this checkout, made in a copy: path -> Page."
     folder = tmp_path_factory.mktemp("site")
-    tree = Path(shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)))
+    tree = Path(
+        shutil.copytree(
+            ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)
+        )
+    )
     done = build(tree, folder / "pages")
     assert done.returncode == 0, "\n".join([done.stdout[-1000:], done.stderr[-5000:]])
     return {path.resolve(): Page(path) for path in (folder / "pages").glob("*.html")}
 
 
 def test_every_notebook_becomes_a_page(site):
-    assert len(site) == len(NBS) and {"index.html", "notation.html", "moe1991.html"} <= {p.name for p in site}
+    assert len(site) == len(NBS) and {"index.html", "notation.html", "moe1991.html"} <= {
+        p.name for p in site
+    }
 
 
 def test_every_formula_converts(site):
@@ -103,8 +118,13 @@ def test_symbols_are_shown_once_and_in_order(site):
 @pytest.mark.skipif(bool(SETTINGS["git_url"]), reason="settings.ini names a repository")
 def test_nothing_links_to_a_repository_that_is_not_there(site):
     ours = re.compile(r"/blob/|/tree/|colab\.research|github\.(com|io)/[^\"]*genmix")
-    found = [f"{p.name}: {link}" for p, page in site.items() for link in page.links if ours.search(link)]
-    texts = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "_quarto.yml")]
+    found = [
+        f"{p.name}: {link}" for p, page in site.items() for link in page.links if ours.search(link)
+    ]
+    texts = [
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "_quarto.yml")
+    ]
     found += [p.name for p in texts if p.exists() and ours.search(p.read_text(encoding="utf-8"))]
     assert not found
 
@@ -113,15 +133,26 @@ def test_the_checks_can_fail(tmp_path, tree):
     "A formula that does not convert, a dead link, a missing image: each is found."
     broken = tmp_path / "pages"
     broken.mkdir()
-    (broken / "a.html").write_text('<h2 id="here"></h2><a href="b.html">x</a><a href="#gone">x</a><a href="#here">x</a><img src="c.png">')
+    (broken / "a.html").write_text(
+        '<h2 id="here"></h2><a href="b.html">x</a><a href="#gone">x</a><a href="#here">x</a><img src="c.png">'
+    )
     pages = {(broken / "a.html").resolve(): Page(broken / "a.html")}
-    assert dead_ends(pages) == ["a.html: b.html", "a.html: #gone (no such heading)", "a.html: c.png"]
+    assert dead_ends(pages) == [
+        "a.html: b.html",
+        "a.html: #gone (no such heading)",
+        "a.html: c.png",
+    ]
 
     keep = tree / "nbs" / "notation.ipynb"
     for path in (tree / "nbs").glob("*.ipynb"):
         if path != keep:
             path.unlink()
-    keep.write_text(keep.read_text(encoding="utf-8").replace("One rule for sums", "$\\\\notacommand{x}$ One rule for sums", 1), encoding="utf-8")
+    keep.write_text(
+        keep.read_text(encoding="utf-8").replace(
+            "One rule for sums", "$\\\\notacommand{x}$ One rule for sums", 1
+        ),
+        encoding="utf-8",
+    )
     done = build(tree, tmp_path / "out")
     assert done.returncode == 1 and "notacommand" in done.stderr
 
@@ -129,25 +160,36 @@ def test_the_checks_can_fail(tmp_path, tree):
 # ---------------------------------------------------------------- files beside the notebooks
 def sidebar(contents):
     for entry in contents:
-        yield from sidebar(entry["contents"]) if "contents" in entry else [entry["href"] if isinstance(entry, dict) else entry]
+        yield from (
+            sidebar(entry["contents"])
+            if "contents" in entry
+            else [entry["href"] if isinstance(entry, dict) else entry]
+        )
 
 
 def test_the_sidebar_lists_every_notebook_once():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
     assert sorted(sidebar(config["website"]["sidebar"]["contents"])) == sorted(p.name for p in NBS)
     assert config["metadata-files"] == ["nbdev.yml"]
-    assert (ROOT / "nbs" / "_quarto.yml").read_text(encoding="utf-8") in ((ROOT / "_quarto.yml").read_text(encoding="utf-8"), "../_quarto.yml")
+    assert (ROOT / "nbs" / "_quarto.yml").read_text(encoding="utf-8") in (
+        (ROOT / "_quarto.yml").read_text(encoding="utf-8"),
+        "../_quarto.yml",
+    )
 
 
 def test_nbdev_yml_is_what_settings_say(tree):
     code = "from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()"
     subprocess.run([sys.executable, "-c", code], cwd=tree, check=True, timeout=600)
-    assert (tree / "nbs" / "nbdev.yml").read_text(encoding="utf-8") == (ROOT / "nbs" / "nbdev.yml").read_text(encoding="utf-8")
+    assert (tree / "nbs" / "nbdev.yml").read_text(encoding="utf-8") == (
+        ROOT / "nbs" / "nbdev.yml"
+    ).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_in_text_files_lead_somewhere(name):
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        r"```.*?```|`[^`\n]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     links = re.findall(r"\]\(([^)\s#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
     dead = [link for link in links if not re.match(r"[a-z]+:", link) and not (ROOT / link).exists()]
     assert not dead
@@ -155,7 +197,9 @@ def test_links_in_text_files_lead_somewhere(name):
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    init = re.search(r'__version__ = "(.*)"', (ROOT / "genmix" / "__init__.py").read_text(encoding="utf-8"))[1]
+    init = re.search(
+        r'__version__ = "(.*)"', (ROOT / "genmix" / "__init__.py").read_text(encoding="utf-8")
+    )[1]
     assert SETTINGS["version"] == citation["version"] == init
     assert SETTINGS["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
@@ -173,7 +217,10 @@ def test_workflows_are_sound(path):
     assert uses and all(re.search(r"@(v\d+|release/v\d+)$", use) for use in uses), uses
     assert "-U nbdev" not in path.read_text(encoding="utf-8")
     for step in steps:  # a script that is named exists
-        assert all((ROOT / script).exists() for script in re.findall(r"python (\S+\.py)", step.get("run", "")))
+        assert all(
+            (ROOT / script).exists()
+            for script in re.findall(r"python (\S+\.py)", step.get("run", ""))
+        )
 
 
 def test_there_are_workflows():

@@ -19,7 +19,7 @@ from genmix.sprites import SIZES, N, corners, distinct, factors, index, render, 
 
 quick = settings(max_examples=40, deadline=None)
 numbers = st.integers(0, N - 1)
-CRC_IMAGES, CRC_CORNERS = 0xf8b35305, 0x18fb4735
+CRC_IMAGES, CRC_CORNERS = 0xF8B35305, 0x18FB4735
 
 
 def lit(P, row, column):
@@ -32,11 +32,16 @@ def lit(P, row, column):
 
 
 @quick
-@given(numbers, st.lists(st.tuples(st.integers(0, 63), st.integers(0, 63)), min_size=1, max_size=30))
+@given(
+    numbers, st.lists(st.tuples(st.integers(0, 63), st.integers(0, 63)), min_size=1, max_size=30)
+)
 def test_every_pixel_follows_the_rule(i, pixels):
     P, image = corners([i])[0].tolist(), render([i])[0, 0]
     f = factors(i)
-    row, column = (16 + f[4] * 32 // 31, 16 + f[3] * 32 // 31)  # the middle, and around it the outline
+    row, column = (
+        16 + f[4] * 32 // 31,
+        16 + f[3] * 32 // 31,
+    )  # the middle, and around it the outline
     near = [(row + d, column + e) for d in range(-14, 15, 7) for e in range(-14, 15, 2)]
     for r, c in pixels + [(r, c) for r, c in near if 0 <= r < 64 and 0 <= c < 64]:
         assert image[r, c] == 255 * lit(P, r, c), (i, r, c)
@@ -46,11 +51,22 @@ def test_the_images_are_the_same_on_every_machine():
     "Checksums of images across the whole set. If this fails, the geometry has changed, or this machine computes differently."
     sample = np.arange(0, N, 97)
     assert zlib.crc32(render_packed(sample).tobytes()) == CRC_IMAGES
-    assert zlib.crc32(np.concatenate([corners(sample[sample // (N // 3) == s]).ravel() for s in range(3)]).astype("<i4").tobytes()) == CRC_CORNERS
+    assert (
+        zlib.crc32(
+            np.concatenate([corners(sample[sample // (N // 3) == s]).ravel() for s in range(3)])
+            .astype("<i4")
+            .tobytes()
+        )
+        == CRC_CORNERS
+    )
 
 
 def test_areas_of_the_real_set():
-    areas = [[100, 144, 196, 256, 324, 400], [76, 104, 144, 184, 228, 288], [58, 84, 108, 140, 182, 222]]
+    areas = [
+        [100, 144, 196, 256, 324, 400],
+        [76, 104, 144, 184, 228, 288],
+        [58, 84, 108, 140, 182, 222],
+    ]
     f = [[s, k, 0, 0, 0] for s in range(3) for k in range(6)]
     assert np.array_equal((render(index(f)) > 0).sum((1, 2, 3)).reshape(3, 6), areas)
 
@@ -64,15 +80,24 @@ def test_numbers_and_factors(i):
     assert ((f >= 0) & (f < SIZES)).all()
 
 
-@pytest.mark.parametrize("bad", [-1, N, [0, N], [.5], ["a"], None, 2**63, [True]])
+@pytest.mark.parametrize("bad", [-1, N, [0, N], [0.5], ["a"], None, 2**63, [True]])
 def test_numbers_that_are_none(bad):
     for f in (factors, render, render_packed, distinct):
         with pytest.raises(IndexError, match="numbered 0 to 737,279|whole numbers"):
             f(bad)
 
 
-@pytest.mark.parametrize("bad, message", [([0, 0, 40, 0, 0], "orientation has classes 0 to 39"), ([0, 0, -1, 0, 0], "orientation"), ([3, 0, 0, 0, 0], "shape"),
-                                          ([0, 0, 0, 0], "five classes"), (3, "five classes"), ([.5] * 5, "whole numbers")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ([0, 0, 40, 0, 0], "orientation has classes 0 to 39"),
+        ([0, 0, -1, 0, 0], "orientation"),
+        ([3, 0, 0, 0, 0], "shape"),
+        ([0, 0, 0, 0], "five classes"),
+        (3, "five classes"),
+        ([0.5] * 5, "whole numbers"),
+    ],
+)
 def test_factors_that_are_none(bad, message):
     with pytest.raises(IndexError, match=message):
         index(bad)
@@ -147,7 +172,9 @@ def test_the_cache(tmp_path, monkeypatch):
     assert np.array_equal(sprites.build_cache(progress=False, n=20_000)[i], expected)
     monkeypatch.setattr(sprites, "_blocks", draw)
     real = sprites.render_packed
-    monkeypatch.setattr(sprites, "render_packed", lambda i: ~real(i))  # another generator: the old file is no longer taken
+    monkeypatch.setattr(
+        sprites, "render_packed", lambda i: ~real(i)
+    )  # another generator: the old file is no longer taken
     assert np.array_equal(sprites.build_cache(progress=False, n=20_000)[i], 255 - expected)
 
 
@@ -168,19 +195,23 @@ def test_an_interrupted_cache_goes_on(tmp_path, monkeypatch):
         sprites.build_cache(progress=False, n=30_000)
     starts = []
     monkeypatch.setattr(sprites, "_blocks", lambda start, n: starts.append(start) or draw(start, n))
-    assert np.array_equal(sprites.build_cache(progress=False, n=30_000)[:], whole) and starts == [16_384]
+    assert np.array_equal(sprites.build_cache(progress=False, n=30_000)[:], whole) and starts == [
+        16_384
+    ]
 
 
 # ---------------------------------------------------------------- the real set
 def published():
-    return json.loads(resources.files("genmix").joinpath("published", "sprites.json").read_text(encoding="utf-8"))
+    return json.loads(
+        resources.files("genmix").joinpath("published", "sprites.json").read_text(encoding="utf-8")
+    )
 
 
 def test_the_published_comparison():
     p = published()
     c = p["counts"]
     assert c["compared"] == 32_417 and c["identical"] + c["one_pixel"] + c["more"] == c["compared"]
-    assert c["identical"] / c["compared"] >= .9998 and c["more"] == 0
+    assert c["identical"] / c["compared"] >= 0.9998 and c["more"] == 0
     assert re.fullmatch("[0-9a-f]{64}", p["provenance"]["sha256"])
     for d in p["differences"]:
         assert render(d["index"])[0, 0, d["row"], d["column"]] == 255 * d["ours"]
@@ -188,12 +219,20 @@ def test_the_published_comparison():
 
 def test_real_images():
     root = os.environ.get("GENMIX_DATA", "")
-    found = [p for folder in ("", "dsprites") if root and (p := Path(root, folder, "dsprites_real_sample.npz")).is_file()]
+    found = [
+        p
+        for folder in ("", "dsprites")
+        if root and (p := Path(root, folder, "dsprites_real_sample.npz")).is_file()
+    ]
     if not found:
-        pytest.skip("needs a sample of the real set: GENMIX_DATA/dsprites/dsprites_real_sample.npz with `index` and `packed`")
+        pytest.skip(
+            "needs a sample of the real set: GENMIX_DATA/dsprites/dsprites_real_sample.npz with `index` and `packed`"
+        )
     with np.load(found[0], allow_pickle=False) as file:
         i, real = file["index"], file["packed"]
     wrong = np.unpackbits(render_packed(i) ^ real, axis=1).sum(axis=1)
-    assert (wrong == 0).mean() >= .9998 and wrong.max() <= 1
+    assert (wrong == 0).mean() >= 0.9998 and wrong.max() <= 1
     if len(i) == published()["counts"]["compared"]:
-        assert sorted(i[wrong > 0].tolist()) == sorted(d["index"] for d in published()["differences"])
+        assert sorted(i[wrong > 0].tolist()) == sorted(
+            d["index"] for d in published()["differences"]
+        )

@@ -26,7 +26,13 @@ X = np.random.default_rng(0).integers(0, 256, (100, 1, 6, 6), dtype=np.uint8)
 
 def images(x=X, **other):
     x = x if isinstance(x, cache.Images) else np.array(x)
-    found = dict(y=np.arange(len(x)) % 3, classes=("a", "b", "c"), name="squares", origin="synthetic", source="a test")
+    found = dict(
+        y=np.arange(len(x)) % 3,
+        classes=("a", "b", "c"),
+        name="squares",
+        origin="synthetic",
+        source="a test",
+    )
     return data.ImageData(x=x, **(found | other))
 
 
@@ -40,7 +46,9 @@ class Tiny(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, H), nn.SiLU(), nn.Dropout(0.2), nn.Linear(H, 6))
+            self.encoder = nn.Sequential(
+                nn.Flatten(), nn.Linear(36, H), nn.SiLU(), nn.Dropout(0.2), nn.Linear(H, 6)
+            )
             self.decoder = nn.Linear(3, 36)
 
     def loss(self, batch, step, rng):
@@ -61,11 +69,16 @@ class Table(nn.Module):
             self.table, self.decoder = nn.Embedding(n, 3, sparse=True), nn.Linear(3, 36)
 
     def optimizers(self, config):
-        return [torch.optim.Adam(self.decoder.parameters(), config.lr), torch.optim.SparseAdam([self.table.weight], 10 * config.lr)]
+        return [
+            torch.optim.Adam(self.decoder.parameters(), config.lr),
+            torch.optim.SparseAdam([self.table.weight], 10 * config.lr),
+        ]
 
     def loss(self, batch, step, rng):
         z = self.table(batch.i)
-        return dict(loss=((self.decoder(z) - batch.x.flatten(1)) ** 2).sum(1).mean() + (z**2).sum(1).mean())
+        return dict(
+            loss=((self.decoder(z) - batch.x.flatten(1)) ** 2).sum(1).mean() + (z**2).sum(1).mean()
+        )
 
 
 def run(model=None, d=D, c=C, **other):
@@ -74,7 +87,10 @@ def run(model=None, d=D, c=C, **other):
 
 
 def same(a, b):
-    return all(torch.equal(v, w) for v, w in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(v, w)
+        for v, w in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def plain(h):
@@ -100,9 +116,23 @@ def plug_at(step, model):
 
 # ---------------------------------------------------------------- random numbers
 def test_seeds_depend_on_all_numbers_and_their_order():
-    seeds = {training.seed_of(*k) for k in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 2, 3), (2, 1, 3), (2, 3, 1), (2, 3, 1, 1)]}
+    seeds = {
+        training.seed_of(*k)
+        for k in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (0, 1, 0),
+            (0, 0, 1),
+            (1, 2, 3),
+            (2, 1, 3),
+            (2, 3, 1),
+            (2, 3, 1, 1),
+        ]
+    }
     assert len(seeds) == 8 and all(0 <= s < 2**63 for s in seeds)
-    assert training.seed_of(0, 1) == training.seed_of(0, 1, 0)  # zeros at the end do not count: chapter 02a says so
+    assert training.seed_of(0, 1) == training.seed_of(
+        0, 1, 0
+    )  # zeros at the end do not count: chapter 02a says so
     assert training.seed_of(0, 0, 0) == 7896617691693857887  # the streams of published runs
 
 
@@ -115,7 +145,9 @@ def test_shares_of_noise_are_the_noise_of_the_whole(dim):
         for a, b in ((0, 1), (1, 1), (1, 4)):
             part = list(shape)
             part[dim] = b - a
-            parts.append(getattr(training.Noise(3, 0, 9, rows=(a, b), total=4), kind)(*part, dim=dim))
+            parts.append(
+                getattr(training.Noise(3, 0, 9, rows=(a, b), total=4), kind)(*part, dim=dim)
+            )
         assert torch.equal(torch.cat(parts, dim), whole)
     assert (whole >= 0).all() and (whole < 1).all()
 
@@ -145,7 +177,9 @@ def test_the_same_bits_as_a_plain_loop():
     opt = torch.optim.Adam(model.parameters(), C.lr, fused=True)
     with torch.random.fork_rng(devices=[]):
         for epoch in range(C.epochs):
-            order = torch.randperm(100, generator=torch.Generator().manual_seed(training.seed_of(0, 1, epoch)))
+            order = torch.randperm(
+                100, generator=torch.Generator().manual_seed(training.seed_of(0, 1, epoch))
+            )
             for rows in order.split(C.batch):
                 torch.manual_seed(training.seed_of(0, 2, step, 0))
                 b = training.Batch(torch.from_numpy(X)[rows].float() / 255, None, rows)
@@ -158,14 +192,18 @@ def test_the_same_bits_as_a_plain_loop():
 
 def test_fused_adam_is_adam():
     a, b = Tiny(), Tiny()
-    opts = [training.adam(a.parameters(), .01), torch.optim.Adam(b.parameters(), .01, fused=False)]
-    assert opts[0].defaults["fused"] is True and opts[0].defaults["lr"] == .01
+    opts = [
+        training.adam(a.parameters(), 0.01),
+        torch.optim.Adam(b.parameters(), 0.01, fused=False),
+    ]
+    assert opts[0].defaults["fused"] is True and opts[0].defaults["lr"] == 0.01
     for _ in range(20):
         for m, o in zip((a, b), opts):
             o.zero_grad()
             sum((p**3).sum() for p in m.parameters()).backward()
             o.step()
-    for p, q in zip(a.parameters(), b.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    for p, q in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 FAULTS = """
@@ -183,17 +221,22 @@ print(int(kept), usual, min(faults() for _ in range(5)))                        
 
 def test_memory_is_kept_for_the_next_step(python):
     pytest.importorskip("resource")
-    small = {f"MALLOC_{name}_THRESHOLD_": "131072" for name in ("TRIM", "MMAP")}           # what glibc starts with; it may raise them by itself
+    small = {
+        f"MALLOC_{name}_THRESHOLD_": "131072" for name in ("TRIM", "MMAP")
+    }  # what glibc starts with; it may raise them by itself
     kept, usual, after = map(float, python("-c", FAULTS, env=small).stdout.split())
-    if not kept: pytest.skip("not the GNU C library")
+    if not kept:
+        pytest.skip("not the GNU C library")
     assert after < usual / 10, (usual, after)
 
 
 def test_memory_elsewhere(monkeypatch):
-    def missing(name): raise OSError("no such library")
+    def missing(name):
+        raise OSError("no such library")
+
     monkeypatch.setattr(training.ctypes, "CDLL", missing)
     assert training.keep_memory() is False
-    monkeypatch.setattr(training.ctypes, "CDLL", lambda name: object())                 # a library without mallopt
+    monkeypatch.setattr(training.ctypes, "CDLL", lambda name: object())  # a library without mallopt
     assert training.keep_memory() is False
 
 
@@ -209,9 +252,15 @@ def test_history_is_weighted_by_rows():
     _, h = run(Watch())
     assert [n for n, _ in seen[:PER]] == [32, 32, 32, 4]
     assert list(h) == ["epoch", "step", "seconds", "loss", "recon", "kl"]
-    assert h.epoch.tolist() == [1, 2, 3] and h.step.tolist() == [4, 8, 12] and h.seconds.is_monotonic_increasing
+    assert (
+        h.epoch.tolist() == [1, 2, 3]
+        and h.step.tolist() == [4, 8, 12]
+        and h.seconds.is_monotonic_increasing
+    )
     for e in range(3):
-        assert h.kl[e] == pytest.approx(sum(n * v for n, v in seen[4 * e:4 * e + 4]) / 100, rel=1e-12)
+        assert h.kl[e] == pytest.approx(
+            sum(n * v for n, v in seen[4 * e : 4 * e + 4]) / 100, rel=1e-12
+        )
 
 
 def test_a_batch_larger_than_the_data_and_a_last_epoch_cut_short():
@@ -240,7 +289,9 @@ def test_the_model_comes_back_in_eval_mode_with_its_averages():
     mean = torch.zeros_like(path[0])
     for t, w in enumerate(path, 1):
         mean = mean + max(0.1, 1 / t) * (w - mean)
-    assert torch.allclose(model.decoder.weight, mean, atol=1e-6) and not torch.allclose(raw.decoder.weight, mean, atol=1e-4)
+    assert torch.allclose(model.decoder.weight, mean, atol=1e-6) and not torch.allclose(
+        raw.decoder.weight, mean, atol=1e-4
+    )
 
 
 def test_on_epoch_sees_the_averages_in_eval_mode_and_training_goes_on_without_them():
@@ -273,7 +324,11 @@ def test_clipping_is_pytorchs():
 
     class Watch(torch.optim.SGD):
         def step(self):
-            lengths.append(torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]]).norm().item())
+            lengths.append(
+                torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]])
+                .norm()
+                .item()
+            )
             super().step()
 
     def trained(clip):
@@ -297,7 +352,14 @@ def test_schedules():
             super().step()
 
     model = Tiny()
-    model.optimizers = lambda c: [Watch([dict(params=model.encoder.parameters(), lr=1e-3), dict(params=model.decoder.parameters(), lr=1e-4)])]
+    model.optimizers = lambda c: [
+        Watch(
+            [
+                dict(params=model.encoder.parameters(), lr=1e-3),
+                dict(params=model.decoder.parameters(), lr=1e-4),
+            ]
+        )
+    ]
     run(model, c=replace(C, lr_warmup=3, lr_schedule="cosine"))
     expected = [min(1, (t + 1) / 3) * (1 + math.cos(math.pi * t / 12)) / 2 for t in range(12)]
     assert np.allclose(used, np.outer(expected, [1e-3, 1e-4]), atol=0)
@@ -309,7 +371,9 @@ def test_sparse_tables_move_only_the_rows_of_a_batch():
     moved = (model.table.weight != start.table.weight).any(1)
     order = torch.randperm(100, generator=torch.Generator().manual_seed(training.seed_of(0, 1, 0)))
     assert set(moved.nonzero().flatten().tolist()) == set(order[:32].tolist())
-    assert [id(p) for p in training.dense_parameters(model)] == [id(p) for p in model.decoder.parameters()]
+    assert [id(p) for p in training.dense_parameters(model)] == [
+        id(p) for p in model.decoder.parameters()
+    ]
 
 
 def test_a_table_has_no_rows_for_validation_images():
@@ -332,11 +396,17 @@ def test_images_from_afar_train_the_same(kind, tmp_path, small_memory):
         return X[rows]
 
     np.save(tmp_path / "x.npy", X)
-    x = cache.Rendered(draw, 100, X.shape[1:]) if kind == "rendered" else cache.Stored(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    x = (
+        cache.Rendered(draw, 100, X.shape[1:])
+        if kind == "rendered"
+        else cache.Stored(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    )
     far = images(x)
     a, h = run(d=far, val=far)
     if kind == "rendered":
-        assert all((np.diff(rows) > 0).all() and len(rows) <= 64 for rows, _ in reads)  # forward, and bounded
+        assert all(
+            (np.diff(rows) > 0).all() and len(rows) <= 64 for rows, _ in reads
+        )  # forward, and bounded
         assert {t for _, t in reads} - {threading.main_thread()}
     training.Rows.__init__.__defaults__ = ("cpu", None, 2**27, False, True)
     b, h2 = run(val=D)
@@ -371,7 +441,13 @@ FULL = replace(C, ema=0.9, clip=2.0, lr_schedule="cosine", lr_warmup=3)
 def test_resuming_gives_the_same_bits(at, make, tmp_path):
     whole, h = run(make(), c=FULL, val=V if make is Tiny else None)
     with pytest.raises(Plug):
-        run(plug_at(at, make()), c=FULL, folder=tmp_path, save_every=0, val=V if make is Tiny else None)
+        run(
+            plug_at(at, make()),
+            c=FULL,
+            folder=tmp_path,
+            save_every=0,
+            val=V if make is Tiny else None,
+        )
     assert load_checkpoint(tmp_path)["step"] == at
     again = make()
     for p in again.parameters():
@@ -423,7 +499,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(how, tmp_path, capfd)
     said = capfd.readouterr().err
     assert ("is damaged" in said) == (how != "gone") and said.count("\n") == (how != "gone")
     assert same(a, whole) and plain(h2).equals(plain(h))
-    assert [int(p.name[5:14]) for p in checkpoints(tmp_path)] == [6, 12]  # the damaged one does not count
+    assert [int(p.name[5:14]) for p in checkpoints(tmp_path)] == [
+        6,
+        12,
+    ]  # the damaged one does not count
 
 
 def test_all_checkpoints_damaged_starts_anew_and_says_so(tmp_path, capfd):
@@ -449,7 +528,16 @@ class OtherConfig(FitConfig):
     "The same fields under another name."
 
 
-CHANGES = [dict(seed=1), dict(batch=16), dict(lr=1e-2), dict(lr_warmup=1), dict(clip=1.0), dict(ema=0.5), dict(precision="bf16"), dict(lr_schedule="cosine")]
+CHANGES = [
+    dict(seed=1),
+    dict(batch=16),
+    dict(lr=1e-2),
+    dict(lr_warmup=1),
+    dict(clip=1.0),
+    dict(ema=0.5),
+    dict(precision="bf16"),
+    dict(lr_schedule="cosine"),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: next(iter(c)))
@@ -458,7 +546,7 @@ def test_another_setting_is_refused_by_name_and_nothing_is_loaded(change, tmp_pa
     model = Tiny(seed=1)
     with pytest.raises(TrainingError) as e:
         run(model, c=replace(C, **change), folder=tmp_path)
-    (name, value), = change.items()
+    ((name, value),) = change.items()
     assert f"{name} is {getattr(C, name)!r} there and {value!r} here" in str(e.value)
     assert "\n" not in str(e.value) and same(model, Tiny(seed=1))
 
@@ -471,10 +559,20 @@ def test_another_system_is_refused(what, tmp_path):
     x[7] ^= 1
     model, d, c, says = dict(
         data=(Tiny(), images(x), C, "data is 'squares all, 100 images 1x6x6, sha256 "),
-        labels=(Tiny(), images(y=np.zeros(100, int)), C, "data is 'squares all, 100 images 1x6x6, sha256 "),
+        labels=(
+            Tiny(),
+            images(y=np.zeros(100, int)),
+            C,
+            "data is 'squares all, 100 images 1x6x6, sha256 ",
+        ),
         model=(Table(), D, C, "model is 'Tiny' there and 'Table' here"),
         shape=(Tiny(H=9), D, C, "the shape of encoder.1.weight is [8, 36] there and [9, 36] here"),
-        config=(Tiny(), D, OtherConfig(**vars(C)), "config is 'FitConfig' there and 'OtherConfig' here"),
+        config=(
+            Tiny(),
+            D,
+            OtherConfig(**vars(C)),
+            "config is 'FitConfig' there and 'OtherConfig' here",
+        ),
         fewer=(Tiny(), D, replace(C, epochs=2), "the number of steps is 12 there and 8 here"),
         cosine=(Tiny(), D, replace(start, epochs=4), "epochs is 3 there and 4 here"),
     )[what]
@@ -486,7 +584,11 @@ def test_another_system_is_refused(what, tmp_path):
 def test_settings_that_may_change(tmp_path):
     c = configs.VAEConfig(epochs=1, batch=32, device="cpu")
     a, _ = run(c=c, folder=tmp_path)
-    b, _ = run(Tiny(seed=1), c=replace(c, device="auto", channels_last=True, plots=False, samples=7), folder=tmp_path)
+    b, _ = run(
+        Tiny(seed=1),
+        c=replace(c, device="auto", channels_last=True, plots=False, samples=7),
+        folder=tmp_path,
+    )
     assert same(a, b)
     with pytest.raises(TrainingError, match="latent is 16 there and 3 here"):
         run(c=replace(c, latent=3), folder=tmp_path)
@@ -508,7 +610,9 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(code, tmp
     with pytest.raises(TrainingError) as e:
         run(folder=tmp_path, save_every=0)
     last = checkpoints(tmp_path)[-1]
-    assert "the checkpoint of step 6 cannot be written" in str(e.value) and os.strerror(code) in str(e.value)
+    assert "the checkpoint of step 6 cannot be written" in str(e.value) and os.strerror(
+        code
+    ) in str(e.value)
     assert str(last) in str(e.value) and "\n" not in str(e.value)
     assert load_checkpoint(tmp_path)["step"] == 5
     assert same(run(folder=tmp_path)[0], whole)
@@ -541,7 +645,9 @@ class Breaks(Tiny):
             if self.how == "loss":
                 t["loss"] = t["loss"] * math.inf
             if self.how == "the gradient's length":
-                t["loss"] = t["loss"] + (self.decoder.weight[0, 0] * 0).sqrt()  # its gradient is 0 * inf
+                t["loss"] = (
+                    t["loss"] + (self.decoder.weight[0, 0] * 0).sqrt()
+                )  # its gradient is 0 * inf
         return t
 
 
@@ -560,7 +666,9 @@ def test_the_first_bad_number_is_named_and_never_saved(how, at, tmp_path):
         assert "there is no checkpoint" in str(e.value) and not checkpoints(tmp_path)
 
 
-def test_looking_later_as_on_a_gpu_still_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatch):
+def test_looking_later_as_on_a_gpu_still_names_the_step_and_saves_nothing_bad(
+    tmp_path, monkeypatch
+):
     real, looks = training.Run.check, []
 
     def rarely(self):
@@ -584,7 +692,9 @@ def test_ruined_weights_are_never_saved(value, tmp_path):
 
     model = Tiny()
     model.optimizers = lambda c: [Ruins(model.parameters(), c.lr)]
-    with pytest.raises(TrainingError, match=r"step 12: decoder\.weight holds numbers that are not finite"):
+    with pytest.raises(
+        TrainingError, match=r"step 12: decoder\.weight holds numbers that are not finite"
+    ):
         run(model, folder=tmp_path, save_every=0)
     assert load_checkpoint(tmp_path)["step"] == 11
     model = Tiny()
@@ -597,7 +707,10 @@ def test_ruined_weights_are_never_saved(value, tmp_path):
 @pytest.fixture(autouse=True)
 def usual_signals():
     "A shell starts background jobs with Ctrl-C ignored, and `fit` respects that."
-    was = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    was = (
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    )
     yield
     signal.signal(signal.SIGINT, was[0])
     signal.signal(signal.SIGTERM, was[1])
@@ -613,7 +726,9 @@ def test_an_ignored_ctrl_c_stays_ignored():
     assert same(run(Pressed())[0], run()[0])
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
 def test_ctrl_c_finishes_the_step_saves_and_stops(number, error, tmp_path):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
@@ -663,14 +778,26 @@ class Says(Tiny):
         return self.answer(super().loss(batch, step, rng), step)
 
 
-@pytest.mark.parametrize(("answer", "says"), [
-    (lambda t, s: t["loss"], "step 0: a model's loss must return a dict with a tensor 'loss'.*got a Tensor"),
-    (lambda t, s: dict(recon=t["recon"]), "got a dict with recon"),
-    (lambda t, s: {}, "got a dict with nothing"),
-    (lambda t, s: t | dict(kl=torch.ones(3)), r"'kl' has shape \[3\]; every term must be one number"),
-    (lambda t, s: dict(loss=t["loss"].detach()), "does not depend on any trained parameter"),
-    (lambda t, s: t if s < 2 else dict(loss=t["loss"], kl=t["kl"]), "step 2: the loss's terms were loss, recon, kl so far, and now are loss, kl"),
-])
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            lambda t, s: t["loss"],
+            "step 0: a model's loss must return a dict with a tensor 'loss'.*got a Tensor",
+        ),
+        (lambda t, s: dict(recon=t["recon"]), "got a dict with recon"),
+        (lambda t, s: {}, "got a dict with nothing"),
+        (
+            lambda t, s: t | dict(kl=torch.ones(3)),
+            r"'kl' has shape \[3\]; every term must be one number",
+        ),
+        (lambda t, s: dict(loss=t["loss"].detach()), "does not depend on any trained parameter"),
+        (
+            lambda t, s: t if s < 2 else dict(loss=t["loss"], kl=t["kl"]),
+            "step 2: the loss's terms were loss, recon, kl so far, and now are loss, kl",
+        ),
+    ],
+)
 def test_a_wrong_loss_is_named(answer, says):
     with pytest.raises(TrainingError, match=says):
         run(Says(answer))
@@ -698,7 +825,9 @@ def test_other_silly_input():
 
 
 # ---------------------------------------------------------------- arithmetic
-@pytest.mark.parametrize(("change", "tolerance"), [(dict(channels_last=True), 1e-5), (dict(precision="bf16"), 0.03)])
+@pytest.mark.parametrize(
+    ("change", "tolerance"), [(dict(channels_last=True), 1e-5), (dict(precision="bf16"), 0.03)]
+)
 def test_options_compute_the_same_thing(change, tolerance):
     _, h = run(val=V)
     _, other = run(c=replace(C, **change), val=V)
@@ -716,7 +845,10 @@ def test_evaluation_changes_neither_mode_nor_depends_on_it():
 def test_compiling_needs_a_compiler_and_says_so(monkeypatch):
     def compile(self, *args, **kwargs):
         def broken(*a, **k):
-            raise torch._dynamo.exc.BackendCompilerFailed(lambda: 0, RuntimeError("No working C++ compiler found"), None)
+            raise torch._dynamo.exc.BackendCompilerFailed(
+                lambda: 0, RuntimeError("No working C++ compiler found"), None
+            )
+
         self._compiled_call_impl = broken
 
     monkeypatch.setattr(nn.Module, "compile", compile)
@@ -728,14 +860,20 @@ def test_compiling_needs_a_compiler_and_says_so(monkeypatch):
 def test_compiled_networks_train_alike():
     a, h = run(val=V)
     b, h2 = run(c=replace(C, compile=True), val=V)
-    assert np.allclose(plain(h2), plain(h), rtol=0.05)  # dropout inside of compiled code has random numbers of its own
-    assert not any(m._compiled_call_impl for m in b.modules()) and list(a.state_dict()) == list(b.state_dict())
+    assert np.allclose(
+        plain(h2), plain(h), rtol=0.05
+    )  # dropout inside of compiled code has random numbers of its own
+    assert not any(m._compiled_call_impl for m in b.modules()) and list(a.state_dict()) == list(
+        b.state_dict()
+    )
 
 
 def test_the_bar_shows_losses_and_speed(monkeypatch):
     shown = io.StringIO()
     real = training.tqdm
-    monkeypatch.setattr(training, "tqdm", lambda **k: real(**{**k, "file": shown, "mininterval": 0}))
+    monkeypatch.setattr(
+        training, "tqdm", lambda **k: real(**{**k, "file": shown, "mininterval": 0})
+    )
     clock = iter(range(0, 10**6, 2))
     monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
     fit(Tiny(), D, C)

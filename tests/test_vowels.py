@@ -17,7 +17,9 @@ from genmix import data, synthetic
 from genmix.data import DataError
 
 GOOD = data.load("formants", seed=0).to_csv()
-SMALL = data.VowelData(**synthetic.formants(0, 3, 3, 3), name="formants", origin="synthetic", source="test").to_csv()
+SMALL = data.VowelData(
+    **synthetic.formants(0, 3, 3, 3), name="formants", origin="synthetic", source="test"
+).to_csv()
 FIRST = GOOD.splitlines()[1]  # m,m,1,i,1,f0,f1,f2,f3
 
 
@@ -33,7 +35,8 @@ def real(real_vowels):
     return data.read_vowels(real_vowels)
 
 
-def files(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def write(folder, text, name="mine.csv"):
@@ -67,7 +70,12 @@ FINE = {
 @pytest.mark.parametrize("name", FINE)
 def test_reads(tmp_path, name):
     d = data.read_vowels(write(tmp_path, FINE[name]))
-    assert len(d) == 1520 and d.origin == "user" and d.formants.shape == (1520, 4) and d.formants.dtype == float
+    assert (
+        len(d) == 1520
+        and d.origin == "user"
+        and d.formants.shape == (1520, 4)
+        and d.formants.dtype == float
+    )
     want = data.load("formants")
     assert np.sort(d.formants, axis=0).tolist() == np.sort(want.formants, axis=0).tolist()
 
@@ -84,19 +92,35 @@ HOSTILE = {
     "columns swapped": (GOOD.replace("f1,f2", "f2,f1", 1), 1, "the header is"),
     "semicolons": (GOOD.replace(",", ";"), 1, "the header is"),
     "UTF-16": (GOOD.encode("utf-16"), 1, "not UTF-8"),
-    "a vowel of another alphabet": (LINES[0] + LINES[1] + "m,m,1,\xe4,2,1,2,3,4\n", 3, "vowel is '\\xe4'"),
-    "Latin-1 in line 3": ((LINES[0] + LINES[1]).encode() + b"m,m,1,\xe4,2\n", 3, "byte 0xe4 is not UTF-8"),
+    "a vowel of another alphabet": (
+        LINES[0] + LINES[1] + "m,m,1,\xe4,2,1,2,3,4\n",
+        3,
+        "vowel is '\\xe4'",
+    ),
+    "Latin-1 in line 3": (
+        (LINES[0] + LINES[1]).encode() + b"m,m,1,\xe4,2\n",
+        3,
+        "byte 0xe4 is not UTF-8",
+    ),
     "NUL in line 2": (GOOD.replace("m,m,1", "m,\0,1", 1), 2, "binary data"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), 1, "not UTF-8"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(range(200)), 1, "not UTF-8"),
     "error page": ("<!DOCTYPE html>\n<html><title>404: Not Found</title></html>", 1, "web page"),
     "error page with spaces": ("\n  <html>", 1, "web page"),
     "not found": ("404: Not Found", 1, "the header is '404: Not Found'"),
-    "pointer of git-lfs": ("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 53026\n", 1, "the header is"),
+    "pointer of git-lfs": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 53026\n",
+        1,
+        "the header is",
+    ),
     "cut in a row": ("".join(LINES[:700]) + "m,m,35,i", 701, "cut short"),
     "cut between rows": ("".join(LINES[:700]), 700, "ends without vowel"),
     "row too long": (GOOD.replace(FIRST, FIRST + ",1", 1), 2, "the row has 10 fields"),
-    "open quote": (GOOD.replace(FIRST, '"' + FIRST, 1), None, "expected 9 fields separated by commas"),
+    "open quote": (
+        GOOD.replace(FIRST, '"' + FIRST, 1),
+        None,
+        "expected 9 fields separated by commas",
+    ),
     "a field without end": (LINES[0] + "m," + "x" * 200_000, 2, "not CSV"),
     "unknown type": (row(type="x"), 2, "type is 'x'; expected one of m w c"),
     "unknown sex": (row(sex="male"), 2, "sex is 'male'"),
@@ -116,8 +140,16 @@ HOSTILE = {
     "huge": (row(f3="9" * 400), 2, "f3 is '999"),
     "formants out of order": (row(f1=900, f2=800), 2, "f1 <= f2 <= f3"),
     "the same row twice": (GOOD + LINES[-1], 1522, "again (first in line 1521)"),
-    "a speaker of two types": (GOOD.replace("\nm,m,1,I,1", "\nw,f,1,I,1", 1), 4, "speaker 1 is type w, but was m before"),
-    "a row missing": (GOOD.replace(LINES[5], "", 1), 20, "speaker 1 ends without vowel E, repetition 1"),
+    "a speaker of two types": (
+        GOOD.replace("\nm,m,1,I,1", "\nw,f,1,I,1", 1),
+        4,
+        "speaker 1 is type w, but was m before",
+    ),
+    "a row missing": (
+        GOOD.replace(LINES[5], "", 1),
+        20,
+        "speaker 1 ends without vowel E, repetition 1",
+    ),
     "too large": (GOOD + "\n" * 10_000_001, None, "too large"),
 }
 
@@ -130,8 +162,12 @@ def test_refuses(tmp_path, name):
         data.read_vowels(path)
     message = str(e.value)
     assert message.startswith(f"{path}, line {line}: " if line else f"{path}"), message
-    assert words in message and "; expected " in message and "genmix data fetch vowels" in message, message
-    assert message.isprintable() and "\n" not in message and len(message) < 400 + len(str(path)), message
+    assert (
+        words in message and "; expected " in message and "genmix data fetch vowels" in message
+    ), message
+    assert message.isprintable() and "\n" not in message and len(message) < 400 + len(str(path)), (
+        message
+    )
 
 
 def test_refuses_what_is_no_file(tmp_path):
@@ -145,7 +181,9 @@ def test_refuses_what_is_no_file(tmp_path):
         data.read_vowels("nul\0byte.csv")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
+)
 def test_refuses_what_may_not_be_read(tmp_path):
     path = write(tmp_path, GOOD)
     path.chmod(0)
@@ -153,7 +191,11 @@ def test_refuses_what_may_not_be_read(tmp_path):
         data.read_vowels(path)
 
 
-mutation = st.tuples(st.sampled_from(["set", "delete", "insert", "cut", "repeat"]), st.integers(0, len(SMALL) - 1), st.binary(min_size=1, max_size=4))
+mutation = st.tuples(
+    st.sampled_from(["set", "delete", "insert", "cut", "repeat"]),
+    st.integers(0, len(SMALL) - 1),
+    st.binary(min_size=1, max_size=4),
+)
 
 
 def mutated(raw: bytes, changes) -> bytes:
@@ -169,7 +211,9 @@ def mutated(raw: bytes, changes) -> bytes:
     return raw
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(mutation, min_size=1, max_size=4))
 def test_fuzz(tmp_path, changes):
     "Any damage: a DataError, or a table that keeps every promise."
@@ -179,12 +223,22 @@ def test_fuzz(tmp_path, changes):
     except DataError as e:
         assert str(e).startswith(str(path)) and str(e).isprintable()
     else:
-        assert np.isfinite(d.formants).all() and (d.formants > 0).all() and (np.diff(d.formants[:, 1:]) >= 0).all()
-        assert set(d.vowel) <= set(synthetic.VOWELS) and set(d.kind) <= set(synthetic.KINDS) and d.origin == "user"
+        assert (
+            np.isfinite(d.formants).all()
+            and (d.formants > 0).all()
+            and (np.diff(d.formants[:, 1:]) >= 0).all()
+        )
+        assert (
+            set(d.vowel) <= set(synthetic.VOWELS)
+            and set(d.kind) <= set(synthetic.KINDS)
+            and d.origin == "user"
+        )
         assert len(d) == len(set(zip(d.speaker, d.vowel, d.repetition)))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=300))
 def test_fuzz_junk(tmp_path, raw):
     with pytest.raises(DataError):
@@ -193,20 +247,39 @@ def test_fuzz_junk(tmp_path, raw):
 
 # ---- the four-vowel task
 
+
 def speakers(men, women, children):
-    return data.VowelData(**synthetic.formants(0, men, women, children), name="formants", origin="synthetic", source="test")
+    return data.VowelData(
+        **synthetic.formants(0, men, women, children),
+        name="formants",
+        origin="synthetic",
+        source="test",
+    )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(3, 12), st.integers(3, 12), st.integers(3, 12), st.sampled_from(["stratified", "shifted"]), st.none() | st.integers(0, 99))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(3, 12),
+    st.integers(3, 12),
+    st.integers(3, 12),
+    st.sampled_from(["stratified", "shifted"]),
+    st.none() | st.integers(0, 99),
+)
 def test_no_speaker_on_both_sides(men, women, children, split, seed):
     d = speakers(men, women, children)
     t = data.four_vowels(d, split, seed=seed)
     sides = [set(t.speakers_train), set(t.speakers_test), set(t.left_out)]
     assert sum(map(len, sides)) == len(set.union(*sides)) == men + women + children
-    assert len(t.X_train) == len(t.y_train) == 8 * len(t.speakers_train) and len(t.X_test) == len(t.y_test) == 8 * len(t.speakers_test)
+    assert len(t.X_train) == len(t.y_train) == 8 * len(t.speakers_train) and len(t.X_test) == len(
+        t.y_test
+    ) == 8 * len(t.speakers_test)
     if split == "stratified":
-        assert len(t.speakers_train) == 2 * len(t.speakers_test) and len(t.left_out) == men % 3 + women % 3 + children % 3
+        assert (
+            len(t.speakers_train) == 2 * len(t.speakers_test)
+            and len(t.left_out) == men % 3 + women % 3 + children % 3
+        )
 
 
 def test_four_vowels_takes_the_right_rows():
@@ -223,16 +296,24 @@ def test_four_vowels_of_a_small_table():
         data.four_vowels(speakers(3, 2, 3))
     with pytest.raises(DataError, match="only 2 speakers"):
         data.four_vowels(speakers(2, 0, 0), "shifted")
-    assert len(data.four_vowels(speakers(3, 0, 0)).speakers_test) == 1  # a kind that is not there is no error
+    assert (
+        len(data.four_vowels(speakers(3, 0, 0)).speakers_test) == 1
+    )  # a kind that is not there is no error
 
 
 # ---- the published statistics, and the real table
 
+
 def test_published_statistics_are_numbers_only_and_have_provenance():
     stats = synthetic.published_statistics()
-    assert stats["provenance"]["sha256"] == data.OFFICIAL and stats["provenance"]["url"] == data.SETS["vowels"].files[0].url
+    assert (
+        stats["provenance"]["sha256"] == data.OFFICIAL
+        and stats["provenance"]["url"] == data.SETS["vowels"].files[0].url
+    )
     for s in stats["kinds"].values():
-        assert np.shape(s["mean"]) == (10, 4) and np.shape(s["between"]) == np.shape(s["within"]) == (10, 4, 4)
+        assert np.shape(s["mean"]) == (10, 4) and np.shape(s["between"]) == np.shape(
+            s["within"]
+        ) == (10, 4, 4)
         assert all(0 <= r <= 1 for r in s["rho"])
 
 
@@ -247,8 +328,15 @@ def test_write_formant_statistics(tmp_path):
 
 def test_real_table(real):
     assert len(real) == 1520 and real.origin == "official"
-    assert real.describe() == "data: vowels, official (Peterson & Barney 1952, 76 speakers x 10 vowels x 2 = 1,520 rows; sha256 a1cc7f9d...)"
-    assert real.formants[0].tolist() == [160, 240, 2280, 2850] and real.vowel[0] == "i" and real.kind[0] == "m"
+    assert (
+        real.describe()
+        == "data: vowels, official (Peterson & Barney 1952, 76 speakers x 10 vowels x 2 = 1,520 rows; sha256 a1cc7f9d...)"
+    )
+    assert (
+        real.formants[0].tolist() == [160, 240, 2280, 2850]
+        and real.vowel[0] == "i"
+        and real.kind[0] == "m"
+    )
     t, s = data.four_vowels(real), data.four_vowels(real, "shifted")
     assert (len(t.X_train), len(t.X_test), t.left_out) == (400, 200, (61,))
     assert (len(s.X_train), len(s.X_test), s.left_out) == (400, 208, ())

@@ -46,7 +46,9 @@ class Module:
                 for n in node.body:
                     if isinstance(n, FUNCTION):
                         self.members[node.name][n.name] = n
-                    elif isinstance(n, ast.AnnAssign) and not ast.unparse(n.annotation).startswith("ClassVar"):
+                    elif isinstance(n, ast.AnnAssign) and not ast.unparse(n.annotation).startswith(
+                        "ClassVar"
+                    ):
                         self.members[node.name][n.target.id] = n
             elif isinstance(node, FUNCTION):
                 if cls := owner(node):
@@ -55,8 +57,12 @@ class Module:
                     self.names[node.name] = node
             elif isinstance(node, ast.Assign):
                 self.names |= {t.id: node for t in node.targets if isinstance(t, ast.Name)}
-            elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("genmix")):
-                self.imports |= {a.asname or a.name: (node.module or "").split(".")[-1] for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and (
+                node.level or (node.module or "").startswith("genmix")
+            ):
+                self.imports |= {
+                    a.asname or a.name: (node.module or "").split(".")[-1] for a in node.names
+                }
 
 
 def members(modules, public, methods, module, name):
@@ -67,14 +73,29 @@ def members(modules, public, methods, module, name):
         if home in modules and base not in public.get(home, ()):
             found |= members(modules, public, methods, home, base)
     own = modules[module].members[name]
-    found |= {k: n for k, n in own.items() if isinstance(n, ast.AnnAssign) or k == "__init__" or k in methods}
-    return dict(sorted(found.items(), key=lambda kn: (not isinstance(kn[1], ast.AnnAssign), kn[0] != "__init__")))
+    found |= {
+        k: n
+        for k, n in own.items()
+        if isinstance(n, ast.AnnAssign) or k == "__init__" or k in methods
+    }
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda kn: (not isinstance(kn[1], ast.AnnAssign), kn[0] != "__init__"),
+        )
+    )
 
 
 def parameters(node):
     "A function's parameters, in order."
     a = node.args
-    return [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    return [
+        *a.posonlyargs,
+        *a.args,
+        *([a.vararg] if a.vararg else []),
+        *a.kwonlyargs,
+        *([a.kwarg] if a.kwarg else []),
+    ]
 
 
 class Unquoted(ast.NodeTransformer):
@@ -118,7 +139,9 @@ def lines():
         if isinstance(node, ast.ClassDef):
             yield f"class {name}({', '.join(map(ast.unparse, node.bases))})"
         elif isinstance(node, ast.AnnAssign):
-            yield f"{name}: {ast.unparse(node.annotation)}" + (f" = {ast.unparse(node.value)}" if node.value else "")
+            yield f"{name}: {ast.unparse(node.annotation)}" + (
+                f" = {ast.unparse(node.value)}" if node.value else ""
+            )
         elif isinstance(node, FUNCTION):
             yield name + signature(node, method=name.count(".") > 1)
         else:
@@ -126,12 +149,22 @@ def lines():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the interface is not the stored one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 if the interface is not the stored one",
+    )
     args = parser.parse_args()
     new = "\n".join(lines()) + "\n"
     old = STORED.read_text(encoding="utf-8") if STORED.exists() else ""
-    changes = [c for c in difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0) if c[:2] not in ("@@", "--", "++")]
+    changes = [
+        c
+        for c in difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+        if c[:2] not in ("@@", "--", "++")
+    ]
     print("\n".join(changes) or "the interface is the stored one")
     if not args.check:
         STORED.write_text(new, encoding="utf-8", newline="\n")

@@ -35,7 +35,23 @@ REPO_LINE = re.compile(r'^\s*(repo-url|repo-branch|site-url): *(""|main)?\n', re
 SHOW_DOC = re.compile(r"^show_doc\(([\w.]+)", re.MULTILINE)
 EXPORTED = '#| code-summary: "Exported source"'
 SYMBOL_LINK = re.compile(r"\[`([^`]+)`\]\([\w-]+\.html#[\w.-]+\)")
-EVERYDAY = {"fit", "save", "check", "factors", "describe", "prepare", "images", "blend", "draw", "finish", "train", "run", "table", "constant", "softmax"}
+EVERYDAY = {
+    "fit",
+    "save",
+    "check",
+    "factors",
+    "describe",
+    "prepare",
+    "images",
+    "blend",
+    "draw",
+    "finish",
+    "train",
+    "run",
+    "table",
+    "constant",
+    "softmax",
+}
 EXAMPLES = re.compile(r"^(examples?:)\n((?:  .+\n?)+)", re.MULTILINE)
 FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
 COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
@@ -111,7 +127,9 @@ def show_once(cells):
             for symbol in defined(joined(waiting[key]["source"])):
                 if doc := waiting.pop(symbol, None):
                     for out in doc["outputs"]:
-                        out["data"]["text/markdown"] = FENCE.sub("", joined(out["data"]["text/markdown"]), count=1)
+                        out["data"]["text/markdown"] = FENCE.sub(
+                            "", joined(out["data"]["text/markdown"]), count=1
+                        )
                     shown.append(doc)
             shown.append(waiting.pop(key))
         shown += [*waiting.values(), *([cell] if cell else [])]
@@ -122,18 +140,42 @@ def show_once(cells):
 def colab(name, cfg):
     "A link that opens the notebook in Colab, or nothing while there is no GitHub repository."
     match = re.match(r"https://github\.com/([^/]+/[^/]+?)/?$", cfg["git_url"])
-    return f"[Open in Colab]({COLAB.format(repo=match[1], branch=cfg['branch'], name=name)})" if match else ""
+    return (
+        f"[Open in Colab]({COLAB.format(repo=match[1], branch=cfg['branch'], name=name)})"
+        if match
+        else ""
+    )
 
 
 def effort(name):
     "How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run, as published."
     cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
-    words = sum(len(re.findall(r"\w+", joined(c["source"]))) for c in cells if c["cell_type"] == "markdown")
-    lines = sum(line.strip() != "" for c in cells if c["cell_type"] == "code" for line in joined(c["source"]).splitlines())
+    words = sum(
+        len(re.findall(r"\w+", joined(c["source"]))) for c in cells if c["cell_type"] == "markdown"
+    )
+    lines = sum(
+        line.strip() != ""
+        for c in cells
+        if c["cell_type"] == "code"
+        for line in joined(c["source"]).splitlines()
+    )
     costs = ROOT / "genmix" / "published" / "costs" / "costs.json"
-    seconds = json.loads(costs.read_text(encoding="utf-8"))["notebooks"].get(name.removesuffix(".ipynb")) if costs.is_file() else None
-    run = "" if not seconds else f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-    return f"{-(-(words * 40 + lines * 200) // 8000)} minutes to read" + f", {run} to run on one core" * bool(run)
+    seconds = (
+        json.loads(costs.read_text(encoding="utf-8"))["notebooks"].get(name.removesuffix(".ipynb"))
+        if costs.is_file()
+        else None
+    )
+    run = (
+        ""
+        if not seconds
+        else f"{seconds:.0f} seconds"
+        if seconds < 90
+        else f"{seconds / 60:.0f} minutes"
+    )
+    return (
+        f"{-(-(words * 40 + lines * 200) // 8000)} minutes to read"
+        + f", {run} to run on one core" * bool(run)
+    )
 
 
 def finish(path, cfg):
@@ -148,20 +190,36 @@ def finish(path, cfg):
                 out["data"]["text/markdown"] = repair(joined(out["data"]["text/markdown"]), cfg)
     about = " · ".join(filter(None, [effort(path.name), colab(path.name, cfg)]))
     if about and path.name != "index.ipynb":
-        nb["cells"].insert(2, {"cell_type": "markdown", "id": "effort", "metadata": {}, "source": f"::: {{.effort}}\n{about}\n:::"})
-    path.write_text(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        nb["cells"].insert(
+            2,
+            {
+                "cell_type": "markdown",
+                "id": "effort",
+                "metadata": {},
+                "source": f"::: {{.effort}}\n{about}\n:::",
+            },
+        )
+    path.write_text(
+        json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def folders(root):
     "Folders with images and other files that pages show."
-    return [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] not in "._" and p.name != "__pycache__"]
+    return [
+        p
+        for p in sorted(root.iterdir())
+        if p.is_dir() and p.name[0] not in "._" and p.name != "__pycache__"
+    ]
 
 
 def prepare(n_workers=2):
     "Process every notebook into _proc/ -> that folder."
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
@@ -172,8 +230,10 @@ def prepare(n_workers=2):
         proc = Path(proc_nbs(n_workers=n_workers, force=True))
     except Exception as error:  # raised in a worker, with a long trail of process pools
         trail = str(error.__cause__).split("\nThe above exception")[0].strip()
-        sys.exit(f"nbdev could not process the notebooks. {error}\nThe error was: {trail.splitlines()[-1]}\n"
-                 "(nbdev runs only the cells that import, and the exported ones: imports need cells of their own.)")
+        sys.exit(
+            f"nbdev could not process the notebooks. {error}\nThe error was: {trail.splitlines()[-1]}\n"
+            "(nbdev runs only the cells that import, and the exported ones: imports need cells of their own.)"
+        )
     notebooks = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
     if missing := [nb.name for nb in notebooks if not (proc / nb.name).exists()]:
         sys.exit(f"nbdev could not process {', '.join(missing)}: see above.")
@@ -181,7 +241,9 @@ def prepare(n_workers=2):
         finish(proc / nb.name, cfg)
     for folder in folders(ROOT / "nbs"):  # nbdev looks into none of them (recursive = False)
         shutil.copytree(folder, proc / folder.name, dirs_exist_ok=True)
-    shutil.copyfile(ROOT / "_quarto.yml", proc / "_quarto.yml")  # the symlink is a text file on Windows
+    shutil.copyfile(
+        ROOT / "_quarto.yml", proc / "_quarto.yml"
+    )  # the symlink is a text file on Windows
     if not cfg["git_url"]:
         yml = (proc / "nbdev.yml").read_text(encoding="utf-8")
         (proc / "nbdev.yml").write_text(REPO_LINE.sub("", yml), encoding="utf-8")
@@ -191,7 +253,9 @@ def prepare(n_workers=2):
 def render(proc):
     "Build the site with Quarto -> the folder that holds it."
     if not shutil.which("quarto"):
-        sys.exit("Building the site needs the `quarto` command (https://quarto.org). To look at the pages without it: --preview DIR")
+        sys.exit(
+            "Building the site needs the `quarto` command (https://quarto.org). To look at the pages without it: --preview DIR"
+        )
     subprocess.run(["quarto", "render", "--no-cache"], cwd=proc, check=True)
     docs = ROOT / settings()["doc_path"]
     shutil.rmtree(docs, ignore_errors=True)
@@ -204,7 +268,11 @@ def front_matter(nb):
     "The first raw cell's `key: value` lines (nbdev puts title, description and output-file there)."
     import yaml
 
-    raw = joined(nb["cells"][0]["source"]) if nb["cells"] and nb["cells"][0]["cell_type"] == "raw" else ""
+    raw = (
+        joined(nb["cells"][0]["source"])
+        if nb["cells"] and nb["cells"][0]["cell_type"] == "raw"
+        else ""
+    )
     return yaml.safe_load(raw.strip().strip("-")) or {}
 
 
@@ -272,12 +340,25 @@ def menu(titles, pages):
     import yaml
 
     lines, order = [], []
-    for entry in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]:
-        entries = [e if isinstance(e, dict) else {"href": e} for e in (entry["contents"] if isinstance(entry, dict) else [entry])]
-        entries = [(e["href"], html.escape(e["text"]) if "text" in e else titles.get(e["href"])) for e in entries if e["href"] in pages]
+    for entry in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"][
+        "sidebar"
+    ]["contents"]:
+        entries = [
+            e if isinstance(e, dict) else {"href": e}
+            for e in (entry["contents"] if isinstance(entry, dict) else [entry])
+        ]
+        entries = [
+            (e["href"], html.escape(e["text"]) if "text" in e else titles.get(e["href"]))
+            for e in entries
+            if e["href"] in pages
+        ]
         links = [f'<a href="{pages[name]}">{text}</a>' for name, text in entries]
         order += [name for name, _ in entries]
-        lines.append(f"<details><summary>{entry['section']}</summary>{''.join(links)}</details>" if isinstance(entry, dict) else "".join(links))
+        lines.append(
+            f"<details><summary>{entry['section']}</summary>{''.join(links)}</details>"
+            if isinstance(entry, dict)
+            else "".join(links)
+        )
     return "\n".join(lines), order
 
 
@@ -287,8 +368,10 @@ def neighbours(name, order, titles, pages):
         return ""
     k = order.index(name)
     before, after = order[k - 1] if k else None, order[k + 1] if k + 1 < len(order) else None
-    return "".join(f'<a href="{pages[n]}">{text}</a>' if n else "<span></span>"
-                   for n, text in ((before, f"← {titles.get(before)}"), (after, f"{titles.get(after)} →")))
+    return "".join(
+        f'<a href="{pages[n]}">{text}</a>' if n else "<span></span>"
+        for n, text in ((before, f"← {titles.get(before)}"), (after, f"{titles.get(after)} →"))
+    )
 
 
 def preview(proc, dest, theme="quarto-light"):
@@ -301,7 +384,10 @@ def preview(proc, dest, theme="quarto-light"):
         shutil.copytree(folder, dest / folder.name, dirs_exist_ok=True)
     (dest / "preview.css").write_text(PREVIEW_CSS, encoding="utf-8")
     books = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(proc.glob("*.ipynb"))}
-    meta = {p: {"title": p.stem, "output-file": p.stem + ".html"} | front_matter(nb) for p, nb in books.items()}
+    meta = {
+        p: {"title": p.stem, "output-file": p.stem + ".html"} | front_matter(nb)
+        for p, nb in books.items()
+    }
     pages = {p.name: meta[p]["output-file"] for p in books}
     titles = {p.name: html.escape(str(meta[p]["title"])) for p in books}
     nav, order = menu(titles, pages)
@@ -315,17 +401,30 @@ def preview(proc, dest, theme="quarto-light"):
             warnings.append(f"{path.name}: {said or 'pandoc failed'}")
         body = re.sub(r'href="([^":#]+\.ipynb)', lambda m: f'href="{pages.get(m[1], m[1])}', body)
         page = dest / meta[path]["output-file"]
-        title, description = (html.escape(str(meta[path].get(k, ""))) for k in ("title", "description"))
+        title, description = (
+            html.escape(str(meta[path].get(k, ""))) for k in ("title", "description")
+        )
         turn = neighbours(path.name, order, titles, pages)
-        page.write_text(PAGE.format(title=title, description=description, body=body, nav=nav, theme=theme, turn=turn), encoding="utf-8")
+        page.write_text(
+            PAGE.format(
+                title=title, description=description, body=body, nav=nav, theme=theme, turn=turn
+            ),
+            encoding="utf-8",
+        )
         written.append(page)
     return written, warnings
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--render", action="store_true", help="build the site with Quarto in _docs/")
-    parser.add_argument("--preview", type=Path, metavar="DIR", help="make plain pages with pandoc in DIR")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--render", action="store_true", help="build the site with Quarto in _docs/"
+    )
+    parser.add_argument(
+        "--preview", type=Path, metavar="DIR", help="make plain pages with pandoc in DIR"
+    )
     parser.add_argument("--dark", action="store_true", help="with --preview: dark pages")
     args = parser.parse_args()
     dest = args.preview.resolve() if args.preview else None

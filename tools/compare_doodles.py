@@ -36,14 +36,31 @@ def read(folder):
     "Real images by category, the 25 drawings we have in both forms, and the files' checksums."
     faces = read_sketches(folder / "sketchrnn" / "face.npz")
     x = {"face": rasterize([s for part in ("train", "valid", "test") for s in faces[part]])}
-    x |= {c: np.array(read_bitmaps(folder / "numpy_bitmap" / f"{c}.npy"))[:, None] for c in REAL[1:]}
-    strokes = {c: rasterize([from_simplified(d) for d in read_ndjson(folder / f"simplified25_{c}.ndjson")[0]]) for c in CATEGORIES}
-    files = [folder / "sketchrnn" / "face.npz"] + [folder / "numpy_bitmap" / f"{c}.npy" for c in REAL[1:]] + \
-            [folder / f"simplified25_{c}.ndjson" for c in CATEGORIES]
-    return x, strokes, {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    x |= {
+        c: np.array(read_bitmaps(folder / "numpy_bitmap" / f"{c}.npy"))[:, None] for c in REAL[1:]
+    }
+    strokes = {
+        c: rasterize(
+            [from_simplified(d) for d in read_ndjson(folder / f"simplified25_{c}.ndjson")[0]]
+        )
+        for c in CATEGORIES
+    }
+    files = (
+        [folder / "sketchrnn" / "face.npz"]
+        + [folder / "numpy_bitmap" / f"{c}.npy" for c in REAL[1:]]
+        + [folder / f"simplified25_{c}.ndjson" for c in CATEGORIES]
+    )
+    return (
+        x,
+        strokes,
+        {
+            p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in files
+        },
+    )
 
 
-def different(x, y, most=.95):
+def different(x, y, most=0.95):
     "Which of the pictures x correlate with none of the pictures y by more than this?"
     x, y = (np.float64(a.reshape(len(a), -1)) for a in (x, y))
     x, y = ((a - a.mean(axis=1, keepdims=True)) / a.std(axis=1, keepdims=True) for a in (x, y))
@@ -52,8 +69,16 @@ def different(x, y, most=.95):
 
 def network(classes):
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
-        nn.Flatten(), nn.Dropout(.3), nn.Linear(64 * 16, classes))
+        nn.Conv2d(1, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64 * 16, classes),
+    )
 
 
 def moved(x, rng):
@@ -61,7 +86,7 @@ def moved(x, rng):
     out = np.zeros_like(x)
     for i, (dy, dx) in enumerate(rng.integers(-2, 3, size=(len(x), 2))):
         out[i] = np.roll(x[i], (dy, dx), axis=(1, 2))  # the border is free of ink
-    flip = rng.random(len(x)) < .5
+    flip = rng.random(len(x)) < 0.5
     out[flip] = out[flip][..., ::-1]
     return out
 
@@ -86,7 +111,12 @@ def learn(groups, seed, steps=1500, batch=100):
 @torch.no_grad()
 def answers(nets, x):
     "Every network's answer for every image [S, N]."
-    return np.stack([net(torch.from_numpy(np.ascontiguousarray(x)).float() / 255).argmax(1).numpy() for net in nets])
+    return np.stack(
+        [
+            net(torch.from_numpy(np.ascontiguousarray(x)).float() / 255).argmax(1).numpy()
+            for net in nets
+        ]
+    )
 
 
 def score(nets, groups, names):
@@ -99,13 +129,21 @@ def score(nets, groups, names):
         table[name] = {"n": len(x), "accuracy": mean, "least": least, "most": most}
         confusion[name] = np.bincount(a.ravel(), minlength=len(names)).tolist()
     total = sum(t["n"] for t in table.values())
-    return {"categories": table, "mean_of_categories": round(float(np.mean([t["accuracy"] for t in table.values()])), 4), "n": total,
-            "confusion": {"answers": list(names), "counts_over_seeds": confusion}}
+    return {
+        "categories": table,
+        "mean_of_categories": round(float(np.mean([t["accuracy"] for t in table.values()])), 4),
+        "n": total,
+        "confusion": {"answers": list(names), "counts_over_seeds": confusion},
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, required=True, help="folder with the real data, as GENMIX_DATA")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--real", type=Path, required=True, help="folder with the real data, as GENMIX_DATA"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     x, strokes, sums = read(args.real / "quickdraw")
@@ -116,7 +154,7 @@ def main():
     x["face"] = x["face"][different(x["face"], strokes["face"])]
     twins = faces - len(x["face"])
     both = {c: x[c][:25] for c in REAL[1:]}
-    train = {c: x[c][25 if c != "face" else 0:-HELD_OUT] for c in REAL}
+    train = {c: x[c][25 if c != "face" else 0 : -HELD_OUT] for c in REAL}
     held = {c: x[c][-HELD_OUT:] for c in REAL}
     synthetic, category, style = images(5000, seed=0)
     ours = {c: synthetic[category == CATEGORIES.index(c)] for c in CATEGORIES}
@@ -130,22 +168,34 @@ def main():
             pictures = synthetic[(category == CATEGORIES.index(c)) & (style == j)]
             right = answers(real_nets, pictures) == REAL.index(c)
             styles[f"{c}, {name}"] = {"n": len(pictures), "accuracy": round(float(right.mean()), 4)}
-    same = {c: round(float((answers(real_nets, both[c]) == answers(real_nets, strokes[c])).mean()), 4) for c in both}
+    same = {
+        c: round(float((answers(real_nets, both[c]) == answers(real_nets, strokes[c])).mean()), 4)
+        for c in both
+    }
     result = {
         "provenance": {
             "data": "Google QuickDraw, CC BY 4.0: 800 faces (pen movements, a subset chosen by others), 4,959 cats, 3,000 eyes,"
-                    " 500 snowflakes (official bitmaps), the first 25 simplified drawings of each category",
+            " 500 snowflakes (official bitmaps), the first 25 simplified drawings of each category",
             "what": f"small convolutional networks, {SEEDS} seeds, 1,500 steps of 100 drawings, all classes equally often; the"
-                    f" last {HELD_OUT} real drawings of each category and the first 25 of cat, snowflake, eye kept out of training,"
-                    f" {twins} of the 800 faces left out because they are among the 25 simplified ones; doodles: images(5000, seed=0)",
-            "genmix": genmix.__version__, "torch": torch.__version__, "numpy": np.__version__,
-            "command": "python tools/compare_doodles.py --real DIR", "sha256": sums,
+            f" last {HELD_OUT} real drawings of each category and the first 25 of cat, snowflake, eye kept out of training,"
+            f" {twins} of the 800 faces left out because they are among the 25 simplified ones; doodles: images(5000, seed=0)",
+            "genmix": genmix.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "command": "python tools/compare_doodles.py --real DIR",
+            "sha256": sums,
         },
-        "trained_on": {"real": {c: len(v) for c, v in train.items()}, "doodles": {"n": 10000, "seed": 1}},
+        "trained_on": {
+            "real": {c: len(v) for c, v in train.items()},
+            "doodles": {"n": 10000, "seed": 1},
+        },
         "real_to_real": score(real_nets, held, REAL),
         "real_to_doodles": score(real_nets, {c: ours[c] for c in REAL}, REAL) | {"styles": styles},
-        "drawn_twice": {"official": score(real_nets, both, REAL), "rasterize": score(real_nets, {c: strokes[c] for c in REAL}, REAL),
-                        "same_answer": same},
+        "drawn_twice": {
+            "official": score(real_nets, both, REAL),
+            "rasterize": score(real_nets, {c: strokes[c] for c in REAL}, REAL),
+            "same_answer": same,
+        },
         "doodles_to_doodles": score(doodle_nets, ours, CATEGORIES),
         "doodles_to_real": score(doodle_nets, held, CATEGORIES),
         "doodles_to_strokes": score(doodle_nets, strokes, CATEGORIES),
@@ -155,10 +205,25 @@ def main():
     part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(part, out)
     draw(x, strokes, ours)
-    for key in ("real_to_real", "real_to_doodles", "doodles_to_doodles", "doodles_to_real", "doodles_to_strokes"):
-        print(key, result[key]["mean_of_categories"], {c: (t["accuracy"], t["n"]) for c, t in result[key]["categories"].items()})
+    for key in (
+        "real_to_real",
+        "real_to_doodles",
+        "doodles_to_doodles",
+        "doodles_to_real",
+        "doodles_to_strokes",
+    ):
+        print(
+            key,
+            result[key]["mean_of_categories"],
+            {c: (t["accuracy"], t["n"]) for c, t in result[key]["categories"].items()},
+        )
     print("twins", twins)
-    print("drawn twice", result["drawn_twice"]["official"]["mean_of_categories"], result["drawn_twice"]["rasterize"], same)
+    print(
+        "drawn twice",
+        result["drawn_twice"]["official"]["mean_of_categories"],
+        result["drawn_twice"]["rasterize"],
+        same,
+    )
     print("styles", styles)
 
 
@@ -172,11 +237,14 @@ def draw(x, strokes, ours, k=12):
     "Real drawings above, doodles below; neither is selected."
     rows, labels = [], []
     for c in CATEGORIES:
-        rows += [x[c][30:30 + k] if c in x else strokes[c][:k], ours[c][:k]]
+        rows += [x[c][30 : 30 + k] if c in x else strokes[c][:k], ours[c][:k]]
         labels += [f"{c}, real", "doodles"]
     fig = plots.image_grid(np.concatenate(rows), ncols=k, row_labels=labels)
-    plots.caption(fig, "Real: Google QuickDraw, CC BY 4.0 (faces, pencils: pen movements drawn by rasterize; else official bitmaps)."
-                       " Doodles: synthetic, seed 0. Neither selected.")
+    plots.caption(
+        fig,
+        "Real: Google QuickDraw, CC BY 4.0 (faces, pencils: pen movements drawn by rasterize; else official bitmaps)."
+        " Doodles: synthetic, seed 0. Neither selected.",
+    )
     plots.save(fig, ROOT / "nbs" / "images" / "doodles_real.png", dpi=150)
 
 

@@ -29,7 +29,9 @@ def variant(index, grid=256, rows_reversed=False, columns_reversed=False):
     for s in range(3):
         n = np.flatnonzero(index // (N // 3) == s)
         f = factors(index[n])
-        P = np.rint(grid * (_turned(s)[f[:, 1], f[:, 2]] + 16 + 32 * VALUES["posX"][f[:, None, 3:]])).astype(np.int64)
+        P = np.rint(
+            grid * (_turned(s)[f[:, 1], f[:, 2]] + 16 + 32 * VALUES["posX"][f[:, None, 3:]])
+        ).astype(np.int64)
         if grid == 256 and not np.array_equal(P, corners(index[n])):
             raise SystemExit("the corners here are not those of genmix.sprites")
         x0, y0 = P[..., 0], P[..., 1]
@@ -48,7 +50,9 @@ def variant(index, grid=256, rows_reversed=False, columns_reversed=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--real", type=Path, required=True, help="dsprites_real_sample.npz")
     args = parser.parse_args()
     with np.load(args.real, allow_pickle=False) as file:
@@ -59,8 +63,14 @@ def main():
     differences = []
     for k in np.flatnonzero(wrong):
         for pixel in np.flatnonzero(np.unpackbits(ours[k] ^ real[k])):
-            differences.append({"index": int(index[k]), "row": int(pixel) // 64, "column": int(pixel) % 64,
-                                "ours": int(np.unpackbits(ours[k])[pixel])})
+            differences.append(
+                {
+                    "index": int(index[k]),
+                    "row": int(pixel) // 64,
+                    "column": int(pixel) % 64,
+                    "ours": int(np.unpackbits(ours[k])[pixel]),
+                }
+            )
     if not np.array_equal(variant(index), ours):
         raise SystemExit("the naive drawing of this tool is not that of genmix.sprites")
     without = {
@@ -74,9 +84,16 @@ def main():
             "sha256": hashlib.sha256(args.real.read_bytes()).hexdigest(),
             "what": "pixels in which genmix.sprites.render_packed differs from the real image of the same number",
             "goal": "at least 99.98 % identical, the others off by one pixel",
-            "genmix": genmix.__version__, "numpy": np.__version__, "command": "python tools/compare_sprites.py --real dsprites_real_sample.npz",
+            "genmix": genmix.__version__,
+            "numpy": np.__version__,
+            "command": "python tools/compare_sprites.py --real dsprites_real_sample.npz",
         },
-        "counts": {"compared": len(index), "identical": int((wrong == 0).sum()), "one_pixel": int((wrong == 1).sum()), "more": int((wrong > 1).sum())},
+        "counts": {
+            "compared": len(index),
+            "identical": int((wrong == 0).sum()),
+            "one_pixel": int((wrong == 1).sum()),
+            "more": int((wrong > 1).sum()),
+        },
         "without": {name: int((bits == real).all(axis=1).sum()) for name, bits in without.items()},
         "differences": differences,
     }

@@ -75,7 +75,9 @@ def smaller(png):
     from PIL import Image
 
     packed = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(joined(png)))).convert("RGB").quantize(160, dither=0).save(packed, "PNG", optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(joined(png)))).convert("RGB").quantize(
+        160, dither=0
+    ).save(packed, "PNG", optimize=True)
     return base64.b64encode(packed.getvalue()).decode()
 
 
@@ -116,8 +118,11 @@ def run_notebook(path, dest, flags):
 
     def fail(number, cell, error):
         head = "\n".join("    " + line for line in joined(cell["source"]).splitlines()[:12])
-        print(f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file is as it was.\n"
-              f"{head}\n{error}", file=sys.stderr)
+        print(
+            f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file is as it was.\n"
+            f"{head}\n{error}",
+            file=sys.stderr,
+        )
         return 1
 
     for number, cell in enumerate(nb.cells, 1):
@@ -136,12 +141,24 @@ def run_notebook(path, dest, flags):
             return fail(number, cell, "".join(trace[-1]["traceback"]) if trace else repr(shell.exc))
         outputs, stderr = tidy(outputs)
         if stderr.strip():
-            print(f"{name}: cell {number}: stderr not stored: {stderr.strip()[:400]}", file=sys.stderr)
+            print(
+                f"{name}: cell {number}: stderr not stored: {stderr.strip()[:400]}", file=sys.stderr
+            )
         if found := local_paths(outputs):
-            return fail(number, cell, f"Its output holds a path of this machine ({', '.join(found)}): print a name instead.")
+            return fail(
+                number,
+                cell,
+                f"Its output holds a path of this machine ({', '.join(found)}): print a name instead.",
+            )
         cell.outputs = _dict2obj(outputs)
 
-    clean_nb(nb, False, cfg["allowed_metadata_keys"].split(), cfg["allowed_cell_metadata_keys"].split(), True)
+    clean_nb(
+        nb,
+        False,
+        cfg["allowed_metadata_keys"].split(),
+        cfg["allowed_cell_metadata_keys"].split(),
+        True,
+    )
     write_nb(nb, dest)
     return 0
 
@@ -149,11 +166,21 @@ def run_notebook(path, dest, flags):
 # ---------------------------------------------------------------- the parent
 def environment(scratch, keep_data):
     "The environment of a worker: this checkout first, one thread, nothing of the user's own settings."
-    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP")}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("IN_TEST", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP")
+    }
     if not keep_data:
         env.pop("GENMIX_DATA", None)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "COLUMNS": "100", "NO_COLOR": "1", "TQDM_DISABLE": "1"}
+    env |= {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "TQDM_DISABLE": "1",
+    }
     env |= {"IPYTHONDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
     return env
 
@@ -170,7 +197,14 @@ def comparable(outputs):
                 value = f"{width} x {height}"
             elif kind.startswith("image/"):
                 value = ""
-            shown.append((kind, joined(value) if isinstance(value, (str, list)) else json.dumps(value, sort_keys=True)))
+            shown.append(
+                (
+                    kind,
+                    joined(value)
+                    if isinstance(value, (str, list))
+                    else json.dumps(value, sort_keys=True),
+                )
+            )
     return shown
 
 
@@ -203,7 +237,10 @@ def differences(old, new):
     for number, (a, b) in enumerate(zip(old["cells"], new["cells"]), 1):
         before, after = comparable(a.get("outputs", [])), comparable(b.get("outputs", []))
         if len(before) != len(after) or not all(map(alike, before, after)):
-            gone, came = [x for x in before if x not in after], [x for x in after if x not in before]
+            gone, came = (
+                [x for x in before if x not in after],
+                [x for x in after if x not in before],
+            )
             lines.append(f"  cell {number} (id {b.get('id', '?')}):")
             lines += [f"    - {kind}: {text.strip()[:200]}" for kind, text in gone]
             lines += [f"    + {kind}: {text.strip()[:200]}" for kind, text in came]
@@ -215,15 +252,30 @@ def execute(path, check=False, flags=(), timeout=3600):
     name = os.path.relpath(path)
     with tempfile.TemporaryDirectory() as scratch:
         dest = Path(scratch) / path.name
-        command = [sys.executable, str(Path(__file__).resolve()), str(path), "--worker", str(dest), "--flags", " ".join(flags)]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            str(path),
+            "--worker",
+            str(dest),
+            "--flags",
+            " ".join(flags),
+        ]
         try:
-            done = subprocess.run(command, env=environment(scratch, "data" in flags), timeout=timeout)
+            done = subprocess.run(
+                command, env=environment(scratch, "data" in flags), timeout=timeout
+            )
         except subprocess.TimeoutExpired:
-            print(f"{name}: not done after {timeout} seconds; the file is as it was.", file=sys.stderr)
+            print(
+                f"{name}: not done after {timeout} seconds; the file is as it was.", file=sys.stderr
+            )
             return False
         if done.returncode or not dest.exists():
             if done.returncode < 0:
-                print(f"{name}: its process was ended by signal {-done.returncode}; the file is as it was.", file=sys.stderr)
+                print(
+                    f"{name}: its process was ended by signal {-done.returncode}; the file is as it was.",
+                    file=sys.stderr,
+                )
             return False
         old, new = path.read_text(encoding="utf-8"), dest.read_text(encoding="utf-8")
     if check:
@@ -239,11 +291,21 @@ def execute(path, check=False, flags=(), timeout=3600):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (default: all in nbs/)")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stored outputs would change")
-    parser.add_argument("--flags", default="", help="flags whose cells run as well, e.g. --flags 'slow data'")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds for one notebook (default: 3600)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "notebooks", nargs="*", type=Path, help="notebooks to run (default: all in nbs/)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if stored outputs would change"
+    )
+    parser.add_argument(
+        "--flags", default="", help="flags whose cells run as well, e.g. --flags 'slow data'"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=3600, help="seconds for one notebook (default: 3600)"
+    )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     paths = [p.resolve() for p in args.notebooks] or sorted(NBS.glob("*.ipynb"))

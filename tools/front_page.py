@@ -20,7 +20,10 @@ from build_site import effort
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = re.compile(r"<!-- shared: ([\w-]+) -->\n(.*?)<!-- end -->", re.S)
-COMPUTED = re.compile(r"(<!-- shared: ([\w-]+) -->\n(?:(?!<!-- end -->).)*?<!-- computed -->\n).*?(<!-- /computed -->)", re.S)
+COMPUTED = re.compile(
+    r"(<!-- shared: ([\w-]+) -->\n(?:(?!<!-- end -->).)*?<!-- computed -->\n).*?(<!-- /computed -->)",
+    re.S,
+)
 CHAPTERS = {  # as `genmix reproduce` calls them -> notebook, name
     "moe1991": ("01_moe1991", "Adaptive mixtures of local experts, 1991"),
     "latent-opt": ("03_amortized_vs_latent", "Conv VAE: an encoder, or a free code per image"),
@@ -31,15 +34,30 @@ CHAPTERS = {  # as `genmix reproduce` calls them -> notebook, name
 
 
 ORDER = (
-    "01_moe1991", "02_conv_vae", "02a_training", "02b_runs", "03_amortized_vs_latent", "04_smoe_vae", "05a_metrics", "05_beta_vae", "06_vlae",
-    "07_figures", "08_experiments", "08a_report", "08b_reproduce", "09_cli",
+    "01_moe1991",
+    "02_conv_vae",
+    "02a_training",
+    "02b_runs",
+    "03_amortized_vs_latent",
+    "04_smoe_vae",
+    "05a_metrics",
+    "05_beta_vae",
+    "06_vlae",
+    "07_figures",
+    "08_experiments",
+    "08a_report",
+    "08b_reproduce",
+    "09_cli",
 )
 
 
 def table(rows):
     "Rows of cells as Markdown, the first one the head."
     head, *body = [[str(cell) for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]) + "\n"
+    return (
+        "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+        + "\n"
+    )
 
 
 def headline_table():
@@ -48,7 +66,15 @@ def headline_table():
     rows, before = [("system", "number", "published", "ours", "ours was made with")], None
     for r in headlines().itertuples():
         notebook, name = CHAPTERS[r.chapter]
-        rows.append(("" if r.chapter == before else f"[{notebook[:2]}](nbs/{notebook}.ipynb) {name}", r.quantity, r.paper, f"**{r.ours}**", r.made))
+        rows.append(
+            (
+                "" if r.chapter == before else f"[{notebook[:2]}](nbs/{notebook}.ipynb) {name}",
+                r.quantity,
+                r.paper,
+                f"**{r.ours}**",
+                r.made,
+            )
+        )
         before = r.chapter
     return table(rows)
 
@@ -64,11 +90,28 @@ def cost_table():
     minutes = sum(c["notebooks"].values()) / 60
     chapters = "; ".join(f"{name} {n['models']}" for name, n in c["chapters"].items())
     total, tests = sum(n["models"] for n in c["chapters"].values()), c["tests"]
-    rows = [("what", "time", "download", "made on"),
-            ("`genmix reproduce`", f"{c['seconds'] / 60:.1f} minutes", "none", f"{c['provenance']['cores']} cores; {total} models ({chapters})"),
-            ("all notebooks, top to bottom", f"{minutes:.0f} minutes", "none", "one core"),
-            ("`pytest`", f"{tests['minutes']:.0f} minutes", "none", f"{c['provenance']['cores']} cores; {tests['said']}"),
-            ("`genmix reproduce --preset paper`", "weeks; see `--cost`", "five sets, 13 GB", "says beforehand what it will take on your machine")]
+    rows = [
+        ("what", "time", "download", "made on"),
+        (
+            "`genmix reproduce`",
+            f"{c['seconds'] / 60:.1f} minutes",
+            "none",
+            f"{c['provenance']['cores']} cores; {total} models ({chapters})",
+        ),
+        ("all notebooks, top to bottom", f"{minutes:.0f} minutes", "none", "one core"),
+        (
+            "`pytest`",
+            f"{tests['minutes']:.0f} minutes",
+            "none",
+            f"{c['provenance']['cores']} cores; {tests['said']}",
+        ),
+        (
+            "`genmix reproduce --preset paper`",
+            "weeks; see `--cost`",
+            "five sets, 13 GB",
+            "says beforehand what it will take on your machine",
+        ),
+    ]
     return table(rows)
 
 
@@ -81,13 +124,22 @@ def chapter_table():
     for name in ORDER:
         first = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"][0]
         title, summary = re.match(r"# (.*)\n+> (.*)", "".join(first["source"])).groups()
-        read, _, run = effort(f"{name}.ipynb").replace("minutes", "min").replace("seconds", "s").partition(",")
+        read, _, run = (
+            effort(f"{name}.ipynb").replace("minutes", "min").replace("seconds", "s").partition(",")
+        )
         times = read.removesuffix(" to read"), run.strip().removesuffix(" to run on one core")
-        rows.append((name.partition("_")[0], f"[{title}](nbs/{name}.ipynb)", summary.rstrip("."), *times))
+        rows.append(
+            (name.partition("_")[0], f"[{title}](nbs/{name}.ipynb)", summary.rstrip("."), *times)
+        )
     return table(rows)
 
 
-MAKERS = {"chapters": chapter_table, "systems": headline_table, "costs": cost_table, "reproduce": output}
+MAKERS = {
+    "chapters": chapter_table,
+    "systems": headline_table,
+    "costs": cost_table,
+    "reproduce": output,
+}
 
 
 def filled(text):
@@ -99,7 +151,12 @@ def for_notebook(text):
     "Links and pictures of the README, as seen from nbs/."
     text = re.sub(r"<!-- /?computed -->\n?", "", text)
     text = re.sub(r"\]\(nbs/", "](", text)
-    text = re.sub(r"!\[([^\]]*)\]\(([^)]*)\)\n\n\*(.*?)\*\n", r'![\3](\2){.hero fig-alt="\1"}\n', text, flags=re.S)  # the caption beneath, not twice
+    text = re.sub(
+        r"!\[([^\]]*)\]\(([^)]*)\)\n\n\*(.*?)\*\n",
+        r'![\3](\2){.hero fig-alt="\1"}\n',
+        text,
+        flags=re.S,
+    )  # the caption beneath, not twice
     return text.strip()
 
 
@@ -119,7 +176,9 @@ def synced(nb, blocks):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     a = parser.parse_args()
     readme, index = ROOT / "README.md", ROOT / "nbs" / "index.ipynb"

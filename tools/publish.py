@@ -18,38 +18,65 @@ from genmix.configs import load_config, to_dict, write_atomic
 PUBLISHED = Path(__file__).resolve().parent.parent / "genmix" / "published"
 
 
-def publish(run: Path, name: str, table: Path | None = None, weights: str | None = None, arrays: bool = False, to: Path = PUBLISHED) -> list:
+def publish(
+    run: Path,
+    name: str,
+    table: Path | None = None,
+    weights: str | None = None,
+    arrays: bool = False,
+    to: Path = PUBLISHED,
+) -> list:
     "Write the files of one published result; returns their paths."
     result, config = runs.read_result(run), to_dict(load_config(run))
     target = to / name
     if arrays:
         about = {"config": config, "provenance": result["provenance"]}
-        written = [write_atomic(target.with_name(f"{target.name}.npz"), (run / "figures.npz").read_bytes())]
+        written = [
+            write_atomic(target.with_name(f"{target.name}.npz"), (run / "figures.npz").read_bytes())
+        ]
     elif table is not None:
         about = {"provenance": result["provenance"]}
         written = [write_atomic(target.with_name(f"{target.name}.csv"), table.read_bytes())]
     else:
         about = {"config": config, "metrics": result["metrics"], "provenance": result["provenance"]}
-        written = [write_atomic(target.with_name(f"{target.name}_history.csv"), (run / "history.csv").read_bytes())]
+        written = [
+            write_atomic(
+                target.with_name(f"{target.name}_history.csv"), (run / "history.csv").read_bytes()
+            )
+        ]
     written.append(runs.save_json(target.with_name(f"{target.name}.json"), about))
     if weights:
         w = runs.load_weights(run / "model.safetensors")
         model = SimpleNamespace(state_dict=lambda: w.tensors)
-        written.append(runs.save_weights(to / "weights" / f"{weights}.safetensors", model, w.config, w.provenance, half=True))
+        written.append(
+            runs.save_weights(
+                to / "weights" / f"{weights}.safetensors", model, w.config, w.provenance, half=True
+            )
+        )
     return written
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a finished run's folder")
     parser.add_argument("name", help="SYSTEM/NAME, such as latent_opt/amortized")
     parser.add_argument("--table", type=Path, help="publish this CSV instead of the run's history")
-    parser.add_argument("--weights", metavar="NAME", help="publish the weights too, under this name")
-    parser.add_argument("--arrays", action="store_true", help="publish the arrays that the run's figures need, instead of its numbers")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="publish the weights too, under this name"
+    )
+    parser.add_argument(
+        "--arrays",
+        action="store_true",
+        help="publish the arrays that the run's figures need, instead of its numbers",
+    )
     a = parser.parse_args()
     try:
         for path in publish(a.run, a.name, a.table, a.weights, a.arrays):
-            print(f"wrote {path.relative_to(PUBLISHED.parent.parent)} ({path.stat().st_size / 1000:,.0f} kB)")
+            print(
+                f"wrote {path.relative_to(PUBLISHED.parent.parent)} ({path.stat().st_size / 1000:,.0f} kB)"
+            )
     except (ValueError, OSError) as e:
         parser.exit(2, f"publish: error: {e}\n")
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core -> genmix/published/costs/costs.json.
 
-    python tools/publish_costs.py                                 both, on an otherwise idle machine (about a quarter of an hour)
-    python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay
-    python tools/publish_costs.py --reproduce --keep DIR          work in DIR, an empty folder, and leave the report there
-    python tools/publish_costs.py --tests "2,100 passed ..." 28   what the tests' last line said, and their minutes
+python tools/publish_costs.py                                 both, on an otherwise idle machine (about a quarter of an hour)
+python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay
+python tools/publish_costs.py --reproduce --keep DIR          work in DIR, an empty folder, and leave the report there
+python tools/publish_costs.py --tests "2,100 passed ..." 28   what the tests' last line said, and their minutes
 """
 
 import argparse
@@ -28,10 +28,18 @@ def reproduced(keep):
     from genmix import runs
     from genmix.configs import config_hash, load_config
 
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"GENMIX_DATA": str(ROOT / "nowhere")}
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {
+        "GENMIX_DATA": str(ROOT / "nowhere")
+    }
     with contextlib.nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "genmix", "reproduce"], cwd=folder, capture_output=True, text=True, env=env)
+        done = subprocess.run(
+            [sys.executable, "-m", "genmix", "reproduce"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=env,
+        )
         wall = time.perf_counter() - start
         if done.returncode:
             sys.exit(done.stderr[-2000:])
@@ -39,17 +47,28 @@ def reproduced(keep):
         for path in sorted(Path(folder).glob("reproduction/runs/*/*/result.json")):
             made = runs.read_result(path.parent)["provenance"]
             found[config_hash(load_config(path.parent))] = made["seconds"]
-            system = {"table1": "moe1991", "classifier": "latent-opt"}.get(path.parent.parent.name, path.parent.parent.name)
+            system = {"table1": "moe1991", "classifier": "latent-opt"}.get(
+                path.parent.parent.name, path.parent.parent.name
+            )
             about = chapters.setdefault(system, {"models": 0, "seconds": 0.0})
             about["models"] += 1
             about["seconds"] = round(about["seconds"] + made["seconds"], 1)
     order = ("moe1991", "latent-opt", "smoe-vae", "beta-vae", "vlae")
-    return {"seconds": round(wall, 1), "runs": found, "chapters": {s: chapters[s] for s in order}, "said": told(done.stdout)}
+    return {
+        "seconds": round(wall, 1),
+        "runs": found,
+        "chapters": {s: chapters[s] for s in order},
+        "said": told(done.stdout),
+    }
 
 
 def told(stdout):
     "The first and the last lines of what the command printed, without the lines that count how many models are done."
-    lines = [line for line in stdout.splitlines() if not re.search(r"models, about [\d.]+ minutes left", line)]
+    lines = [
+        line
+        for line in stdout.splitlines()
+        if not re.search(r"models, about [\d.]+ minutes left", line)
+    ]
     end = next(i for i, line in enumerate(lines) if line.startswith("done in"))
     start = next(i for i, line in enumerate(lines) if line.startswith("writing:"))
     short = [line if len(line) < 150 else line[:147] + "..." for line in lines[:start]]
@@ -61,19 +80,37 @@ def notebooks(write):
     found = {}
     for path in sorted((ROOT / "nbs").glob("[!_.]*.ipynb")):
         start = time.perf_counter()
-        command = [sys.executable, "tools/execute.py", *([] if write else ["--check"]), f"nbs/{path.name}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            "tools/execute.py",
+            *([] if write else ["--check"]),
+            f"nbs/{path.name}",
+        ]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         found[path.stem] = round(time.perf_counter() - start, 1)
-        print(f"{found[path.stem]:6.1f} s  {done.stdout.strip() or done.stderr.strip()[-300:]}", flush=True)
+        print(
+            f"{found[path.stem]:6.1f} s  {done.stdout.strip() or done.stderr.strip()[-300:]}",
+            flush=True,
+        )
     return {"notebooks": found}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reproduce", action="store_true")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave the report there")
     parser.add_argument("--notebooks", action="store_true")
-    parser.add_argument("--write", action="store_true", help="with --notebooks: store what they print")
+    parser.add_argument(
+        "--write", action="store_true", help="with --notebooks: store what they print"
+    )
     parser.add_argument("--tests", nargs=2, metavar=("SAID", "MINUTES"))
     a = parser.parse_args()
     both = not (a.reproduce or a.notebooks or a.tests)
@@ -86,15 +123,23 @@ def main():
         found["tests"] = {"said": a.tests[0], "minutes": float(a.tests[1])}
     from genmix import runs
 
-    made = runs.provenance("none", found.get("seconds", 0), cores=os.cpu_count(), processor=processor())
-    found["provenance"] = {k: v for k, v in made.items() if k not in ("seconds", "threads")} | {"command": "python tools/publish_costs.py"}
+    made = runs.provenance(
+        "none", found.get("seconds", 0), cores=os.cpu_count(), processor=processor()
+    )
+    found["provenance"] = {k: v for k, v in made.items() if k not in ("seconds", "threads")} | {
+        "command": "python tools/publish_costs.py"
+    }
     print(f"wrote {runs.save_json(FILE, found).relative_to(ROOT)}")
 
 
 def processor():
     "The processor's name, where the system tells it."
     try:
-        return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+        return next(
+            line.split(":")[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

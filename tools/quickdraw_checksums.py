@@ -29,7 +29,10 @@ def main(path):
         "command": "python tools/quickdraw_checksums.py MD5SUMS",
     }
     out = Path(__file__).resolve().parent.parent / "genmix" / "published" / "quickdraw.json"
-    out.write_text(json.dumps({"provenance": provenance, "categories": complete}, indent=0) + "\n", encoding="utf-8")
+    out.write_text(
+        json.dumps({"provenance": provenance, "categories": complete}, indent=0) + "\n",
+        encoding="utf-8",
+    )
     print(f"{out.name}: {len(complete)} categories")
 
 

@@ -25,10 +25,18 @@ def main():
     out = ROOT / "genmix" / "published" / "sprites_repeats.npz"
     part = out.with_name(out.name + ".part")
     with open(part, "wb") as file:
-        np.savez_compressed(file, repeat=repeat[other].astype(np.int32), first=first[other].astype(np.int32),
-                            provenance=np.array(f"genmix.sprites.find_repeats, genmix {genmix.__version__}; python tools/sprites_repeats.py"))
+        np.savez_compressed(
+            file,
+            repeat=repeat[other].astype(np.int32),
+            first=first[other].astype(np.int32),
+            provenance=np.array(
+                f"genmix.sprites.find_repeats, genmix {genmix.__version__}; python tools/sprites_repeats.py"
+            ),
+        )
     os.replace(part, out)
-    print(f"{other.sum():,} repeats besides {(~other).sum():,} full turns, {out.stat().st_size:,} bytes")
+    print(
+        f"{other.sum():,} repeats besides {(~other).sum():,} full turns, {out.stat().st_size:,} bytes"
+    )
 
 
 if __name__ == "__main__":
