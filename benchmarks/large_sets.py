@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.large_sets --folder DIR [--sets dsprites shapes3d mpi3d] [--json FILE]
 
 The official files (up to 12.7 GB unpacked) need not be at hand: files in their layout and of their full size are written first, with
-images of `genmix.sprites`, `rooms` and `arms`, unless DIR holds them already. Then, in a process of its own, `load` converts each into the
+images of `genmix.worlds.sprites`, `rooms` and `arms`, unless DIR holds them already. Then, in a process of its own, `load` converts each into the
 cache (which is removed again), and random batches are read. The peak is the process's largest resident memory when the conversion is done.
 The baseline is holding the unpacked images in memory: their size is printed beside the peak. Needs 16 GB of free disk.
 """
@@ -25,7 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from genmix import __version__, arms, data, rooms, sprites
+from genmix import __version__, data
+from genmix.worlds import arms, rooms, sprites
 
 STEP = 2048
 
@@ -162,7 +163,7 @@ def main():
             flush=True,
         )
     if a.json:
-        what = "files in the official layouts and sizes, with images of genmix.sprites, rooms and arms (synthetic), packed by zip or gzip at level 1"
+        what = "files in the official layouts and sizes, with images of genmix.worlds.sprites, rooms and arms (synthetic), packed by zip or gzip at level 1"
         provenance = {
             "data": what,
             "genmix": __version__,

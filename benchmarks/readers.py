@@ -25,7 +25,8 @@ from benchmarks.common import in_turns  # first: it sets the number of threads
 
 import numpy as np
 
-from genmix import __version__, files
+from genmix import __version__
+from genmix.readers import files
 
 
 def python2_pickle(drawings):

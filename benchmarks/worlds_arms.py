@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_arms [--pairs 7] [--batch 1024] [--slow 8]
 
-The baseline is `genmix.arms.raycast`, the plain ray caster of the chapter: one image at a time, every ray meets every solid, the nearest
-wins; NumPy, with 3 x 3 rays per pixel as ours has. Ours is `genmix.arms.render` on random images out of all 1,036,800: warm (the
+The baseline is `genmix.worlds.arms.raycast`, the plain ray caster of the chapter: one image at a time, every ray meets every solid, the nearest
+wins; NumPy, with 3 x 3 rays per pixel as ours has. Ours is `genmix.worlds.arms.render` on random images out of all 1,036,800: warm (the
 tables of the robot are in memory) and cold (they are forgotten before each measurement, so the batch pays for all of them). That both
 draw the same is checked before anything is timed. A and B alternate, the ratio of each pair is taken, and the median of the
 ratios is printed.
@@ -17,7 +17,7 @@ from benchmarks.common import in_turns, seconds  # first: it sets the number of 
 
 import numpy as np
 
-from genmix import arms
+from genmix.worlds import arms
 
 
 def forget():

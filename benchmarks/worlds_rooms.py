@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_rooms [--pairs 7] [--batch 2048] [--slow 8]
 
-The baseline is `genmix.rooms.raycast`, the plain ray caster of the chapter: one picture at a time, 16 rays per pixel, NumPy. Ours is
-`genmix.rooms.render` on random batches of all 480,000 pictures: warm (the layers of all 480 geometries are in memory) and cold (an empty
+The baseline is `genmix.worlds.rooms.raycast`, the plain ray caster of the chapter: one picture at a time, 16 rays per pixel, NumPy. Ours is
+`genmix.worlds.rooms.render` on random batches of all 480,000 pictures: warm (the layers of all 480 geometries are in memory) and cold (an empty
 table, so that the batch has to make the geometries it meets). That both draw the same is checked before anything is timed. A and B
 alternate, the ratio of each pair is taken, and the median of the ratios is printed.
 """
@@ -16,7 +16,7 @@ from benchmarks.common import in_turns, seconds  # first: it sets the number of 
 
 import numpy as np
 
-from genmix import rooms
+from genmix.worlds import rooms
 
 
 def forget():

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_sprites [--pairs 7] [--batch 256] [--no-cache]
 
-Drawing: `genmix.sprites.render` on random batches against Pillow's ImageDraw.polygon and against matplotlib's Path.contains_points,
+Drawing: `genmix.worlds.sprites.render` on random batches against Pillow's ImageDraw.polygon and against matplotlib's Path.contains_points,
 both one image at a time on the same corners. The share of images that they draw exactly as we do is printed: Pillow fills polygons by
 another rule, and matplotlib has its own way with centers on an edge. Reading: random batches from the packed file of all 737,280
 images (377 MB, built in a temporary folder) against an array of bytes in memory, as one gets from the official .npz (here of 50,000
@@ -22,8 +22,8 @@ import numpy as np
 from matplotlib.path import Path
 from PIL import Image, ImageDraw
 
-from genmix import sprites
-from genmix.sprites import N
+from genmix.worlds import sprites
+from genmix.worlds.sprites import N
 
 CENTERS = np.stack(np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5), axis=-1).reshape(-1, 2)
 

@@ -1,4 +1,4 @@
-"""Drawings per second: `genmix.strokes.rasterize` against Pillow, and synthetic doodles per second.
+"""Drawings per second: `genmix.worlds.strokes.rasterize` against Pillow, and synthetic doodles per second.
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_strokes [--pairs 5] [--drawings 2000] [--real DIR]
 
@@ -20,9 +20,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageDraw
 
-from genmix.doodles import doodles, images
-from genmix.files import read_sketches
-from genmix.strokes import PADDING, THICKNESS, rasterize, to_lines
+from genmix.worlds.doodles import doodles, images
+from genmix.readers.files import read_sketches
+from genmix.worlds.strokes import PADDING, THICKNESS, rasterize, to_lines
 
 
 def pillow(sketches, size=28, times=4):

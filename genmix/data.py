@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from . import cache, doodles, files, sprites, strokes, synthetic
-from .files import DataError, bad
-from .synthetic import WORLDS
-from .vowels import HEADER, HERTZ, OFFICIAL, FourVowels, VowelData, four_vowels, read_vowels  # noqa: F401  (`data` is the door to vowels too)
+from .readers import cache, files
+from .worlds import doodles, formants, sprites, strokes
+from .readers.files import DataError, bad
+from .worlds.formants import WORLDS
+from .readers.vowels import HEADER, HERTZ, OFFICIAL, FourVowels, VowelData, four_vowels, read_vowels  # noqa: F401  (`data` is the door to vowels too)
 
 # %% ../nbs/00_data.ipynb #38dc87a2
 PARTS = ("train", "validation", "test")
@@ -338,15 +339,15 @@ SETS |= {
                       "UCI, Alpaydin & Kaynak 1998; in scikit-learn", "CC BY 4.0"),
     "formants": DataSet(
         "the table of vowels, SYNTHETIC: drawn from published statistics of the real one",
-        "genmix.synthetic", "MIT"),
+        "genmix.worlds.formants", "MIT"),
     "doodles": DataSet("drawings of five categories in several styles, SYNTHETIC, 28 x 28",
-                       "genmix.doodles", "MIT"),
+                       "genmix.worlds.doodles", "MIT"),
     "sprites": DataSet("dSprites, REBUILT from its geometry: 737,280 images of 64 x 64",
-                       "genmix.sprites", "MIT"),
+                       "genmix.worlds.sprites", "MIT"),
     "rooms": DataSet("a room like those of Shapes3D, SYNTHETIC: 480,000 images of 3 x 64 x 64",
-                     "genmix.rooms", "MIT"),
+                     "genmix.worlds.rooms", "MIT"),
     "arms": DataSet("a robot arm like that of MPI3D, SYNTHETIC: 1,036,800 images of 3 x 64 x 64",
-                    "genmix.arms", "MIT"),
+                    "genmix.worlds.arms", "MIT"),
 }
 
 # %% ../nbs/00_data.ipynb #dfb45541
@@ -939,7 +940,7 @@ def _doodles(split: str, n: int | None, seed: int, categories: tuple | None) -> 
                                categories,
                                "doodles",
                                "synthetic",
-                               f"genmix.doodles, seed {seed}",
+                               f"genmix.worlds.doodles, seed {seed}",
                                part,
                                factors=np.stack([y, style], 1),
                                factor_names=("category", "style"),
@@ -994,10 +995,10 @@ def _table(name: str, root: str | Path | None, seed: int, download: bool) -> Vow
     if name == "auto":
         name = "vowels" if download or find("vowels", root) else "formants"
     if name == "formants":
-        return VowelData(**synthetic.formants(seed),
+        return VowelData(**formants.formants(seed),
                          name=name,
                          origin="synthetic",
-                         source=f"genmix.synthetic.formants, seed {seed}")
+                         source=f"genmix.worlds.formants.formants, seed {seed}")
     if name != "vowels":
         return read_vowels(os.path.expanduser(name))
     if not find(name, root):

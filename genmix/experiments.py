@@ -23,7 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from genmix import cache, configs, data, moe1991
+from genmix import configs, data, moe1991
+from genmix.readers import cache
 from genmix.moe1991 import RULES, SEARCH_SEEDS, STEP_SIZES
 from genmix.plots import PALETTE, caption, image_grid, save, subplots
 from genmix.runs import (Swept, draw_curves, finished, is_first, load_arrays, load_weights,

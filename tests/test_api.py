@@ -53,7 +53,8 @@ def test_public_names_exist_and_are_exported(module):
 
 
 def test_data_hands_on_what_the_readme_imports_from_it():
-    from genmix import data, files, vowels
+    from genmix import data
+    from genmix.readers import files, vowels
 
     assert data.four_vowels is vowels.four_vowels and data.DataError is files.DataError
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmix import arms
+from genmix.worlds import arms
 
 anything = st.integers(0, arms.COUNT - 1)
 
@@ -103,7 +103,7 @@ def test_a_large_batch_gives_the_same_bytes_as_small_ones():
 
 
 def test_another_process_draws_the_same_bytes():
-    code = "import hashlib, numpy as np; from genmix import arms; print(hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest())"
+    code = "import hashlib, numpy as np; from genmix.worlds import arms; print(hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -189,7 +189,7 @@ def test_tables_stay_small():
 
 
 def test_importing_needs_numpy_only():
-    code = "import sys; from genmix import arms; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
+    code = "import sys; from genmix.worlds import arms; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

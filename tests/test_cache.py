@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genmix import cache
-from genmix.files import DataError
+from genmix.readers import cache
+from genmix.readers.files import DataError
 
 N, SHAPE = 1500, (1500, 40)
 quick = settings(
@@ -119,7 +119,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import test_cache as t
-from genmix import cache
+from genmix.readers import cache
 cache.SAVE = int(sys.argv[4])
 def slow(start):
     for block in t.rows(start):

@@ -25,7 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genmix import cache, data, doodles, files, sprites
+from genmix import data
+from genmix.readers import cache, files
+from genmix.worlds import doodles, sprites
 from genmix.data import DataError
 
 GOOD = data.load("formants", seed=0).to_csv()
@@ -565,7 +567,7 @@ def address():
 @pytest.fixture
 def offer(address, monkeypatch):
     "Let `fetch('vowels')` ask the local server; the synthetic table plays the official one."
-    from genmix import vowels
+    from genmix.readers import vowels
 
     sha256 = hashlib.sha256(GOOD.encode()).hexdigest()
     monkeypatch.setattr(data, "OFFICIAL", sha256)

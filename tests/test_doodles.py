@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmix.doodles import CATEGORIES, STYLES, _numbers, doodles, images
-from genmix.strokes import from_lines, rasterize, to_lines
+from genmix.worlds.doodles import CATEGORIES, STYLES, _numbers, doodles, images
+from genmix.worlds.strokes import from_lines, rasterize, to_lines
 
 
 @pytest.fixture(scope="module")

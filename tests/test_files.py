@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genmix import files
-from genmix.files import DataError
+from genmix.readers import files
+from genmix.readers.files import DataError
 
 SMALL = (2, 2, 3, 2, 2, 4, 4)  # a small dSprites
 ROOMS = (2, 2, 2, 2, 2, 2, 4, 4, 3)  # a small Shapes3D
@@ -931,7 +931,7 @@ HOSTILE = [  # pickle, what the refusal names
     (b"cnumpy.f2py.crackfortran\nmyeval\n.", "myeval"),
     (b"c_codecs\ndecode\n.", "_codecs.decode"),
     (b"\x8c\x05numpy\x8c\x13ndarray.__class__.x\x93.", "ndarray.__class__.x"),
-    (b"cgenmix.files\nread_npz\n.", "genmix.files.read_npz"),
+    (b"cgenmix.readers.files\nread_npz\n.", "genmix.readers.files.read_npz"),
     (b"(cos\nsystem\nU\x04echoo.", "os.system"),
     (b"(cnumpy\nndarray\no.", "OBJ"),
     (b"cnumpy\nndarray\n)\x81.", "NEWOBJ"),

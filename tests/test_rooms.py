@@ -13,7 +13,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmix import rooms
+from genmix.worlds import rooms
 
 SIZES = tuple(rooms.FACTORS.values())
 TOTAL = 480_000
@@ -87,7 +87,7 @@ def test_pictures_do_not_depend_on_the_batch():
 
 
 def test_another_process_draws_the_same():
-    code = "import hashlib; from genmix import rooms; print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
+    code = "import hashlib; from genmix.worlds import rooms; print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
     first, again = (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -179,7 +179,7 @@ def test_parameters_are_a_copy():
 
 def test_memory_grows_with_the_geometries():
     code = (
-        "from genmix import rooms; assert not rooms._table()[1].any(); rooms.render(range(0, 480_000, 48_000)); "
+        "from genmix.worlds import rooms; assert not rooms._table()[1].any(); rooms.render(range(0, 480_000, 48_000)); "
         "print(rooms._table()[1].sum(), rooms._table()[0].nbytes)"
     )
     made, size = subprocess.run(

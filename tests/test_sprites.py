@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmix import cache, sprites
-from genmix.sprites import SIZES, N, corners, distinct, factors, index, render, render_packed
+from genmix.readers import cache
+from genmix.worlds import sprites
+from genmix.worlds.sprites import SIZES, N, corners, distinct, factors, index, render, render_packed
 
 quick = settings(max_examples=40, deadline=None)
 numbers = st.integers(0, N - 1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmix.files import DataError
-from genmix.strokes import PADDING, THICKNESS, from_lines, from_simplified, rasterize, to_lines
+from genmix.readers.files import DataError
+from genmix.worlds.strokes import PADDING, THICKNESS, from_lines, from_simplified, rasterize, to_lines
 
 step = st.integers(-300, 300)
 points = st.lists(st.tuples(step, step, st.integers(0, 1)), min_size=1, max_size=30)

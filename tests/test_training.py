@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from genmix import cache, configs, data, training
+from genmix import configs, data, training
+from genmix.readers import cache
 from genmix.configs import ConfigError, FitConfig
 from genmix.training import TrainingError, checkpoints, fit, load_checkpoint
 

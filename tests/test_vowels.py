@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genmix import data, synthetic
+from genmix import data
+from genmix.worlds import formants
 from genmix.data import DataError
 
 GOOD = data.load("formants", seed=0).to_csv()
 SMALL = data.VowelData(
-    **synthetic.formants(0, 3, 3, 3), name="formants", origin="synthetic", source="test"
+    **formants.formants(0, 3, 3, 3), name="formants", origin="synthetic", source="test"
 ).to_csv()
 FIRST = GOOD.splitlines()[1]  # m,m,1,i,1,f0,f1,f2,f3
 
@@ -229,8 +230,8 @@ def test_fuzz(tmp_path, changes):
             and (np.diff(d.formants[:, 1:]) >= 0).all()
         )
         assert (
-            set(d.vowel) <= set(synthetic.VOWELS)
-            and set(d.kind) <= set(synthetic.KINDS)
+            set(d.vowel) <= set(formants.VOWELS)
+            and set(d.kind) <= set(formants.KINDS)
             and d.origin == "user"
         )
         assert len(d) == len(set(zip(d.speaker, d.vowel, d.repetition)))
@@ -250,7 +251,7 @@ def test_fuzz_junk(tmp_path, raw):
 
 def speakers(men, women, children):
     return data.VowelData(
-        **synthetic.formants(0, men, women, children),
+        **formants.formants(0, men, women, children),
         name="formants",
         origin="synthetic",
         source="test",
@@ -305,7 +306,7 @@ def test_four_vowels_of_a_small_table():
 
 
 def test_published_statistics_are_numbers_only_and_have_provenance():
-    stats = synthetic.published_statistics()
+    stats = formants.published_statistics()
     assert (
         stats["provenance"]["sha256"] == data.OFFICIAL
         and stats["provenance"]["url"] == data.SETS["vowels"].files[0].url
@@ -318,11 +319,11 @@ def test_published_statistics_are_numbers_only_and_have_provenance():
 
 
 def test_write_formant_statistics(tmp_path):
-    table = synthetic.formants(1) | {"sha256": "none: SYNTHETIC"}
-    out = synthetic.write_formant_statistics(table, tmp_path / "stats.json", "nowhere")
+    table = formants.formants(1) | {"sha256": "none: SYNTHETIC"}
+    out = formants.write_formant_statistics(table, tmp_path / "stats.json", "nowhere")
     stats = json.loads(out.read_text())
     assert stats["provenance"]["sha256"] == "none: SYNTHETIC" and files(tmp_path) == ["stats.json"]
-    again = synthetic.formant_statistics(table)
+    again = formants.formant_statistics(table)
     assert stats["kinds"] == json.loads(json.dumps(again["kinds"]))
 
 
@@ -344,7 +345,7 @@ def test_real_table(real):
 
 
 def test_published_statistics_are_those_of_the_real_table(real):
-    again, stats = synthetic.formant_statistics(vars(real)), synthetic.published_statistics()
+    again, stats = formants.formant_statistics(vars(real)), formants.published_statistics()
     assert again["gaussian_accuracy"] == stats["gaussian_accuracy"]
     for k, s in again["kinds"].items():
         for name in ("mean", "between", "within", "rho"):

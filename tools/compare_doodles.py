@@ -23,9 +23,9 @@ from torch import nn
 
 import genmix
 from genmix import plots
-from genmix.doodles import CATEGORIES, STYLES, images
-from genmix.files import read_bitmaps, read_ndjson, read_sketches
-from genmix.strokes import from_simplified, rasterize
+from genmix.worlds.doodles import CATEGORIES, STYLES, images
+from genmix.readers.files import read_bitmaps, read_ndjson, read_sketches
+from genmix.worlds.strokes import from_simplified, rasterize
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ("face", "cat", "snowflake", "eye")  # of these there are enough real drawings to learn from

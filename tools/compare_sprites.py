@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import genmix
-from genmix.sprites import VALUES, N, _turned, corners, factors, render_packed
+from genmix.worlds.sprites import VALUES, N, _turned, corners, factors, render_packed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +33,7 @@ def variant(index, grid=256, rows_reversed=False, columns_reversed=False):
             grid * (_turned(s)[f[:, 1], f[:, 2]] + 16 + 32 * VALUES["posX"][f[:, None, 3:]])
         ).astype(np.int64)
         if grid == 256 and not np.array_equal(P, corners(index[n])):
-            raise SystemExit("the corners here are not those of genmix.sprites")
+            raise SystemExit("the corners here are not those of genmix.worlds.sprites")
         x0, y0 = P[..., 0], P[..., 1]
         x1, y1 = np.roll(x0, -1, axis=1), np.roll(y0, -1, axis=1)
         half = grid // 2
@@ -72,7 +72,7 @@ def main():
                 }
             )
     if not np.array_equal(variant(index), ours):
-        raise SystemExit("the naive drawing of this tool is not that of genmix.sprites")
+        raise SystemExit("the naive drawing of this tool is not that of genmix.worlds.sprites")
     without = {
         "corners that are not rounded to 1/256 pixel": variant(index, grid=2**20),
         "the rule for rows the other way around": variant(index, rows_reversed=True),
@@ -82,7 +82,7 @@ def main():
         "provenance": {
             "data": f"dSprites (DeepMind, Apache-2.0): {len(index):,} images of the real set, with their numbers in the official file",
             "sha256": hashlib.sha256(args.real.read_bytes()).hexdigest(),
-            "what": "pixels in which genmix.sprites.render_packed differs from the real image of the same number",
+            "what": "pixels in which genmix.worlds.sprites.render_packed differs from the real image of the same number",
             "goal": "at least 99.98 % identical, the others off by one pixel",
             "genmix": genmix.__version__,
             "numpy": np.__version__,

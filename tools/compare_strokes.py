@@ -19,7 +19,7 @@ import numpy as np
 
 import genmix
 from genmix import plots
-from genmix.strokes import PADDING, THICKNESS, from_simplified, rasterize
+from genmix.worlds.strokes import PADDING, THICKNESS, from_simplified, rasterize
 
 ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("cat", "eye", "snowflake")
@@ -97,7 +97,7 @@ def main():
             "data": "Google QuickDraw, CC BY 4.0: the first 25 drawings each of the simplified files, and the official 28 x 28 bitmaps"
             " of the same drawings",
             "sha256": {name: s for _, _, sums in data.values() for name, s in sums.items()},
-            "what": "mean absolute difference (levels of 255) of genmix.strokes.rasterize and the official bitmaps;"
+            "what": "mean absolute difference (levels of 255) of genmix.worlds.strokes.rasterize and the official bitmaps;"
             " pen and padding fitted on the cats only",
             "genmix": genmix.__version__,
             "numpy": np.__version__,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fit the scene of genmix.arms to real frames of MPI3D's toy set, and say how well it fits.
+"""Fit the scene of genmix.worlds.arms to real frames of MPI3D's toy set, and say how well it fits.
 
     OMP_NUM_THREADS=1 python tools/fit_arms.py --real DIR        (about 90 seconds on one core)
 
@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 import genmix
-from genmix import arms
+from genmix.worlds import arms
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = np.array(list(arms.FACTORS.values()))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fit the camera, the lights and the sizes of genmix.rooms to half of the real Shapes3D pictures, evaluate on the other half.
+"""Fit the camera, the lights and the sizes of genmix.worlds.rooms to half of the real Shapes3D pictures, evaluate on the other half.
 
     OMP_NUM_THREADS=1 python tools/fit_rooms.py --real DIR
 
@@ -26,7 +26,7 @@ from scipy.optimize import least_squares
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import genmix
-from genmix import rooms
+from genmix.worlds import rooms
 
 SOURCE = "deepmind/3d-shapes (Apache-2.0)"
 DUPLICATE = (
@@ -345,7 +345,7 @@ def figure(p, gif, factors, path):
     plots.caption(
         fig,
         f"top: frames {', '.join(map(str, frames))} of the GIF of {SOURCE}, none of them used in the fit; "
-        "middle: genmix.rooms (synthetic); bottom: half the difference, gray is none",
+        "middle: genmix.worlds.rooms (synthetic); bottom: half the difference, gray is none",
     )
     plots.save(fig, path, dpi=110)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genmix import data, files, plots
+from genmix import data, plots
+from genmix.readers import files
 
 N = 10  # pictures in a row
 

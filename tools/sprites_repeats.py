@@ -3,7 +3,7 @@
     python tools/sprites_repeats.py
 
 Writes genmix/published/sprites_repeats.npz: `repeat` [m], numbers of images that repeat another, in order, and `first` [m], the
-smallest numbers with the same pictures; without the full turn (orientation 39 repeats 0), which `genmix.sprites.distinct` knows.
+smallest numbers with the same pictures; without the full turn (orientation 39 repeats 0), which `genmix.worlds.sprites.distinct` knows.
 """
 
 import os
@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import genmix
-from genmix.sprites import factors, find_repeats
+from genmix.worlds.sprites import factors, find_repeats
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +30,7 @@ def main():
             repeat=repeat[other].astype(np.int32),
             first=first[other].astype(np.int32),
             provenance=np.array(
-                f"genmix.sprites.find_repeats, genmix {genmix.__version__}; python tools/sprites_repeats.py"
+                f"genmix.worlds.sprites.find_repeats, genmix {genmix.__version__}; python tools/sprites_repeats.py"
             ),
         )
     os.replace(part, out)
