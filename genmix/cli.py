@@ -326,7 +326,7 @@ class Metrics(Command):
     """
 
     path: tyro.conf.Positional[Annotated[Path, shown("FILE")]]  # a .npz file, or a run's folder
-    # mig, sap, im, modularity, dci, factor_vae, beta_vae, explicitness, or all
+    # mig, sap, im, modularity, dci, factor_vae, explicitness and more, or all of them: all
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = USUAL
     bins: int = 20  # of every code, for the information metrics
     seed: int = 0  # of the rows that are held out, and of draws
@@ -516,10 +516,11 @@ def overview(
     names = [words for words in COMMANDS if words.startswith(group)]
     width, first = max(map(len, names)), next(iter(configs.SYSTEMS))
     lines = [f"  genmix {words:{width}}  {describe(words).splitlines()[0]}" for words in names]
+    about = "Mixtures of experts and variational autoencoders, from 1991 to today"
     return "\n".join([
         f"usage: genmix {group}COMMAND [OPTIONS]",
         "",
-        "Mixtures of experts and variational autoencoders, from 1991 to today, as a book that runs.",
+        f"{about}, as a book that runs.",
         "",
         "commands:",
         *lines,

@@ -37,7 +37,7 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .configs import ConfigError, FitConfig, write_atomic
+from .configs import ConfigError, FitConfig
 from .data import ImageData
 
 # %% ../nbs/02a_training.ipynb #825f3d0b
