@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 
 from .configs import ConfigError, FitConfig
 from .data import ImageData
+from .saving import write_atomic
 
 # %% ../nbs/02a_training.ipynb #825f3d0b
 class TrainingError(ValueError):
