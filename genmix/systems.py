@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import configs
 
-# %% ../nbs/02d_systems.ipynb #05117e70
+# %% ../nbs/02d_systems.ipynb #56f0733f
 class Headline(NamedTuple):
     "A number of a publication, and ours."
 
@@ -27,7 +27,7 @@ class Headline(NamedTuple):
     made: str  # data, seeds and steps of ours
     digits: int = 1  # after the point
 
-# %% ../nbs/02d_systems.ipynb #5f291897
+# %% ../nbs/02d_systems.ipynb #0cd6120e
 @dataclass(frozen=True, kw_only=True)
 class Study:
     "What `genmix reproduce` does for a chapter."
@@ -40,7 +40,7 @@ class Study:
     real: str = ""  # the data that --download means, where `auto` could also mean a stand-in
     headlines: tuple[Headline, ...] = ()  # its numbers beside the paper's
 
-# %% ../nbs/02d_systems.ipynb #3d656975
+# %% ../nbs/02d_systems.ipynb #ce2cf39d
 class Figure(NamedTuple):
     "A figure: what it shows, how it is drawn, where its numbers are."
 
@@ -89,7 +89,7 @@ class System:
     seconds: Callable = nothing  # () -> {hash of settings: seconds} of runs that were timed
     by_class: str = ""  # a command that trains a model which can draw one class
 
-# %% ../nbs/02d_systems.ipynb #4dfa2039
+# %% ../nbs/02d_systems.ipynb #7c3bd91c
 REGISTER = {}  # name -> `System`
 PICTURES = {}  # name -> `Figure` that belongs to no single system
 
