@@ -6,8 +6,8 @@
 __all__ = ['FIRST', 'TRUTH', 'SWEPT', 'Images', 'training_images', 'load_images', 'tossed', 'headline', 'show_again', 'known',
            'train', 'about_task', 'snapshot', 'as_bytes', 'figures_at', 'Reporter', 'plot_history', 'leave', 'draw_run',
            'train_images', 'in_two_phases', 'load_model', 'draw_samples', 'value_of', 'values_of', 'first_phase',
-           'in_phases', 'fit_stack', 'train_stack', 'train_stacks', 'cluster', 'members_of', 'sweep_runs', 'tell_sweep',
-           'Progress', 'train_all']
+           'in_phases', 'fit_stack', 'train_stack', 'train_stacks', 'cluster', 'members_of', 'sweep_runs', 'outside',
+           'train_in_worker', 'tell_sweep', 'Progress', 'train_all']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
 import contextlib
@@ -642,6 +642,24 @@ def sweep_runs(
     tell_sweep(df, [k for k, v in values.items() if len(v) > 1 and k != "seed"], record.metrics)
     print(f"every run: {path}")
     return df
+
+# %% ../nbs/08_experiments.ipynb #3b572711
+def outside(
+    members: list,  # settings
+) -> tuple:  # records
+    "Records of systems that do not belong to the book."
+    names = dict.fromkeys(map(configs.system_of, members))
+    return tuple(systems.find(name) for name in names if name not in configs.STUDIES)
+
+
+def train_in_worker(
+    records: tuple,  # of systems that the process may not know
+    config: configs.Config,  # settings of any system
+    **how,  # passed on to `train`
+) -> Path:  # the run's folder
+    "What `train` does, in a process of its own."
+    systems.register(*records)
+    return train(config, **how)
 
 # %% ../nbs/08_experiments.ipynb #2817b1d6
 SWEPT = ("sse_test", "nmi", "active", "l2_test", "mig", "sap", "im", "elbo_test", "log_p_test",

@@ -6,16 +6,8 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-# From the bottom to the top. A package stands for all rooms in it (CONTRIBUTING.md, "The house").
-FLOORS = (
-    ("saving", "help"),
-    ("configs", "readers", "worlds", "plots"),
-    ("data", "training", "runs", "metrics", "systems", "report"),
-    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
-    ("studies",),
-    ("experiments", "figures", "reproduce"),
-    ("cli",),
-)
+from genmix import FLOORS
+
 CHAPTERS = {"moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae"}
 MOVED = {"files", "vowels"}  # old addresses that warn
 FLOOR = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
