@@ -248,7 +248,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'genmix.experiments.headline': ('experiments.html#headline', 'genmix/experiments.py'),
                                     'genmix.experiments.in_phases': ('experiments.html#in_phases', 'genmix/experiments.py'),
                                     'genmix.experiments.in_two_phases': ('experiments.html#in_two_phases', 'genmix/experiments.py'),
-                                    'genmix.experiments.known': ('experiments.html#known', 'genmix/experiments.py'),
                                     'genmix.experiments.leave': ('experiments.html#leave', 'genmix/experiments.py'),
                                     'genmix.experiments.load_images': ('experiments.html#load_images', 'genmix/experiments.py'),
                                     'genmix.experiments.load_model': ('experiments.html#load_model', 'genmix/experiments.py'),
