@@ -1,4 +1,7 @@
-"The notebooks run, agree with the package and with their own stored outputs, and keep the house's habits."
+"""The notebooks run, agree with the package and with their own stored outputs.
+
+And they keep the house's habits.
+"""
 
 import ast
 import json
@@ -7,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NBS, ROOT
+from conftest import NBS, ROOT, tool
 
 # An exported module imports only from floors below its own (CONTRIBUTING.md, "Adding a chapter").
 FLOORS = {
@@ -112,16 +115,17 @@ def test_stored_outputs_are_what_a_fresh_run_gives(python):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-def test_what_counts_as_the_same_output(python):
-    code = """
-import sys
-sys.path.insert(0, 'tools')
-from execute import same_text as same
-assert same('epochs 1,000', 'epochs 1,001') and same('a  0.50', 'a 0.51') and same('1.2e-05', '1.21e-05')
-assert not same('epochs 1,000', 'epochs 1,100') and not same('a 0.50', 'b 0.50') and not same('0.5', '0.5 0.5') and not same('True', 'False')
-"""
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr
+def test_what_counts_as_the_same_output():
+    same = tool("execute").same_text
+    for a, b in (("epochs 1,000", "epochs 1,001"), ("a  0.50", "a 0.51"), ("1.2e-05", "1.21e-05")):
+        assert same(a, b)
+    for a, b in (
+        ("epochs 1,000", "epochs 1,100"),
+        ("a 0.50", "b 0.50"),
+        ("0.5", "0.5 0.5"),
+        ("True", "False"),
+    ):
+        assert not same(a, b)
 
 
 def test_the_executor_leaves_a_failing_notebook_alone(tmp_path, python):
@@ -201,7 +205,7 @@ def test_outputs_are_stored(path):
 
 
 def shows_something(source):
-    "Does the cell end with a value, or print at its top level? (A call may return None, so it does not count.)"
+    "Does the cell end with a value, or print at its top level? A call may return None: no."
     code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
     body = ast.parse(code).body
     if not body or code.rstrip().endswith(";"):
@@ -272,7 +276,10 @@ def test_exported_cells_fit_on_a_screen(path):
 
 @each_notebook
 def test_imports_have_cells_of_their_own(path):
-    "nbdev's site build runs every cell that imports, alone and in order: with other code in it, that code runs too, and may fail."
+    """nbdev's site build runs every cell that imports, alone and in order.
+
+    With other code in it, that code runs too, and may fail.
+    """
     book = cells(path, "code")
     if not any("default_exp" in directives(s) for _, s, _ in book):
         return

@@ -1,4 +1,7 @@
-"The site's pages can be made from the notebooks: every formula converts, every link leads somewhere, every image is there."
+"""The site's pages can be made from the notebooks.
+
+Every formula converts, every link leads somewhere, every image is there.
+"""
 
 import html
 import re
@@ -106,7 +109,10 @@ def test_no_dead_links_and_no_missing_images(site):
 
 
 def test_symbols_are_shown_once_and_in_order(site):
-    "A heading and the docstring for each function of an exported cell, then their source; no signature twice, no links in code."
+    """A heading and the docstring for each function of an exported cell, then their source.
+
+    No signature twice, no links in code.
+    """
     page = next(p for p in site if p.name == "moe1991.html").read_text(encoding="utf-8")
     text = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert page.index('id="design"') < page.index('id="one_hot"')
@@ -134,7 +140,8 @@ def test_the_checks_can_fail(tmp_path, tree):
     broken = tmp_path / "pages"
     broken.mkdir()
     (broken / "a.html").write_text(
-        '<h2 id="here"></h2><a href="b.html">x</a><a href="#gone">x</a><a href="#here">x</a><img src="c.png">'
+        '<h2 id="here"></h2><a href="b.html">x</a><a href="#gone">x</a>'
+        '<a href="#here">x</a><img src="c.png">'
     )
     pages = {(broken / "a.html").resolve(): Page(broken / "a.html")}
     assert dead_ends(pages) == [

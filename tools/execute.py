@@ -88,7 +88,7 @@ def local_paths(outputs):
     return sorted(path for path in here if len(path) > 3 and path in text)
 
 
-# ---------------------------------------------------------------- the worker: one notebook, one process
+# ------------------------------------------------------------ the worker: one notebook, one process
 def make_shell():
     "An execnb shell whose figures do not depend on who runs it."
     import matplotlib
