@@ -5,11 +5,12 @@
     python tools/build_site.py --render           ... and build the site in _docs/ (needs the `quarto` command)
     python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc, to look at without Quarto
 
-nbdev does the processing (front matter, signatures, exported source, links to symbols). This script mends
-what nbdev leaves rough: where a page shows a symbol's source it need not show its signature as well, and
-symbols stand in the order of the source; while settings.ini names no repository nothing may link to one;
-links between pages are relative, so that they work under any address. With a GitHub repository every page
-can be opened in Colab. Every page says how long it takes to read and to run.
+nbdev does the processing (front matter, signatures, exported source, links to symbols). This script
+mends what nbdev leaves rough: where a page shows a symbol's source it need not show its signature
+as well, and symbols stand in the order of the source; while settings.ini names no repository
+nothing may link to one; links between pages are relative, so that they work under any address. With
+a GitHub repository every page can be opened in Colab. Every page says how long it takes to read and
+to run.
 """
 
 import argparse
@@ -98,7 +99,8 @@ def homes():
 
 
 def sure(name):
-    "Does a name in the text mean one symbol only? nbdev links `fit` or `measure` to any module that has one."
+    """Does a name in the text mean one symbol only? nbdev links `fit` or `measure` to any module
+    that has one."""
     last = name.rstrip("()").split(".")[-1]
     return name.startswith("genmix.") or (len(homes().get(last, ())) == 1 and last not in EVERYDAY)
 
@@ -115,7 +117,8 @@ def defined(source):
 
 
 def show_once(cells):
-    "Cells in which each piece of exported source follows the headings of what it defines, without their signatures."
+    """Cells in which each piece of exported source follows the headings of what it defines, without
+    their signatures."""
     shown, waiting = [], {}
     for cell in cells + [None]:
         source = joined(cell["source"]) if cell else ""
@@ -148,7 +151,8 @@ def colab(name, cfg):
 
 
 def effort(name):
-    "How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run, as published."
+    """How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run,
+    as published."""
     cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
     words = sum(
         len(re.findall(r"\w+", joined(c["source"]))) for c in cells if c["cell_type"] == "markdown"
@@ -231,8 +235,10 @@ def prepare(n_workers=2):
     except Exception as error:  # raised in a worker, with a long trail of process pools
         trail = str(error.__cause__).split("\nThe above exception")[0].strip()
         sys.exit(
-            f"nbdev could not process the notebooks. {error}\nThe error was: {trail.splitlines()[-1]}\n"
-            "(nbdev runs only the cells that import, and the exported ones: imports need cells of their own.)"
+            f"nbdev could not process the notebooks. {error}\nThe error was: "
+            f"{trail.splitlines()[-1]}\n"
+            "(nbdev runs only the cells that import, and the exported ones: imports need cells of "
+            "their own.)"
         )
     notebooks = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
     if missing := [nb.name for nb in notebooks if not (proc / nb.name).exists()]:
@@ -254,7 +260,8 @@ def render(proc):
     "Build the site with Quarto -> the folder that holds it."
     if not shutil.which("quarto"):
         sys.exit(
-            "Building the site needs the `quarto` command (https://quarto.org). To look at the pages without it: --preview DIR"
+            "Building the site needs the `quarto` command (https://quarto.org). To look at the "
+            "pages without it: --preview DIR"
         )
     subprocess.run(["quarto", "render", "--no-cache"], cwd=proc, check=True)
     docs = ROOT / settings()["doc_path"]

@@ -8,8 +8,8 @@
 
 Every notebook runs in a process of its own, with execnb (the shell that nbdev tests with), in the
 folder nbs/, on one thread. Old outputs are cleared first. Cells marked `#| eval: false`, and cells
-with one of settings.ini's tst_flags (`#| slow`, `#| data`), do not run and keep what they had.
-What would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
+with one of settings.ini's tst_flags (`#| slow`, `#| data`), do not run and keep what they had. What
+would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
 addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells ran;
 after an error the file is as it was, and the message names the notebook and the cell.
 """
@@ -119,7 +119,8 @@ def run_notebook(path, dest, flags):
     def fail(number, cell, error):
         head = "\n".join("    " + line for line in joined(cell["source"]).splitlines()[:12])
         print(
-            f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file is as it was.\n"
+            f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file "
+            "is as it was.\n"
             f"{head}\n{error}",
             file=sys.stderr,
         )
@@ -148,7 +149,8 @@ def run_notebook(path, dest, flags):
             return fail(
                 number,
                 cell,
-                f"Its output holds a path of this machine ({', '.join(found)}): print a name instead.",
+                f"Its output holds a path of this machine ({', '.join(found)}): print a name "
+                "instead.",
             )
         cell.outputs = _dict2obj(outputs)
 
@@ -165,7 +167,8 @@ def run_notebook(path, dest, flags):
 
 # ---------------------------------------------------------------- the parent
 def environment(scratch, keep_data):
-    "The environment of a worker: this checkout first, one thread, nothing of the user's own settings."
+    """The environment of a worker: this checkout first, one thread, nothing of the user's own
+    settings."""
     env = {
         k: v
         for k, v in os.environ.items()
@@ -212,7 +215,8 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 
 
 def same_text(a, b):
-    "Equal, but for the last digits of numbers, which other processors round differently: within 2 %, or one in the last place."
+    """Equal, but for the last digits of numbers, which other processors round differently: within 2
+    %, or one in the last place."""
     if NUMBER.sub("#", " ".join(a.split())) != NUMBER.sub("#", " ".join(b.split())):
         return False
     for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True):
@@ -273,7 +277,8 @@ def execute(path, check=False, flags=(), timeout=3600):
         if done.returncode or not dest.exists():
             if done.returncode < 0:
                 print(
-                    f"{name}: its process was ended by signal {-done.returncode}; the file is as it was.",
+                    f"{name}: its process was ended by signal {-done.returncode}; the file is as "
+                    "it was.",
                     file=sys.stderr,
                 )
             return False

@@ -1,10 +1,12 @@
-"""Publish a study of chapter 04: the table of all runs, agreement between seeds, log p(x) of chosen runs, arrays of two runs for figures.
+"""Publish a study of chapter 04: the table of all runs, agreement between seeds, log p(x) of chosen
+runs, arrays of two runs for figures.
 
     genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=doodles n=10000 steps=1500 skip=.01 balanced=750 plots=no
     genmix sweep smoe-vae routing=compete num_experts=3,5,10,20 ...        # and so on: any runs of smoe-vae will do
     python tools/publish_study.py runs/smoe-vae
 
-Every finished run in the folder goes into the table. Everything goes to genmix/published/smoe_vae of this clone.
+Every finished run in the folder goes into the table. Everything goes to genmix/published/smoe_vae
+of this clone.
 """
 
 import argparse
@@ -22,7 +24,8 @@ SWEEP = "genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1
 
 
 def log_p(folders, n, M):
-    "log p(x) of n test images, the same for every run: as the mixture or around the blend, with sigma of equation 4.9, and with one fitted to training images."
+    """log p(x) of n test images, the same for every run: as the mixture or around the blend, with
+    sigma of equation 4.9, and with one fitted to training images."""
     rows = []
     for folder in folders:
         c = load_config(folder)
