@@ -8,7 +8,7 @@
 
 Every notebook runs in a process of its own, with execnb (the shell that nbdev tests with), in the
 folder nbs/, on one thread. Old outputs are cleared first. Cells marked `#| eval: false`, and cells
-with one of settings.ini's tst_flags (`#| slow`, `#| data`), do not run and keep what they had. What
+with one of pyproject.toml's tst_flags (`#| slow`, `#| data`), do not run and keep what they had. What
 would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
 addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells ran;
 after an error the file is as it was, and the message names the notebook and the cell.
@@ -23,7 +23,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +31,6 @@ NBS = ROOT / "nbs"
 # Text that a plotting call leaves beside its figure: an artist's repr, worth nothing to a reader.
 ARTIST = re.compile(r"^[\[(]*(array\(\[*)?(<(matplotlib|mpl_toolkits|Axes|seaborn)\b|Text\()")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
-
-
-def settings():
-    "The project's settings.ini."
-    parser = ConfigParser(delimiters=["="], interpolation=None)
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    return parser["DEFAULT"]
 
 
 def joined(text):
@@ -107,14 +99,14 @@ def make_shell():
 
 def run_notebook(path, dest, flags):
     "Run the notebook at `path`, write it with its outputs to `dest`; exit status 0 or 1."
-    from execnb.nbio import _dict2obj, read_nb, write_nb
+    from fastcore.nbio import read_nb, write_nb
     from nbdev.clean import clean_nb
-    from nbdev.process import extract_directives
+    from nbdev.config import get_config
 
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     os.chdir(NBS)
-    cfg, nb, shell = settings(), read_nb(path), make_shell()
-    skip = set(cfg["tst_flags"].split()) - set(flags)
+    nb, shell = read_nb(path), make_shell()
+    skip = set(get_config(ROOT).tst_flags.split()) - set(flags)
 
     def fail(number, cell, error):
         head = "\n".join("    " + line for line in joined(cell["source"]).splitlines()[:12])
@@ -129,11 +121,8 @@ def run_notebook(path, dest, flags):
     for number, cell in enumerate(nb.cells, 1):
         if cell.cell_type != "code":
             continue
-        source = cell.source
-        directives = extract_directives(cell, remove=True)
-        code = cell.source
-        cell.set_source(source)
-        if directives.get("eval:", [""])[0].lower() == "false" or skip & set(directives):
+        directives, code = cell.directives, cell.source
+        if directives.get("eval", "").lower() == "false" or skip & set(directives):
             continue
         cell.outputs, cell.execution_count = [], None
         outputs = shell.run(code) if code.strip() else []
@@ -152,15 +141,9 @@ def run_notebook(path, dest, flags):
                 f"Its output holds a path of this machine ({', '.join(found)}): print a name "
                 "instead.",
             )
-        cell.outputs = _dict2obj(outputs)
+        cell.outputs = outputs
 
-    clean_nb(
-        nb,
-        False,
-        cfg["allowed_metadata_keys"].split(),
-        cfg["allowed_cell_metadata_keys"].split(),
-        True,
-    )
+    clean_nb(nb)
     write_nb(nb, dest)
     return 0
 
