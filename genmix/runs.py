@@ -195,7 +195,7 @@ def run(
     work: Callable,
     out: str | Path = "runs",  # folder of all runs
     data: str = "none",  # the data's `describe()`
-    again: Callable | None = None,  # called as again(folder, metrics) for a run that is done already
+    again: Callable | None = None,  # again(folder, metrics) is called if the run is done already
     **about: Any,  # more for the provenance; fingerprint=... is compared
 ) -> Path:  # the run's folder
     "Do the work in the run's own folder, unless it is done already; a `RunError` if it is in use."
@@ -308,7 +308,7 @@ def _round(todo, member, configs, workers: int, backend: str):
 # %% ../nbs/02b_runs.ipynb #c731b0db
 class Swept(NamedTuple):
     "What came out of a sweep."
-    # what the members returned (run folders), in the order of the configs, without those that failed
+    # what the members returned (run folders), in the order of the configs, without failures
     done: list
     failures: list  # (config, message) of the others
 

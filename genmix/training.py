@@ -37,8 +37,9 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .configs import ConfigError, FitConfig, write_atomic
+from .configs import ConfigError, FitConfig
 from .data import ImageData
+from .saving import write_atomic
 
 # %% ../nbs/02a_training.ipynb #825f3d0b
 class TrainingError(ValueError):

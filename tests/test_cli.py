@@ -18,6 +18,7 @@ from pathlib import Path
 import genmix
 import pytest
 from genmix import cli, configs
+from genmix.saving import write_atomic
 
 HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "pandas", "numpy")
 LEVELS = ["", "data", "train", *cli.COMMANDS]
@@ -108,7 +109,7 @@ def test_alone_and_version(command):
 def test_help_shows_the_defaults_that_would_be_used(command, tmp_path):
     text = command("train", "moe1991", "--preset", "debug", "--help").stdout
     assert "(default: formants)" in text and "(default: 200)" in text
-    file = configs.write_atomic(
+    file = write_atomic(
         tmp_path / "config.json", json.dumps({"config": "moe1991", "seed": 4321})
     )
     assert "(default: 4321)" in command("train", "moe1991", "--config", file, "--help").stdout
@@ -252,7 +253,7 @@ def test_every_setting_has_a_flag_that_works(experiments):
 def test_config_round_trip(experiments, tmp_path):
     "A run's config.json gives its settings back; flags have the last word; reproduce repeats it."
     config = replace(configs.preset("earlier", "moe1991"), hidden=12)
-    file = configs.write_atomic(
+    file = write_atomic(
         tmp_path / "run" / "config.json", json.dumps(configs.to_dict(config))
     )
     for path in (file, file.parent):

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from genmix import runs
-from genmix.configs import load_config, to_dict, write_atomic
+from genmix.configs import load_config, to_dict
+from genmix.saving import write_atomic
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "genmix" / "published"
 
