@@ -27,7 +27,11 @@ import api  # noqa: E402
 
 NAMES = [f"{module}.{name}" for module, names in genmix.PUBLIC.items() for name in names]
 SYMBOLS = dict(api.symbols())
-MODULES = sorted(p.stem for p in (ROOT / "genmix").glob("*.py") if p.stem[0] != "_")
+MODULES = sorted(
+    ".".join(p.relative_to(ROOT / "genmix").with_suffix("").parts)
+    for p in (ROOT / "genmix").rglob("*.py")
+    if p.stem[0] != "_"
+)
 
 
 # ---------------------------------------------------------------- what is promised is there

@@ -58,6 +58,19 @@ FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
 COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
 
 
+DOCS = "_docs"  # where Quarto puts the site
+NBDEV_YML = """project:
+  output-dir: {docs}
+
+website:
+  title: "{title}"
+  site-url: "{doc_host}{doc_baseurl}"
+  description: "{description}"
+  repo-branch: {branch}
+  repo-url: "{git_url}"
+"""
+
+
 def joined(text):
     "Notebook text is a string or a list of lines: make it a string."
     return text if isinstance(text, str) else "".join(text)
@@ -70,10 +83,17 @@ def settings():
     return parser["DEFAULT"]
 
 
+def quarto_yml(cfg):
+    "What nbs/nbdev.yml holds: title, address and output folder."
+    return NBDEV_YML.format(docs=DOCS, **cfg)
+
+
 # ---------------------------------------------------------------- processing, as nbdev does it
 def repair(text, cfg):
     "Markdown whose links work: pages relative, and source links only if there is a repository."
-    if not cfg["git_url"]:
+    if cfg["git_url"]:
+        text = text.replace("[source](/blob/", f"[source]({cfg['git_url'].rstrip('/')}/blob/")
+    else:
         text = SOURCE_LINK.sub("", text)
     base = cfg["doc_host"] + cfg["doc_baseurl"]
     if base:
@@ -224,11 +244,10 @@ def prepare(n_workers=2):
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
     cfg = settings()
-    refresh_quarto_yml()
+    (ROOT / "nbs" / "nbdev.yml").write_text(quarto_yml(cfg), encoding="utf-8", newline="\n")
     shutil.rmtree(ROOT / "_proc", ignore_errors=True)
     try:
         proc = Path(proc_nbs(n_workers=n_workers, force=True))
@@ -264,7 +283,7 @@ def render(proc):
             "pages without it: --preview DIR"
         )
     subprocess.run(["quarto", "render", "--no-cache"], cwd=proc, check=True)
-    docs = ROOT / settings()["doc_path"]
+    docs = ROOT / DOCS
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc / docs.name, docs)
     return docs
