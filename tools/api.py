@@ -4,9 +4,9 @@
     python tools/api.py            write tests/api.txt
     python tools/api.py --check    write nothing, say what differs
 
-The sources are parsed, nothing is imported, so the text is the same on every machine. Of a class it holds the
-bases, the fields or the constructor's parameters, and the methods that `genmix.METHODS` names; what it inherits
-from a class that is not public stands in its own lines.
+The sources are parsed, nothing is imported, so the text is the same on every machine. Of a class it
+holds the bases, the fields or the constructor's parameters, and the methods that `genmix.METHODS`
+names; what it inherits from a class that is not public stands in its own lines.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def owner(node):
 
 
 class Module:
-    "What a module defines: `names` (the last definition of each) and the `members` of its classes, patched ones as well."
+    """What a module defines: `names` (the last definition of each) and the `members` of its
+    classes, patched ones as well."""
 
     def __init__(self, name):
         self.name, self.names, self.members, self.imports = name, {}, {}, {}
@@ -66,7 +67,8 @@ class Module:
 
 
 def members(modules, public, methods, module, name):
-    "Fields, constructor and promised methods of a class: name -> node, with those of its bases that are not public."
+    """Fields, constructor and promised methods of a class: name -> node, with those of its bases
+    that are not public."""
     found, node = {}, modules[module].names[name]
     for base in map(ast.unparse, node.bases):
         home = module if base in modules[module].names else modules[module].imports.get(base)
@@ -121,7 +123,8 @@ def signature(node, method=False):
 
 
 def symbols():
-    "Every promised name with its node: 'data.load', 'vae.VAE', 'vae.VAE.sample', ... in the order of `PUBLIC`."
+    """Every promised name with its node: 'data.load', 'vae.VAE', 'vae.VAE.sample', ... in the order
+    of `PUBLIC`."""
     public, methods = promised()
     modules = {p.stem: Module(p.stem) for p in (ROOT / "genmix").glob("*.py") if p.stem[0] != "_"}
     for module, names in public.items():
