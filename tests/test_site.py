@@ -248,3 +248,10 @@ def test_workflows_are_sound(path):
 
 def test_there_are_workflows():
     assert [p.stem for p in WORKFLOWS] == ["release", "site", "test"]
+
+
+def test_every_python_that_we_claim_is_tested():
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    matrix = flow["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["python"] == SETTINGS["pythons"].split()
+    assert {case["python"] for case in matrix["include"]} <= set(matrix["python"])
