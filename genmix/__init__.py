@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 FLOORS = (  # from the bottom to the top
     ("saving", "help"),
-    ("configs", "readers", "worlds", "plots"),
-    ("data", "training", "runs", "metrics", "systems", "report"),
+    ("configs", "readers", "worlds", "plots", "linear_world", "sap_lines"),
+    ("data", "training", "runs", "metrics", "systems", "report", "beta_stack"),
     ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
