@@ -196,6 +196,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'genmix.experiments._Like.__len__': ('experiments.html#_like.__len__', 'genmix/experiments.py'),
                                     'genmix.experiments.about_task': ('experiments.html#about_task', 'genmix/experiments.py'),
                                     'genmix.experiments.as_bytes': ('experiments.html#as_bytes', 'genmix/experiments.py'),
+                                    'genmix.experiments.check_backend': ('experiments.html#check_backend', 'genmix/experiments.py'),
                                     'genmix.experiments.cluster': ('experiments.html#cluster', 'genmix/experiments.py'),
                                     'genmix.experiments.draw_run': ('experiments.html#draw_run', 'genmix/experiments.py'),
                                     'genmix.experiments.draw_samples': ('experiments.html#draw_samples', 'genmix/experiments.py'),
