@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'ORIGINS', 'MNIST', 'FASHION', 'PAPER_CATEGORIES', 'QUICKDRAW', 'SETS', 'CLASSES', 'GRAY', 'GRIDS',
            'ImageData', 'class_ranks', 'divide', 'same_images', 'stratified', 'File', 'DataSet', 'quickdraw_categories',
-           'data_root', 'files_of', 'find', 'fetch', 'resize_matrix', 'resize', 'load', 'binarize',
+           'data_root', 'files_of', 'find', 'fetch', 'resize_matrix', 'resize', 'load', 'is_table', 'binarize',
            'fixed_binarization', 'listing', 'check']
 
 # %% ../nbs/00_data.ipynb #8582797c
@@ -1054,7 +1054,7 @@ def load(
                        seed)
     base, categories = _split_name(
         os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
-    if _is_table(base):
+    if is_table(base):
         if split not in (None, "all") or n is not None:
             raise DataError(f"{base} is a table: it has no split or n here; four_vowels divides it")
         return _table(base, root, seed, download)
@@ -1072,7 +1072,7 @@ def load(
     return _choose(d, "all" if split is None else split, n, seed)
 
 # %% ../nbs/00_data.ipynb #1069a3cb
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
     "Is this one of chapter 01's tables?"
     return name in ("auto", "vowels", "formants") or name.lower().endswith(".csv")
 
@@ -1202,7 +1202,7 @@ def check(
         path = next(iter(_paths(base, root).values()))
         x = next(files.open_grid(path, base.partition("-")[0]).blocks(0))
         return f"{base}: ok. {path.name}: layout, labels and the first {len(x):,} images"
-    d = load(full, root=root) if base == "auto" or _is_table(base) else load(
+    d = load(full, root=root) if base == "auto" or is_table(base) else load(
         full if base in SETS else name, "all", root, n=100 if base in WORLDS else None)
     if base == "vowels" and d.sha256 != OFFICIAL:
         raise bad(
