@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from .docstrings import explain
 from .readers import cache, files
 from .readers.files import DataError, bad
 from .readers.vowels import HEADER, HERTZ, OFFICIAL, read_vowels  # noqa: F401
@@ -1077,7 +1078,7 @@ def load(
     color: bool = False,  # for a folder of images: 3 channels
     progress: bool = True,  # show a bar while converting and fetching
 ) -> ImageData | VowelData:
-    "Load a data set; print its `describe()` first. What cannot be had is a `DataError`."
+    "Load a data set; print its `describe()` first. A `DataError` says what cannot be had."
     _check_arguments(split, n, seed, size)
     if not isinstance(name, (str, Path)):
         d = _user_array(name, labels, "array")
@@ -1146,7 +1147,7 @@ def _load_set(base, categories, split, root, n, seed, download, progress) -> Ima
 def binarize(
     x: np.ndarray,  # uint8, any shape
     rng: np.random.Generator,  # the only source of randomness
-) -> np.ndarray:  # uint8, 0 or 255
+) -> np.ndarray:  # uint8, 0 or 255, any shape
     "Equation 0.13: dynamic binarization."
     return (rng.random(x.shape, dtype=np.float32) * 255 < x).astype(np.uint8) * np.uint8(255)
 
@@ -1275,3 +1276,6 @@ def _check_sample(d: ImageData) -> None:
     x = d.x[np.unique(np.linspace(0, len(d) - 1, 100).astype(int))]
     if x.min() == x.max():
         raise bad(d.source, "every pixel of a sample is the same", "pictures")
+
+# %% ../nbs/00_data.ipynb #33cf83fd
+explain(__name__)

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from genmix.configs import ConfigError
+from genmix.docstrings import explain
 
 # %% ../nbs/00c_plots.ipynb #bf825810
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
@@ -376,3 +377,6 @@ def save_gif(
     ms = [int(1000 * seconds)] * (frames - 1) + [2000]
     how = dict(format="GIF", save_all=True, append_images=rest, duration=ms, loop=0)
     return _atomically(path, lambda tmp: first.save(tmp, **how))
+
+# %% ../nbs/00c_plots.ipynb #12322272
+explain(__name__)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..docstrings import explain
 from .files import DataError, bad
 from ..worlds.formants import FORMANTS, KINDS, VOWELS
 
@@ -275,7 +276,7 @@ def four_vowels(
     repetitions: str = "both",  # "both" utterances of a vowel, or only the "first"
     seed: int | None = None,  # stratified: which speakers test; None: every third in file order
 ) -> FourVowels:
-    "The task of the 1991 paper: tell [i] [I] [a] [Λ] apart by (f1, f2); else a `DataError`."
+    "The task of the 1991 paper, [i] [I] [a] [Λ] apart; a `DataError` if the table cannot give it."
     if not isinstance(data, VowelData):
         name, choose = getattr(data, "name", data), "choose vowels, formants, or a CSV file"
         raise DataError(f"{name} is no table of vowels; {choose}")
@@ -296,3 +297,6 @@ def four_vowels(
     a, b = np.isin(d.speaker, train), np.isin(d.speaker, test)
     who = (tuple(train), tuple(test), tuple(left_out))
     return FourVowels(X[a], y[a], X[b], y[b], *who, split, data.origin, data.describe())
+
+# %% ../../nbs/00k_vowels.ipynb #d10aaa95
+explain(__name__)
