@@ -238,6 +238,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'genmix.docstrings._raises': ('help.html#_raises', 'genmix/docstrings.py'),
                                    'genmix.docstrings._read': ('help.html#_read', 'genmix/docstrings.py'),
                                    'genmix.docstrings._split': ('help.html#_split', 'genmix/docstrings.py'),
+                                   'genmix.docstrings._tidy': ('help.html#_tidy', 'genmix/docstrings.py'),
                                    'genmix.docstrings.brief': ('help.html#brief', 'genmix/docstrings.py'),
                                    'genmix.docstrings.class_doc': ('help.html#class_doc', 'genmix/docstrings.py'),
                                    'genmix.docstrings.explain': ('help.html#explain', 'genmix/docstrings.py'),

@@ -31,13 +31,20 @@ class Item(NamedTuple):
 ITEM = re.compile(r"(\*{0,2}\w+)\s*(?::\s*(.+?))?(?:\s*=\s*(.+))?", re.DOTALL)
 
 
+def _tidy(code: str) -> str:
+    "Code from several lines on one, without brackets around a single value."
+    code = re.sub(r",?\s+([)\]}])", r"\1", re.sub(r"([(\[{])\s+", r"\1", code))
+    alone = re.fullmatch(r"\(([^(),]+)\)", code)
+    return alone[1] if alone else code
+
+
 def item(
     code: str,  # such as "n: int = 0"
     comment: str = "",  # what is said of it
 ) -> Item | None:  # None for the separators * and /
     "Take a parameter or a field apart."
     found = ITEM.fullmatch(code.strip())
-    return Item(*(part or "" for part in found.groups()), comment) if found else None
+    return Item(*(_tidy(part or "") for part in found.groups()), comment) if found else None
 
 # %% ../nbs/00l_help.ipynb #c44fdbec
 RESULT = re.compile(r"\s*->\s*(.+?)\s*:(?:\s|$)")
