@@ -195,7 +195,7 @@ def run(
     work: Callable,
     out: str | Path = "runs",  # folder of all runs
     data: str = "none",  # the data's `describe()`
-    again: Callable | None = None,  # called as again(folder, metrics) for a run that is done already
+    again: Callable | None = None,  # again(folder, metrics) is called if the run is done already
     **about: Any,  # more for the provenance; fingerprint=... is compared
 ) -> Path:  # the run's folder
     "Do the work in the run's own folder, unless it is done already; a `RunError` if it is in use."
@@ -308,7 +308,7 @@ def _round(todo, member, configs, workers: int, backend: str):
 # %% ../nbs/02b_runs.ipynb #c731b0db
 class Swept(NamedTuple):
     "What came out of a sweep."
-    # what the members returned (run folders), in the order of the configs, without those that failed
+    # what the members returned (run folders), in the order of the configs, without failures
     done: list
     failures: list  # (config, message) of the others
 
@@ -382,11 +382,14 @@ def summarize(
     values: str | list | None = None,
     level: float = .95,  # of the confidence interval
 ) -> pd.DataFrame:  # a row per group and value: runs, mean, std, low, high
-    "Mean, standard deviation and confidence interval (equation 2b.1) of every group."
+    "Mean, standard deviation, interval (equation 2b.1); a `RunError` if a column is not there."
     by = [by] if isinstance(by, str) else list(by)
     values = [values] if isinstance(values, str) else values
     if values is None:
         values = [c for c in df.select_dtypes("number") if c not in (*by, "seed")]
+    if unknown := [c for c in (*by, *values) if c not in df]:
+        has = ", ".join(map(str, df.columns))
+        raise RunError(f"the table has no column {unknown[0]!r}; it has {has}")
     rows = []
     for key, g in df.groupby(by, sort=False, dropna=False):
         for name in values:

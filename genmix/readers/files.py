@@ -28,8 +28,6 @@ from typing import NoReturn
 
 import numpy as np
 
-from ..docstrings import explain
-
 # %% ../../nbs/00d_files.ipynb #4c1f9844
 class DataError(ValueError):
     "Something is wrong with a data file; the message says what, where, and what to do."
@@ -1217,6 +1215,3 @@ def check_array(
             raise bad(path, "numbers outside of 0..1, or NaN", "numbers in [0, 1]", fix=fix)
         out[a : a + 1024] = np.rint(b * np.float32(255))
     return out
-
-# %% ../../nbs/00d_files.ipynb #1880fa63
-explain(__name__)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..docstrings import explain
 from .files import DataError, bad
 from ..worlds.formants import FORMANTS, KINDS, VOWELS
 
@@ -297,6 +296,3 @@ def four_vowels(
     a, b = np.isin(d.speaker, train), np.isin(d.speaker, test)
     who = (tuple(train), tuple(test), tuple(left_out))
     return FourVowels(X[a], y[a], X[b], y[b], *who, split, data.origin, data.describe())
-
-# %% ../../nbs/00k_vowels.ipynb #d10aaa95
-explain(__name__)
