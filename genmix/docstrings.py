@@ -96,7 +96,7 @@ def _own_fields(lines: list[str]) -> Iterator[Item]:
         if line.strip() and not line.startswith("    ") and not depth:
             return
         text, comment = _split(line)
-        if quotes or text.startswith('"'):  # a docstring
+        if quotes or (text.startswith('"') and not code):  # a docstring
             if text.count('"""') == 1:
                 quotes = not quotes
             continue
