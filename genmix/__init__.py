@@ -12,7 +12,7 @@ FLOORS = (  # from the bottom to the top
     ("saving", "help"),
     ("configs", "readers", "worlds", "plots"),
     ("data", "training", "runs", "metrics", "systems", "report"),
-    ("nets", "vae_parts", "row_adam"),
+    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world"),  # what chapters are made of
     ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
