@@ -1081,16 +1081,9 @@ def load(
     "Load a data set; print its `describe()` first. A `DataError` says what cannot be had."
     _check_arguments(split, n, seed, size)
     if not isinstance(name, (str, Path)):
-<<<<<<< HEAD
-        return _choose(_user_array(name, labels, "array"), "all" if split is None else split, n,
-                       seed)
-    base, categories = _split_name(
-        os.fspath(name)) if os.fspath(name).partition(":")[0] in SETS else (os.fspath(name), None)
-=======
         d = _user_array(name, labels, "array")
         return _choose(d, "all" if split is None else split, n, seed)
     base, categories = _name_and_categories(name)
->>>>>>> de903df89ebeca8ad6837bde65d947fa8cfedc64
     if is_table(base):
         if split not in (None, "all") or n is not None:
             raise DataError(f"{base} is a table: it has no split or n here; four_vowels divides it")
@@ -1106,17 +1099,11 @@ def load(
     d = _user_folder(path, size, color) if path.is_dir() else _user_file(path)
     return _choose(d, "all" if split is None else split, n, seed)
 
-<<<<<<< HEAD
-# %% ../nbs/00_data.ipynb #1069a3cb
-def is_table(name: str) -> bool:
-    "Is this one of chapter 01's tables?"
-=======
 
 def is_table(
     name: str,  # as `load` takes it
 ) -> bool:  # True: rows of numbers, no images
     "Does a name mean one of chapter 01's tables of vowels?"
->>>>>>> de903df89ebeca8ad6837bde65d947fa8cfedc64
     return name in ("auto", "vowels", "formants") or name.lower().endswith(".csv")
 
 # %% ../nbs/00_data.ipynb #1069a3cb
@@ -1260,15 +1247,10 @@ def check(
         path = next(iter(_paths(base, root).values()))
         x = next(files.open_grid(path, base.partition("-")[0]).blocks(0))
         return f"{base}: ok. {path.name}: layout, labels and the first {len(x):,} images"
-<<<<<<< HEAD
-    d = load(full, root=root) if base == "auto" or is_table(base) else load(
-        full if base in SETS else name, "all", root, n=100 if base in WORLDS else None)
-=======
     if is_table(base):
         d = load(full, root=root)
     else:
         d = load(full if base in SETS else name, "all", root, n=100 if base in WORLDS else None)
->>>>>>> de903df89ebeca8ad6837bde65d947fa8cfedc64
     if base == "vowels" and d.sha256 != OFFICIAL:
         fix = "Fetch it again (genmix data fetch vowels), or use your own table by its path: "
         what = f"readable, but its sha256 is {d.sha256}"
