@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 
 FLOORS = (  # from the bottom to the top
     ("saving", "help"),
-    ("configs", "readers", "worlds", "plots"),
+    ("configs", "readers", "worlds", "plots", "messages"),
     ("data", "training", "runs", "metrics", "systems", "report"),
-    ("vae", "moe1991", "latent_opt", "smoe_experts", "smoe_vae", "beta_vae", "vlae",
+    ("vae", "moe1991", "latent_opt", "smoe_experts", "smoe_vae", "beta_vae", "priors", "vlae",
      "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
