@@ -3,7 +3,7 @@
     python -m benchmarks.beta_vae [--models 4] [--steps 8] [--rounds 5] [--device cpu]
 
 The baseline trains the models one after the other with `fit`'s step, with all threads that the process has. The stack trains the same
-models, to the same weights, as one (`genmix.beta_vae.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts them, are the
+models, to the same weights, as one (`genmix.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts them, are the
 third way: one per core, at the same time. Interleaved rounds, median of the ratios.
 """
 
@@ -16,6 +16,7 @@ from benchmarks.common import compared, go_on, seconds  # first: it sets the num
 
 import torch
 from genmix import beta_vae, training
+from genmix.beta_stack import Stack
 from genmix.configs import BetaVAEConfig
 from genmix.data import load
 
@@ -23,7 +24,7 @@ from genmix.data import load
 def prepared(models, configs, data, stacked, device):
     "A function that trains all models for some steps."
     if stacked:
-        runs = [training.Run(beta_vae.Stack(models, configs, data), data, configs[0])]
+        runs = [training.Run(Stack(models, configs, data), data, configs[0])]
     else:
         runs = [training.Run(m, data, c) for m, c in zip(models, configs)]
     for r in runs:

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from genmix import beta_vae, data, experiments, metrics, runs
 from genmix.configs import load_config, to_dict
+from genmix.studies.beta_run import MEASURED, measure
+from genmix.studies.beta_vae import collect, one_beta, summary
 from joblib import Parallel, delayed
 
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
@@ -68,11 +70,11 @@ def commands(df):
 
 def measured(folder):
     "A run's row, its metrics computed again from the stored codes (the same version of the metrics for all), with bootstrap standard errors."
-    row = beta_vae.collect([folder]).iloc[0].to_dict()
+    row = collect([folder]).iloc[0].to_dict()
     s = runs.load_arrays(folder / "figures.npz")
     what = s["mu"], s["factors"], tuple(s["factor_sizes"])
     t, se = (
-        metrics.evaluate(*what, beta_vae.MEASURED),
+        metrics.evaluate(*what, MEASURED),
         metrics.standard_error(*what, ("mig", "sap", "im")),
     )
     return row | dict(zip(t.metric, t.value)) | dict(zip(se.metric + "_se", se.se))
@@ -86,7 +88,7 @@ def untrained(name, seed):
     )
     mu = beta_vae.view(model, test)["mu"].astype(float)
     t = metrics.evaluate(
-        (mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, beta_vae.MEASURED
+        (mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, MEASURED
     )
     return {"data": name, "seed": seed, **dict(zip(t.metric, t.value))}
 
@@ -125,7 +127,7 @@ def main():
         about(folders, commands(df), note="seconds: with the first phase if it was not there yet"),
     )
     for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
-        runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
+        runs.save_table(PUBLISHED / f"summary_{name}.csv", summary(d))
         runs.save_json(
             PUBLISHED / f"summary_{name}.json",
             about([f for f in folders if load_config(f).data == name], commands(d)),
@@ -160,7 +162,7 @@ def main():
             continue
         _, task = experiments.load_images(c)
         model = experiments.load_model(f)
-        _, arrays = beta_vae.measure(model, task.train, task.test, replace(c, plots=True))
+        _, arrays = measure(model, task.train, task.test, replace(c, plots=True))
         kept = {k: v for k, v in arrays.items() if k not in ("mu", "factors")}
         kept["traversals"] = kept["traversals"][:3]
         runs.save_arrays(PUBLISHED / f"{c.data}.npz", kept)
@@ -170,10 +172,8 @@ def main():
             & (df.beta == c.beta)
             & (df["lambda"] == c.lambda_)
         ]
-        one = one[(one.penalty == "kl") & (one.second_beta == one.beta)]
-        runs.save_json(
-            PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], commands(one))
-        )
+        made = about([f], commands(one_beta(one)))
+        runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | made)
         runs.save_weights(
             ALL / "weights" / f"beta-vae-{c.data}.safetensors",
             model,
