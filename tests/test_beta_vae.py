@@ -1,4 +1,4 @@
-"Chapter 05: the linear world, the model and its two phases, stacks, tables and figures, and what impossible settings are told."
+"Chapter 05: the linear world, the model and its two phases, stacks, tables, figures, mistakes."
 
 import json
 import math
@@ -76,7 +76,7 @@ def trained(tmp_path_factory):
     ],
 )
 def test_published_table(n, rows):
-    "arXiv 2602.09277: the reconstructions to all digits, SAP and I_m within what 50 other starts change."
+    "arXiv 2602.09277: reconstructions to all digits, SAP and I_m within what other starts change."
     f, g = (
         runs.load_arrays(REFERENCE / f"{name}_n{n}_m10_s5.npz")
         for name in ("Gamma_Sigma_Y", "Sigma_V")
@@ -113,7 +113,7 @@ def test_gain_shrinks_by_beta(beta):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_water_filling_is_the_fixed_point(seed):
-    "Also where some factors lie under the level, and where there are fewer latent variables than factors."
+    "Also where factors lie under the level, and where there are fewer latents than factors."
     world = linear_world(20, 4, seed=seed)
     top = np.linalg.eigvalsh(world.Sigma_Y)[::-1]
     for level, m in ((0.3, 6), (math.sqrt(top[1] * top[2]), 6), (0.3, 2)):
@@ -154,7 +154,7 @@ def test_half_steps_never_raise_the_loss():
 
 
 def test_scores_of_known_codes():
-    "Latent i hears factor i through noise: I_m is the sum over channels, however the latents are ordered."
+    "Latent i hears factor i through noise: I_m is the sum over channels, in any order."
     world = LinearWorld(
         np.eye(3), np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 1e-9 * np.eye(3)
     )
@@ -444,7 +444,7 @@ def test_members_of_a_stack_must_agree():
 
 
 def test_a_stacked_sweep_leaves_the_runs_that_training_one_by_one_leaves(tmp_path, capsys):
-    "Two seeds with images of their own, two betas, a second phase with another beta: weights and metrics as alone; nothing is trained twice."
+    "Two seeds, two betas, another second beta: weights and metrics as alone, nothing twice."
     members = [
         replace(
             C,
@@ -637,7 +637,7 @@ def test_rates_leave_out_what_only_some_seeds_have():
 
 
 def test_equal_kl_leaves_no_difference_on_a_curve():
-    "Runs with lambda whose numbers are those of the curve, in a setting where the curve is known; those outside it are left out."
+    "Runs with lambda whose numbers are those of a known curve; those outside it are left out."
 
     def at(beta, lambda_, kl, more=0.0):
         numbers = {
@@ -792,7 +792,7 @@ def test_config_json_round_trip(trained):
 
 @pytest.mark.parametrize("name", ["sprites", "rooms", "arms"])
 def test_published_models_do_what_the_table_says(name):
-    "Weights by name, in half precision: on some other test images within a few percent of the row that they come from."
+    "Half precision: on other test images within a few percent of the row that they come from."
     model = experiments.load_model(f"beta-vae-{name}")
     c = runs.pretrained(f"beta-vae-{name}").config
     df = runs.published("beta_vae", "study").value

@@ -1,11 +1,12 @@
-"""Publish a study of chapter 05: the table of all runs, summaries, untrained encoders for comparison, arrays and weights of chosen runs.
+"""Publish a study of chapter 05: a table of all runs, untrained encoders, arrays and weights.
 
-    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
-        channels_last=yes plots=no
-    genmix sweep beta-vae data=rooms ...        # and so on: any runs of beta-vae with a second phase will do
+    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 \\
+        lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no
+    genmix sweep beta-vae data=rooms ...        # and so on: any runs with a second phase will do
     python tools/publish_beta.py runs/beta-vae  # or several such folders
 
-Every finished run with a second phase goes into the table. Everything goes to genmix/published/beta_vae and genmix/published/weights of this clone.
+Every finished run with a second phase goes into the table. Everything goes to
+genmix/published/beta_vae and genmix/published/weights of this clone.
 """
 
 import argparse
@@ -69,7 +70,10 @@ def commands(df):
 
 
 def measured(folder):
-    "A run's row, its metrics computed again from the stored codes (the same version of the metrics for all), with bootstrap standard errors."
+    """A run's row, its metrics computed again from the stored codes, with standard errors.
+
+    So all rows have the same version of the metrics; the errors are bootstrapped.
+    """
     row = collect([folder]).iloc[0].to_dict()
     s = runs.load_arrays(folder / "figures.npz")
     what = s["mu"], s["factors"], tuple(s["factor_sizes"])
@@ -81,7 +85,10 @@ def measured(folder):
 
 
 def untrained(name, seed):
-    "Metrics of codes of an encoder that was never trained, on the study's test images; every code scaled to variance 1, for SAP's sake."
+    """Metrics of codes of an encoder that was never trained, on the study's test images.
+
+    Every code is scaled to variance 1, for SAP's sake.
+    """
     test = data.load(name, "test", n=10_000, seed=0)
     model = beta_vae.model_of(
         replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test
@@ -112,10 +119,9 @@ def main():
         if load_config(p.parent).lambda_steps
     )
     if not folders:
-        parser.exit(
-            2,
-            f"publish_beta: no finished run of beta-vae with a second phase in {', '.join(map(str, a.runs))}\n",
-        )
+        where = ", ".join(map(str, a.runs))
+        why = f"no finished run of beta-vae with a second phase in {where}"
+        parser.exit(2, f"publish_beta: {why}\n")
     by = ["data", "penalty", "precision", "beta", "second_beta", "lambda"]
     df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(
         [*by, "seed"]
