@@ -22,25 +22,22 @@ repository, documentation = cfg["git_url"].rstrip("/"), cfg["doc_host"] + cfg["d
 
 
 def read_elsewhere(text):
-    "The README for a page that has none of its files: links lead to this version in the repository; without one they are plain text."
+    """The README for a page that has none of its files.
+
+    Links lead to this version in the repository; without a repository they are plain text.
+    """
     if not repository:
-        text = re.sub(
-            r"!\[[^\]]*\]\((?!\w+:)[^)]+\)\n+(\*[^\n]+\*\n+)?", "", text
-        )  # a picture, with its caption
+        # a picture, with its caption
+        text = re.sub(r"!\[[^\]]*\]\((?!\w+:)[^)]+\)\n+(\*[^\n]+\*\n+)?", "", text)
         return re.sub(r"\[([^\]]+)\]\((?![\w#]+:|#)[^)]+\)", r"\1", text)
     text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\1{repository}/raw/v{cfg['version']}/", text)
     return re.sub(r"(\[[^\]]+\]\()(?!\w+:|#)", rf"\1{repository}/blob/v{cfg['version']}/", text)
 
 
 urls = {"Homepage": repository, "Documentation": documentation}
-urls |= (
-    {
-        "Changelog": f"{repository}/blob/{cfg['branch']}/CHANGELOG.md",
-        "Issues": f"{repository}/issues",
-    }
-    if repository
-    else {}
-)
+if repository:
+    urls["Changelog"] = f"{repository}/blob/{cfg['branch']}/CHANGELOG.md"
+    urls["Issues"] = f"{repository}/issues"
 
 setup(
     name=cfg["lib_name"],
@@ -63,9 +60,8 @@ setup(
         *[f"Programming Language :: Python :: {version}" for version in cfg["pythons"].split()],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    package_dir={
-        "": "."
-    },  # an editable install then works from any folder, also from the one that holds this clone
+    # an editable install then works from any folder, also from the one that holds this clone
+    package_dir={"": "."},
     packages=find_packages(include=["genmix", "genmix.*"]),
     package_data={"genmix": ["published/*", "published/*/*"]},
     python_requires=f">={cfg['min_python']}",

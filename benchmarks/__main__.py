@@ -1,15 +1,20 @@
-"""All speed ratios that the chapters promise, measured in one run: which of the promises hold on this machine?
+"""All speed ratios that the chapters promise, measured in one run: which of the promises hold on
+this machine?
 
     python -m benchmarks [--minutes 10] [--only moe1991,metrics] [--json FILE] [--quick]
     python -m benchmarks --judge FILE      after a chapter's sentence and benchmarks/promises.py have changed
 
-Every benchmark runs in a process of its own, with its own number of threads, on a slice of what it does when it is started alone; its share
-of the minutes says how many pairs there are, five at least. A ratio is taken within a pair (ours and the named baseline, one right after the
-other, the order alternating); the table has the median of the ratios, the least and the largest. What the chapters promise stands in
-benchmarks/promises.py. A benchmark whose data is missing is skipped, an error in one does not stop the others; after an error the exit status
-is 1. Whether a promise holds is a result and not an error. Best on a machine that does nothing else: the load is printed, before and after.
+Every benchmark runs in a process of its own, with its own number of threads, on a slice of what it
+does when it is started alone; its share of the minutes says how many pairs there are, five at
+least. A ratio is taken within a pair (ours and the named baseline, one right after the other, the
+order alternating); the table has the median of the ratios, the least and the largest. What the
+chapters promise stands in benchmarks/promises.py. A benchmark whose data is missing is skipped, an
+error in one does not stop the others; after an error the exit status is 1. Whether a promise holds
+is a result and not an error. Best on a machine that does nothing else: the load is printed, before
+and after.
 
-The conversion of the large sets (python -m benchmarks.large_sets) is no part of this: it has no baseline, and takes gigabytes.
+The conversion of the large sets (python -m benchmarks.large_sets) is no part of this: it has no
+baseline, and takes gigabytes.
 """
 
 import argparse
@@ -190,11 +195,13 @@ def judged_again(path):
 
 def show(rows):
     print(
-        f"\n{'chapter':13} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} {'largest':>8} {'pairs':>5} {'threads':>7}  holds"
+        f"\n{'chapter':13} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} "
+        f"{'largest':>8} {'pairs':>5} {'threads':>7}  holds"
     )
     for r in rows:
         print(
-            f"{r['chapter']:13} {r['ours']:45} {r['baseline']:39} {written(r['kind'], r['number']):>11} "
+            f"{r['chapter']:13} {r['ours']:45} {r['baseline']:39} "
+            f"{written(r['kind'], r['number']):>11} "
             + " ".join(
                 f"{r[k]:8.2f}" if r[k] < 100 else f"{r[k]:8,.0f}"
                 for k in ("median", "least", "largest")
@@ -257,12 +264,14 @@ def main(argv=None):
         return show(judged_again(a.judge))
     here, before, start, rows, skipped, failed = machine(), load_average(), time.time(), [], {}, {}
     print(
-        f"{here['processor']}, {here['cores']} cores, {here['system']} {here['architecture']}; Python {here['python']}, numpy {here['numpy']}, "
+        f"{here['processor']}, {here['cores']} cores, {here['system']} {here['architecture']}; "
+        f"Python {here['python']}, numpy {here['numpy']}, "
         f"torch {here['torch']}; threads: see the table; load {before}"
     )
     if before is not None and before > here["cores"] / 4:
         print(
-            f"warning: load {before}: something else is at work on this machine, and ratios will scatter",
+            f"warning: load {before}: something else is at work on this machine, and ratios will "
+            "scatter",
             flush=True,
         )
     second = (
@@ -280,7 +289,8 @@ def main(argv=None):
             failed[name] = error
         note = f"; skipped: {missing}" if missing else ""
         print(
-            f"[{k}/{len(a.names)}] {name}: {len(results)} ratios in {time.time() - began:.0f} s{note}"
+            f"[{k}/{len(a.names)}] {name}: {len(results)} ratios in {time.time() - began:.0f} "
+            f"s{note}"
             + f"; FAILED: {error}" * bool(error),
             flush=True,
         )

@@ -1,4 +1,5 @@
-"What the benchmarks share: a clock, one thread unless stated otherwise, pairs in turns, a process for every candidate, ratios within rounds."
+"""What the benchmarks share: a clock, one thread unless stated otherwise, pairs in turns, a process
+for every candidate, ratios within rounds."""
 
 import multiprocessing
 import os
@@ -42,14 +43,16 @@ def official(name, split, n):
         d = load(name, split, n=n)
     except DataError as e:
         raise Missing(
-            f"needs the real {name}, which is not here: set GENMIX_DATA to the folder that holds it, or `genmix data fetch {name}`"
+            f"needs the real {name}, which is not here: set GENMIX_DATA to the folder that holds "
+            f"it, or `genmix data fetch {name}`"
         ) from e
     return replace(d, x=np.ascontiguousarray(d.x[:]), y=np.asarray(d.y))
 
 
 # ---- two functions in turns
 def go_on(done, least, start, budget):
-    "Is there another pair? Until `least` are done; after that as long as the next one should end within the budget of seconds."
+    """Is there another pair? Until `least` are done; after that as long as the next one should end
+    within the budget of seconds."""
     spent = time.perf_counter() - start
     return done < least or (done < MOST and spent * (done + 1) / done < budget)
 
@@ -74,10 +77,11 @@ def compared(slow, fast):
 
 
 def in_turns(slow, fast, pairs, budget=0.0, draw=tuple, items=(1, 1)):
-    """Both sides in an order that alternates: at least `pairs` pairs, more while there is budget (seconds).
+    """Both sides in an order that alternates: at least `pairs` pairs, more while there is budget
+    (seconds).
 
-    draw() is called before every pair and not timed; what it returns is handed to both. `items`: how many things each side does, so that
-    `slow` and `fast` in the result are seconds per thing.
+    draw() is called before every pair and not timed; what it returns is handed to both. `items`:
+    how many things each side does, so that `slow` and `fast` in the result are seconds per thing.
     """
     taken, start = ([], []), time.perf_counter()
     while go_on(k := len(taken[0]), pairs, start, budget):
@@ -109,9 +113,11 @@ def serve(pipe, threads, build, args, settings, warm):
 
 @contextmanager
 def at_work(candidates, args, threads, warm):
-    """Processes of their own for all candidates, warm; gives ask(name, *order) -> wall seconds, processor seconds, page faults of run(*order).
+    """Processes of their own for all candidates, warm; gives ask(name, *order) -> wall seconds,
+    processor seconds, page faults of run(*order).
 
-    `candidates`: name -> (build, settings); build(*args, **settings), called in the candidate's own process, returns run.
+    `candidates`: name -> (build, settings); build(*args, **settings), called in the candidate's own
+    process, returns run.
     """
     context, pipes = multiprocessing.get_context("spawn"), {}
 
@@ -135,7 +141,8 @@ def at_work(candidates, args, threads, warm):
 
 
 def measure(candidates, args, rounds, threads, warm=2, budget=0.0):
-    "Wall seconds, processor seconds and page faults of every candidate in every round (at least `rounds`), in an order that alternates."
+    """Wall seconds, processor seconds and page faults of every candidate in every round (at least
+    `rounds`), in an order that alternates."""
     found = {name: [] for name in candidates}
     with at_work(candidates, args, threads, warm) as ask:
         k, start = 0, time.perf_counter()

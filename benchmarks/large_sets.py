@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.large_sets --folder DIR [--sets dsprites shapes3d mpi3d] [--json FILE]
 
-The official files (up to 12.7 GB unpacked) need not be at hand: files in their layout and of their full size are written first, with
-images of `genmix.worlds.sprites`, `rooms` and `arms`, unless DIR holds them already. Then, in a process of its own, `load` converts each into the
-cache (which is removed again), and random batches are read. The peak is the process's largest resident memory when the conversion is done.
-The baseline is holding the unpacked images in memory: their size is printed beside the peak. Needs 16 GB of free disk.
+The official files (up to 12.7 GB unpacked) need not be at hand: files in their layout and of their
+full size are written first, with images of `genmix.worlds.sprites`, `rooms` and `arms`, unless DIR
+holds them already. Then, in a process of its own, `load` converts each into the cache (which is
+removed again), and random batches are read. The peak is the process's largest resident memory when
+the conversion is done. The baseline is holding the unpacked images in memory: their size is printed
+beside the peak. Needs 16 GB of free disk.
 """
 
 import argparse
@@ -157,7 +159,8 @@ def main():
         r = json.loads(done.stdout)
         rows.append(r)
         print(
-            f"{name:9} {r['images']:9,} images, {r['unpacked_gb']:5.2f} GB unpacked: converted in {r['convert_s']:6.1f} s with at most {r['peak_mb']} MB "
+            f"{name:9} {r['images']:9,} images, {r['unpacked_gb']:5.2f} GB unpacked: converted in "
+            f"{r['convert_s']:6.1f} s with at most {r['peak_mb']} MB "
             f"of memory, opened again in {r['open_again_s']:.2f} s; random batches: "
             + ", ".join(f"{v:,}/s at {k}" for k, v in r["images_per_s"].items()),
             flush=True,

@@ -1,13 +1,15 @@
-"""Chapter 05a: support vector machines on a line and counted information against loops over codes and factors with scikit-learn.
+"""Chapter 05a: support vector machines on a line and counted information against loops over codes
+and factors with scikit-learn.
 
     OMP_NUM_THREADS=1 python -m benchmarks.metrics [--pairs 7] [--rows 10000] [--codes 10] [--scale 1] [--dual]
 
-The codes are those of a mediocre model: half of them know a factor, the others are noise. Factors have MPI3D's sizes. Both sides
-compute the same numbers, which is checked before anything is timed. A and B alternate; the ratio of each pair is taken, and the
-median of the ratios is printed. The baseline of SAP is the loop that the field uses, LinearSVC with scikit-learn's own settings;
---dual takes the solver that was its default before version 1.5, whose time depends on the scale of the codes (--scale 20: minutes),
-and which may stop before it has converged. DCI's two predictors (500 rows, five factors) give different numbers; only their times
-are compared.
+The codes are those of a mediocre model: half of them know a factor, the others are noise. Factors
+have MPI3D's sizes. Both sides compute the same numbers, which is checked before anything is timed.
+A and B alternate; the ratio of each pair is taken, and the median of the ratios is printed. The
+baseline of SAP is the loop that the field uses, LinearSVC with scikit-learn's own settings; --dual
+takes the solver that was its default before version 1.5, whose time depends on the scale of the
+codes (--scale 20: minutes), and which may stop before it has converged. DCI's two predictors (500
+rows, five factors) give different numbers; only their times are compared.
 """
 
 import argparse
@@ -105,22 +107,26 @@ def main():
     parser.add_argument("--dual", action="store_true", help="LinearSVC's dual solver")
     a = parser.parse_args()
     print(
-        f"{a.rows:,} rows x {a.codes} codes x {len(SIZES)} factors of sizes {SIZES}; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, "
-        f"{os.cpu_count()} cores, numpy {np.__version__}, scikit-learn {sklearn.__version__}; {a.pairs} interleaved pairs, medians"
+        f"{a.rows:,} rows x {a.codes} codes x {len(SIZES)} factors of sizes {SIZES}; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, "
+        f"{os.cpu_count()} cores, numpy {np.__version__}, scikit-learn {sklearn.__version__}; "
+        f"{a.pairs} interleaved pairs, medians"
     )
     print(
         f"{'what':30} {'loop':>10} {'here':>10} {'ratio':>8} {'(min-max)':>15}   largest difference"
     )
     for name, r in measured(a.pairs, rows=a.rows, codes=a.codes, scale=a.scale, dual=a.dual):
         print(
-            f"{name:30} {r['slow']:8.3f} s {r['fast']:8.3f} s {r['median']:7.1f}x ({r['least']:.1f}-{r['largest']:.1f})   {r['differ']:.1e}",
+            f"{name:30} {r['slow']:8.3f} s {r['fast']:8.3f} s {r['median']:7.1f}x "
+            f"({r['least']:.1f}-{r['largest']:.1f})   {r['differ']:.1e}",
             flush=True,
         )
     z, v = tables(a.rows, a.codes)
     z *= a.scale
     together = [seconds(lambda: (mig(z, v), sap(z, v), im(z, v))) for _ in range(max(a.pairs, 5))]
     print(
-        f"MIG + SAP + I_m together: {statistics.median(together):.3f} s ({min(together):.3f}-{max(together):.3f}); with modularity "
+        f"MIG + SAP + I_m together: {statistics.median(together):.3f} s "
+        f"({min(together):.3f}-{max(together):.3f}); with modularity "
         f"{statistics.median(together) + statistics.median(seconds(lambda: modularity(z, v)) for _ in range(5)):.3f} s"
     )
 

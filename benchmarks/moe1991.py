@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python -m benchmarks.moe1991 [--pairs 7] [--epochs 60] [--runs 25]
 
 The baseline is the loop one would write first: one run at a time, arrays [cases, experts, classes]
-(mixtures) or [cases, units] (backprop), sums over the last axis. Both sides compute the same updates in
-float64 from the same starting weights, which is checked before anything is timed. A and B alternate; the
-ratio of each pair is taken, and the median of the ratios is printed. The last two comparisons let the package
-allocate new arrays in every epoch, to see what reusing memory saves; each side has a process of its own,
-because how an allocator treats freed memory depends on what the process did before, for example on whether it
-has loaded PyTorch.
+(mixtures) or [cases, units] (backprop), sums over the last axis. Both sides compute the same
+updates in float64 from the same starting weights, which is checked before anything is timed. A and
+B alternate; the ratio of each pair is taken, and the median of the ratios is printed. The last two
+comparisons let the package allocate new arrays in every epoch, to see what reusing memory saves;
+each side has a process of its own, because how an allocator treats freed memory depends on what the
+process did before, for example on whether it has loaded PyTorch.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from benchmarks.common import compared, in_turns, measure  # first: it sets the 
 import numpy as np
 
 from genmix.data import four_vowels, load
-from genmix.moe1991 import Mixture, systems, train
+from genmix.moe1991 import Mixture, train
+from genmix.studies.moe1991 import systems
 
 
 def softmax(a):
@@ -75,7 +76,8 @@ def one_after_another(model, X, D, lr, seeds, epochs):
 
 
 def alone(epochs, runs, fresh=False, loads=None):
-    "Four experts in a process of their own, where nothing has shaped the memory but a module that it loads."
+    """Four experts in a process of their own, where nothing has shaped the memory but a module that
+    it loads."""
     if loads:
         importlib.import_module(loads)
     if fresh:
@@ -130,15 +132,19 @@ def main():
     parser.add_argument("--runs", type=int, default=25)
     a = parser.parse_args()
     print(
-        f"{a.runs} runs x {a.epochs} epochs, float64; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
-        f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} interleaved pairs, medians"
+        f"{a.runs} runs x {a.epochs} epochs, float64; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; "
+        f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; {a.pairs} "
+        "interleaved pairs, medians"
     )
     print(
-        f"{'system':40} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run and epoch"
+        f"{'system':40} {'baseline':>12} {'together':>12} {'ratio':>7} {'(min-max)':>13}   per run "
+        "and epoch"
     )
     for name, r in measured(a.pairs, epochs=a.epochs, runs=a.runs):
         print(
-            f"{name:40} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f})",
+            f"{name:40} {1e6 * r['slow']:9.1f} µs {1e6 * r['fast']:9.1f} µs {r['median']:6.1f}x "
+            f"({r['least']:.1f}-{r['largest']:.1f})",
             flush=True,
         )
 

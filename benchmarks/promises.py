@@ -1,7 +1,9 @@
-"""What the chapters say about speed, sentence by sentence: the one place that `python -m benchmarks` compares its ratios with.
+"""What the chapters say about speed, sentence by sentence: the one place that `python -m
+benchmarks` compares its ratios with.
 
-Every result that a benchmark yields has at least one line here. `words` stand in the chapter's notebook, and the number follows from them
-(tests/test_benchmarks.py), so that a sentence cannot change without this table.
+Every result that a benchmark yields has at least one line here. `words` stand in the chapter's
+notebook, and the number follows from them (tests/test_benchmarks.py), so that a sentence cannot
+change without this table.
 
 kind: "at least"     the ratio is the number or more
       "about"        the number is a measured one, or rounded in words: at least .8 of it
@@ -188,7 +190,8 @@ def table():
         "torch.manual_seed",
         "about",
         80,
-        "`torch.manual_seed` takes 80 microseconds even without a GPU, a seed for the one generator in use takes one",
+        "`torch.manual_seed` takes 80 microseconds even without a GPU, a seed for the one "
+        "generator in use takes one",
     )
     say("conv, batch 128, fit", "fit: conv, batch 128", loader, "about", 1.5, simple)
     say("bottleneck, batch 64, fit", "fit: bottleneck, batch 64", loader, "about", 1.5, simple)

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.readers [--pairs 5] [--drawings 75000] [--json FILE]
 
-Every reader reads files that this program writes to a temporary folder in the official layouts, random or
-made by a formula, and the baseline named beside it reads the same files without the checks. A and B
-alternate; medians of the times, and the median of the pairs' ratios. What both return is compared first.
-Times are with the files in the disk cache.
+Every reader reads files that this program writes to a temporary folder in the official layouts,
+random or made by a formula, and the baseline named beside it reads the same files without the
+checks. A and B alternate; medians of the times, and the median of the pairs' ratios. What both
+return is compared first. Times are with the files in the disk cache.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from genmix.readers import files
 
 
 def python2_pickle(drawings):
-    "An array of objects as Python 2's cPickle and NumPy wrote it for sketch-rnn: int16 tables, protocol 2."
+    """An array of objects as Python 2's cPickle and NumPy wrote it for sketch-rnn: int16 tables,
+    protocol 2."""
 
     def put(i):
         return b"q" + bytes([i]) if i < 256 else b"r" + struct.pack("<I", i)
@@ -142,7 +143,8 @@ def strokes(rng, n):
 
 
 class Shorter(pickle._Unpickler):
-    "The shorter restricted reader: the standard library's machine in Python, with NumPy's own constructors let through."
+    """The shorter restricted reader: the standard library's machine in Python, with NumPy's own
+    constructors let through."""
 
     def find_class(self, module, name):
         if (module, name) not in files.NAMES:
@@ -219,7 +221,8 @@ def grid(path, kind, shape):
 
 
 def write_grids(folder, rng):
-    "dSprites with half of its positions and Shapes3D with two hues of each, random; sizes of the files are stated in the table."
+    """dSprites with half of its positions and Shapes3D with two hues of each, random; sizes of the
+    files are stated in the table."""
     shape = (3, 6, 40, 16, 8, 64, 64)
     labels = np.column_stack(
         [
@@ -375,7 +378,8 @@ FORMATS = {
 def measured(
     pairs=5, budget=0.0, quick=False, drawings=75_000, formats=("sketch-rnn", "idx", "grids")
 ):
-    "What is compared -> its ratios, one after the other: seconds of ours over those of the baseline, a cost and not a gain."
+    """What is compared -> its ratios, one after the other: seconds of ours over those of the
+    baseline, a cost and not a gain."""
     drawings, formats = (3000, formats[:1]) if quick else (drawings, formats)
     for f in formats:
         with tempfile.TemporaryDirectory() as tmp:
@@ -399,12 +403,14 @@ def main():
     machine += f", Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{machine}; {a.pairs} interleaved pairs, medians")
     print(
-        f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} {'ratio ours/baseline':>20}"
+        f"{'format':24} {'items/s':>10} {'seconds':>8}   {'baseline':30} {'seconds':>8} "
+        f"{'ratio ours/baseline':>20}"
     )
     rows = []
     for _, r in measured(a.pairs, drawings=a.drawings, formats=tuple(FORMATS)):
         print(
-            f"{r['format']:24} {r['items'] / r['slow']:10,.0f} {r['slow']:8.3f}   {r['baseline']:30} {r['fast']:8.3f} {r['median']:8.2f} "
+            f"{r['format']:24} {r['items'] / r['slow']:10,.0f} {r['slow']:8.3f}   "
+            f"{r['baseline']:30} {r['fast']:8.3f} {r['median']:8.2f} "
             f"({r['least']:.2f}-{r['largest']:.2f})",
             flush=True,
         )

@@ -2,10 +2,12 @@
 
     python -m benchmarks.scaling [--runs 8] [--steps 120] [--rounds 5] [--json genmix/published/scaling/scaling.json]
 
-A sweep of equal runs (a small VAE on digits, one thread each) one after the other in this process, with one process per core (joblib's loky),
-on a Dask cluster and on a Ray cluster of one-thread workers on this machine; every way starts its workers anew, as a command does, and gets a
-fresh folder. Then one training run: one thread, as many threads as cores, and as many processes with one thread each (torchrun). All
-ways in every round, in an order that alternates; the ratio to the first way is taken within the round, and its median printed.
+A sweep of equal runs (a small VAE on digits, one thread each) one after the other in this process,
+with one process per core (joblib's loky), on a Dask cluster and on a Ray cluster of one-thread
+workers on this machine; every way starts its workers anew, as a command does, and gets a fresh
+folder. Then one training run: one thread, as many threads as cores, and as many processes with one
+thread each (torchrun). All ways in every round, in an order that alternates; the ratio to the first
+way is taken within the round, and its median printed.
 """
 
 import argparse
@@ -110,7 +112,8 @@ def main():
     c, began = settings(a.steps), time.time()
     members = [replace(c, seed=s) for s in range(a.runs)]
     print(
-        f"{a.runs} runs of {a.steps} steps on {cores} cores, {platform.machine()}, torch {torch.__version__}; {a.rounds} rounds",
+        f"{a.runs} runs of {a.steps} steps on {cores} cores, {platform.machine()}, torch "
+        f"{torch.__version__}; {a.rounds} rounds",
         flush=True,
     )
     ways = {
@@ -139,7 +142,8 @@ def main():
         }
         for name, r in found[what].items():
             print(
-                f"{what:9} {name:26} {r['seconds']:9.3f} s  {r['median']:5.2f} times {base} ({r['least']:.2f}-{r['largest']:.2f})",
+                f"{what:9} {name:26} {r['seconds']:9.3f} s  {r['median']:5.2f} times {base} "
+                f"({r['least']:.2f}-{r['largest']:.2f})",
                 flush=True,
             )
     if a.json:

@@ -1,15 +1,20 @@
-"""Chapter 04: training and evaluating a mixture of decoder experts, against the structure of the published code.
+"""Chapter 04: training and evaluating a mixture of decoder experts, against the structure of the
+published code.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.smoe_vae [--data mnist] [--experts 5 50] [--images 12800] [--json FILE]
+    OMP_NUM_THREADS=2 python -m benchmarks.smoe_vae [--data mnist] [--experts 5 50] \\
+        [--images 12800] [--json FILE]
 
-The baseline is written as the published code is: a ModuleList of experts that all draw every image in training, doubling and convolution
-as two steps, a DataLoader over PIL images (torchvision's MNIST class), Adam, `loss.item()` in every step, and an evaluation that calls the
-chosen expert image by image. The same images, batch size, weights to begin with, loss (equation 4.4) and Adam on both sides.
+The baseline is written as the published code is: a ModuleList of experts that all draw every image
+in training, doubling and convolution as two steps, a DataLoader over PIL images (torchvision's
+MNIST class), Adam, `loss.item()` in every step, and an evaluation that calls the chosen expert
+image by image. The same images, batch size, weights to begin with, loss (equation 4.4) and Adam on
+both sides.
 
-How much `skip` saves depends on how far the gate has made up its mind, so our side is trained on, and both are timed in slices of steps at
-the epochs 1, 2, 4, 8 and 16 (interleaved, an own process per side; what a step of the published structure costs does not depend on the gate).
-The time of 20 epochs is the integral over these slices by the trapezoidal rule. At the end both evaluate the same images, and decode the same
-codes by one expert each.
+How much `skip` saves depends on how far the gate has made up its mind, so our side is trained on,
+and both are timed in slices of steps at the epochs 1, 2, 4, 8 and 16 (interleaved, an own process
+per side; what a step of the published structure costs does not depend on the gate). The time of 20
+epochs is the integral over these slices by the trapezoidal rule. At the end both evaluate the same
+images, and decode the same codes by one expert each.
 """
 
 import argparse
@@ -36,7 +41,7 @@ EPOCHS = (1, 2, 4, 8, 16)
 
 
 class Published(nn.Module):
-    "The published structure: modules for everything, loops over experts and, in evaluation, over images."
+    "The published structure: modules for all, loops over experts and, in evaluation, images."
 
     def __init__(self, m):
         super().__init__()
@@ -121,7 +126,7 @@ def published(c, d, test):
 
 
 def obey(steps, evaluate, decode):
-    "What a process of this benchmark does when it is asked: that many steps, or one of the two others."
+    "What a process does when it is asked: that many steps, or one of the two others."
 
     def run(order=2):
         {"evaluate": evaluate, "decode": decode}[order]() if isinstance(order, str) else steps(
@@ -155,7 +160,10 @@ def codes(c, n):
 
 
 def race(K, d, test, threads, epochs, slices, skip, layout, rounds=5):
-    "Train both sides through the epochs; time slices; evaluate. -> seconds per step [rounds] for every side and epoch, and of the two others [rounds]."
+    """Train both sides through the epochs; time slices; evaluate.
+
+    -> seconds per step [rounds] for every side and epoch, and of the two others [rounds].
+    """
     c = SMoEVAEConfig(
         data=d.name, num_experts=K, encoder="medium", device="cpu", skip=skip, channels_last=layout
     )
@@ -223,8 +231,11 @@ def row(K, times, ends, per_epoch):
 
 
 def measured(pairs=5, budget=240.0, quick=False):
-    """What is compared -> its ratios: the same on fewer epochs, which are as many as the budget is good for (the experts that the gate rules out, and
-    with them the time of a step, become fewer as training goes on)."""
+    """What is compared -> its ratios: the same on fewer epochs.
+
+    These are as many as the budget is good for. The experts that the gate rules out, and with them
+    the time of a step, become fewer as training goes on.
+    """
     d, test = (
         official("mnist", "train", 256 if quick else 6_400),
         official("mnist", "test", 64 if quick else 500),
@@ -256,7 +267,8 @@ def main():
     threads = int(os.environ["OMP_NUM_THREADS"])
     d, test = load(a.data, "train", n=a.images), load(a.data, "test", n=a.test)
     d, test = (replace(v, x=np.ascontiguousarray(v.x[:]), y=np.asarray(v.y)) for v in (d, test))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    cores, version = os.cpu_count(), torch.__version__
+    machine = f"{platform.machine()}, {cores} cores, {threads} threads, torch {version}"
     print(f"{d.describe()}\n{machine}", flush=True)
     start, rows = time.time(), []
     for K in a.experts:

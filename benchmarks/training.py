@@ -1,13 +1,17 @@
-"""Chapter 02a: training with `fit` against the loop of most tutorials, and what each option of `fit` is worth.
+"""Chapter 02a: training with `fit` against the loop of most tutorials, and what each option of
+`fit` is worth.
 
     OMP_NUM_THREADS=2 python -m benchmarks.training [--data mnist] [--rounds 7] [--images 3200] [--nets conv:32 residual:16] [--json FILE]
 
-The baseline: torchvision's own MNIST class (one image at a time: `Image.fromarray`, then `ToTensor`), a DataLoader that shuffles, in the
-training process or with two workers (kept alive between epochs, which favors them), and the usual loop with Adam and `loss.item()`. The
-same VAE, batch size, Adam and images on both sides. Every candidate lives in a process of its own, because how an allocator treats freed
-memory depends on what the process did before; it is warm before it is measured, and a measurement is one pass over the images. In each
-round every candidate is measured once, in an order that alternates; the ratio of the times is taken within the round, and the median of
-the ratios is printed, with the least and the largest. The faster of the two baselines is the one that counts.
+The baseline: torchvision's own MNIST class (one image at a time: `Image.fromarray`, then
+`ToTensor`), a DataLoader that shuffles, in the training process or with two workers (kept alive
+between epochs, which favors them), and the usual loop with Adam and `loss.item()`. The same VAE,
+batch size, Adam and images on both sides. Every candidate lives in a process of its own, because
+how an allocator treats freed memory depends on what the process did before; it is warm before it is
+measured, and a measurement is one pass over the images. In each round every candidate is measured
+once, in an order that alternates; the ratio of the times is taken within the round, and the median
+of the ratios is printed, with the least and the largest. The faster of the two baselines is the one
+that counts.
 """
 
 import argparse
@@ -98,7 +102,10 @@ def resident(c, d):
 
 
 def fitted(c, d, keep=True, fused=True, chunks=False, **settings):
-    "`fit`, as it is or with one thing changed. The process is this candidate's own, so what is changed stays changed."
+    """`fit`, as it is or with one thing changed.
+
+    The process is this candidate's own, so what is changed stays changed.
+    """
     c, model = replace(c, **settings), vae_of(c, d.x.shape[1:])
     if not keep:
         training.keep_memory = lambda: False
@@ -186,7 +193,8 @@ def against_fit(c, d, rounds, threads, folder, compiled):
 
 
 def measured(pairs=5, budget=0.0, quick=False, images=1280):
-    "What is compared -> its ratios, one after the other: the slice of this benchmark that the chapter's sentences are about, on MNIST."
+    """What is compared -> its ratios, one after the other: the slice of this benchmark that the
+    chapter's sentences are about, on MNIST."""
 
     def seeds(seed):
         return lambda: [seed(k) for k in range(500)]
@@ -256,7 +264,8 @@ def main():
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}, numpy {np.__version__}"
     print(f"{d.describe()}\n{machine}; load {load_before}")
     print(
-        f"{a.rounds} interleaved rounds of one pass over {len(d):,} images; medians of the ratios (least-largest)"
+        f"{a.rounds} interleaved rounds of one pass over {len(d):,} images; medians of the ratios "
+        "(least-largest)"
     )
     rows, options = [], []
     nets = [(net, int(width or 32)) for net, _, width in (n.partition(":") for n in a.nets)]
@@ -269,7 +278,8 @@ def main():
                 f"{net:10} batch {batch:3}: "
                 + ", ".join(f"{k} {v:,}/s" for k, v in r["images_per_s"].items())
                 + f"; fit is {r['ratio']['median']:.2f}x ({r['ratio']['least']:.2f}-{r['ratio']['largest']:.2f}) as fast as the better baseline "
-                f"({r['baseline']}), with bf16 {r['ratio_bf16']['median']:.2f}x; processor time {r['ratio_cpu_loader']['median']:.2f}x",
+                f"({r['baseline']}), with bf16 {r['ratio_bf16']['median']:.2f}x; processor time "
+                f"{r['ratio_cpu_loader']['median']:.2f}x",
                 flush=True,
             )
     for net, width in () if a.no_options else nets:
@@ -280,8 +290,10 @@ def main():
                 options.append(r)
                 w, p = r["speed_against_fit"], r["speed_against_fit_cpu"]
                 print(
-                    f"{net:10} batch {c.batch:3}, {r['what']:34}: {r['images_per_s']:6,}/s, {w['median']:.2f}x ({w['least']:.2f}-{w['largest']:.2f}) "
-                    f"the speed of fit; by processor time {p['median']:.2f}x; {r['faults_per_step']:,.0f} page faults a step",
+                    f"{net:10} batch {c.batch:3}, {r['what']:34}: {r['images_per_s']:6,}/s, "
+                    f"{w['median']:.2f}x ({w['least']:.2f}-{w['largest']:.2f}) "
+                    f"the speed of fit; by processor time {p['median']:.2f}x; "
+                    f"{r['faults_per_step']:,.0f} page faults a step",
                     flush=True,
                 )
     if a.json:

@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.vlae [--data mnist] [--rounds 7] [--images 3200] [--json FILE]
 
-Training: the earlier two-level model at its settings (batch 128, Adam .001, gray pixels), by `fit` and by the loop of most tutorials,
-torchvision's MNIST class read one image at a time by a shuffling DataLoader, in the training process or with two workers; the same
-networks on both sides. Drawing: 100 digits with a window of 11 x 6, wave by wave, and by one pass through the network for every pixel.
-Every candidate has a process of its own and is warm before it is measured; in each round every one is measured once, in an order that
-alternates; the ratio of the times is taken within the round, and the median of the ratios is printed, with the least and the largest.
+Training: the earlier two-level model at its settings (batch 128, Adam .001, gray pixels), by `fit`
+and by the loop of most tutorials, torchvision's MNIST class read one image at a time by a shuffling
+DataLoader, in the training process or with two workers; the same networks on both sides. Drawing:
+100 digits with a window of 11 x 6, wave by wave, and by one pass through the network for every
+pixel. Every candidate has a process of its own and is warm before it is measured; in each round
+every one is measured once, in an order that alternates; the ratio of the times is taken within the
+round, and the median of the ratios is printed, with the least and the largest.
 """
 
 import argparse
@@ -65,7 +67,10 @@ LOADERS = {"loader": (with_loader, {}), "loader, 2 workers": (with_loader, {"wor
 
 
 def measured(pairs=5, budget=0.0, quick=False, digits=16):
-    "What is compared -> its ratios: drawing only. Training is compared with the loaders on its own, and by the benchmark of chapter 02a."
+    """What is compared -> its ratios: drawing only.
+
+    Training is compared with the loaders on its own, and by the benchmark of chapter 02a.
+    """
     threads, few, small = (
         int(os.environ["OMP_NUM_THREADS"]),
         2 if quick else digits,
@@ -118,7 +123,8 @@ def main():
     d = replace(d, x=np.ascontiguousarray(d.x[:]), y=np.asarray(d.y))
     c = replace(NAMED["earlier-two-level"], epochs=1, warmup=0)
     print(
-        f"{d.describe()}\n{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}; load {os.getloadavg()[0]:.1f}"
+        f"{d.describe()}\n{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch "
+        f"{torch.__version__}; load {os.getloadavg()[0]:.1f}"
     )
     found = dict(measured_training(c, d, a.rounds, threads)) | dict(measured(a.draws, digits=100))
     for what, r in found.items():

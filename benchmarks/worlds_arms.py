@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_arms [--pairs 7] [--batch 1024] [--slow 8]
 
-The baseline is `genmix.worlds.arms.raycast`, the plain ray caster of the chapter: one image at a time, every ray meets every solid, the nearest
-wins; NumPy, with 3 x 3 rays per pixel as ours has. Ours is `genmix.worlds.arms.render` on random images out of all 1,036,800: warm (the
-tables of the robot are in memory) and cold (they are forgotten before each measurement, so the batch pays for all of them). That both
-draw the same is checked before anything is timed. A and B alternate, the ratio of each pair is taken, and the median of the
-ratios is printed.
+The baseline is `genmix.worlds.arms.raycast`, the plain ray caster of the chapter: one image at a
+time, every ray meets every solid, the nearest wins; NumPy, with 3 x 3 rays per pixel as ours has.
+Ours is `genmix.worlds.arms.render` on random images out of all 1,036,800: warm (the tables of the
+robot are in memory) and cold (they are forgotten before each measurement, so the batch pays for all
+of them). That both draw the same is checked before anything is timed. A and B alternate, the ratio
+of each pair is taken, and the median of the ratios is printed.
 """
 
 import argparse
@@ -73,13 +74,15 @@ def main():
     a = parser.parse_args()
     made = seconds(tables)
     print(
-        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} "
+        f"cores, numpy {np.__version__}; "
         f"{a.pairs} interleaved pairs, medians"
     )
     print(f"all tables of the robot made in {made:.1f} s, {tables() / 1e6:.1f} MB")
     for name, r in measured(a.pairs, batch=a.batch, slow=a.slow):
         print(
-            f"{name:20} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:8,.0f}/s   {r['median']:6.0f}x ({r['least']:.0f}-{r['largest']:.0f}); "
+            f"{name:20} raycast {1 / r['slow']:6.1f}/s   render {1 / r['fast']:8,.0f}/s   "
+            f"{r['median']:6.0f}x ({r['least']:.0f}-{r['largest']:.0f}); "
             f"they differ by {r['differ']:.2f} of 255 on average",
             flush=True,
         )

@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_rooms [--pairs 7] [--batch 2048] [--slow 8]
 
-The baseline is `genmix.worlds.rooms.raycast`, the plain ray caster of the chapter: one picture at a time, 16 rays per pixel, NumPy. Ours is
-`genmix.worlds.rooms.render` on random batches of all 480,000 pictures: warm (the layers of all 480 geometries are in memory) and cold (an empty
-table, so that the batch has to make the geometries it meets). That both draw the same is checked before anything is timed. A and B
-alternate, the ratio of each pair is taken, and the median of the ratios is printed.
+The baseline is `genmix.worlds.rooms.raycast`, the plain ray caster of the chapter: one picture at a
+time, 16 rays per pixel, NumPy. Ours is `genmix.worlds.rooms.render` on random batches of all
+480,000 pictures: warm (the layers of all 480 geometries are in memory) and cold (an empty table, so
+that the batch has to make the geometries it meets). That both draw the same is checked before
+anything is timed. A and B alternate, the ratio of each pair is taken, and the median of the ratios
+is printed.
 """
 
 import argparse
@@ -69,7 +71,8 @@ def main():
     a = parser.parse_args()
     everything = seconds(rooms.prepare)
     print(
-        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} "
+        f"cores, numpy {np.__version__}; "
         f"{a.pairs} interleaved pairs, medians"
     )
     print(f"all 480 geometries made in {everything:.1f} s, {rooms._table()[0].nbytes / 1e6:.0f} MB")

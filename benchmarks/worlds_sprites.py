@@ -1,13 +1,16 @@
-"""Chapter 00h: sprites drawn in batches against one polygon after another, and random batches from the cache.
+"""Chapter 00h: sprites drawn in batches against one polygon after another, and random batches from
+the cache.
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_sprites [--pairs 7] [--batch 256] [--no-cache]
 
-Drawing: `genmix.worlds.sprites.render` on random batches against Pillow's ImageDraw.polygon and against matplotlib's Path.contains_points,
-both one image at a time on the same corners. The share of images that they draw exactly as we do is printed: Pillow fills polygons by
-another rule, and matplotlib has its own way with centers on an edge. Reading: random batches from the packed file of all 737,280
-images (377 MB, built in a temporary folder) against an array of bytes in memory, as one gets from the official .npz (here of 50,000
-images). A and B alternate, the ratio of each pair is taken, and the median of the ratios is printed. The file is read from the
-operating system's memory, as after the first epoch.
+Drawing: `genmix.worlds.sprites.render` on random batches against Pillow's ImageDraw.polygon and
+against matplotlib's Path.contains_points, both one image at a time on the same corners. The share
+of images that they draw exactly as we do is printed: Pillow fills polygons by another rule, and
+matplotlib has its own way with centers on an edge. Reading: random batches from the packed file of
+all 737,280 images (377 MB, built in a temporary folder) against an array of bytes in memory, as one
+gets from the official .npz (here of 50,000 images). A and B alternate, the ratio of each pair is
+taken, and the median of the ratios is printed. The file is read from the operating system's memory,
+as after the first epoch.
 """
 
 import argparse
@@ -118,18 +121,21 @@ def main():
     parser.add_argument("--no-cache", action="store_true", help="do not build the file of 377 MB")
     a = parser.parse_args()
     print(
-        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}; batches of {a.batch}; "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} "
+        f"cores, numpy {np.__version__}; batches of {a.batch}; "
         f"{a.pairs} interleaved pairs, medians, images per second"
     )
     some = np.random.default_rng(0).integers(0, N, 500)
     for name, f in (("Pillow", pillow), ("matplotlib", contains_points)):
         print(
-            f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 random images exactly as we do"
+            f"{name} draws {(f(some) == sprites.render(some)).all((1, 2, 3)).mean():.1%} of 500 "
+            "random images exactly as we do"
         )
     print(f"{'':58} {'baseline':>10} {'genmix':>10} {'ratio':>9} (min-max)")
     for name, r in measured(a.pairs, batch=a.batch, cache=not a.no_cache):
         print(
-            f"{name:58} {1 / r['slow']:10,.0f} {1 / r['fast']:10,.0f} {r['median']:8.2f}x ({r['least']:.2f}-{r['largest']:.2f})",
+            f"{name:58} {1 / r['slow']:10,.0f} {1 / r['fast']:10,.0f} {r['median']:8.2f}x "
+            f"({r['least']:.2f}-{r['largest']:.2f})",
             flush=True,
         )
 

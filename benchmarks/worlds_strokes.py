@@ -1,11 +1,14 @@
-"""Drawings per second: `genmix.worlds.strokes.rasterize` against Pillow, and synthetic doodles per second.
+"""Drawings per second: `genmix.worlds.strokes.rasterize` against Pillow, and synthetic doodles per
+second.
 
     OMP_NUM_THREADS=1 python -m benchmarks.worlds_strokes [--pairs 5] [--drawings 2000] [--real DIR]
 
-The baseline is what one would write first: one drawing after another, `PIL.ImageDraw.line` with a round pen in a picture 4 (or 2) times
-as large, made smaller with a box filter. Both sides place every drawing in the same way, and that they draw the same is checked before
-anything is timed. A and B alternate; the ratio of each pair is taken, and the median of the ratios is printed. The drawings are doodles,
-about as long as QuickDraw's (45 points); with --real (a folder as GENMIX_DATA) also the real categories there, and the time to read them.
+The baseline is what one would write first: one drawing after another, `PIL.ImageDraw.line` with a
+round pen in a picture 4 (or 2) times as large, made smaller with a box filter. Both sides place
+every drawing in the same way, and that they draw the same is checked before anything is timed. A
+and B alternate; the ratio of each pair is taken, and the median of the ratios is printed. The
+drawings are doodles, about as long as QuickDraw's (45 points); with --real (a folder as
+GENMIX_DATA) also the real categories there, and the time to read them.
 """
 
 import argparse
@@ -82,15 +85,18 @@ def main():
     sketches, _, _ = doodles(a.drawings)
     print(
         f"{a.drawings} doodles, {np.mean([len(s) for s in sketches]):.0f} points each, 28 x 28; "
-        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; {platform.machine()}, {os.cpu_count()} "
+        "cores, "
         f"numpy {np.__version__}, Pillow {PIL.__version__}; {a.pairs} interleaved pairs, medians"
     )
     print(
-        f"{'':24} {'rasterize':>10} {'Pillow':>10} {'ratio':>7} {'(min-max)':>13}   drawings per second"
+        f"{'':24} {'rasterize':>10} {'Pillow':>10} {'ratio':>7} {'(min-max)':>13}   drawings per "
+        "second"
     )
     for name, r in measured(a.pairs, drawings=a.drawings):
         print(
-            f"{name:24} {1 / r['fast']:10,.0f} {1 / r['slow']:10,.0f} {r['median']:6.1f}x ({r['least']:.1f}-{r['largest']:.1f}), "
+            f"{name:24} {1 / r['fast']:10,.0f} {1 / r['slow']:10,.0f} {r['median']:6.1f}x "
+            f"({r['least']:.1f}-{r['largest']:.1f}), "
             f"correlation of the pictures {r['correlation']:.3f}",
             flush=True,
         )
@@ -110,7 +116,8 @@ def main():
         )
         draw = seconds(lambda: rasterize(real))
         print(
-            f"real: {len(files)} categories, {len(real):,} drawings: read in {read:.2f} s, drawn in {draw:.2f} s "
+            f"real: {len(files)} categories, {len(real):,} drawings: read in {read:.2f} s, drawn "
+            f"in {draw:.2f} s "
             f"({len(real) / draw:,.0f} per second)"
         )
 

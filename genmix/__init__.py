@@ -1,17 +1,19 @@
 """Mixtures of experts and variational autoencoders, from 1991 to today, as notebooks that run.
 
-Nothing is imported here: `from genmix.data import load`, `from genmix.experiments import load_model`
-and so on. `PUBLIC` lists the names that stay as they are from one minor version to the next
-(CONTRIBUTING.md says how a change is announced); everything else in the modules is there to be read,
-and may change. `FLOORS` says which room may import which: from its own floor and below.
+Nothing is imported here: `from genmix.data import load`, `from genmix.runs import sweep` and so on.
+`PUBLIC` lists the names that stay as they are from one minor version to the next (CONTRIBUTING.md
+says how a change is announced); everything else in the modules is there to be read, and may change.
+`FLOORS` says which room may import which: from its own floor and below.
 """
 
 __version__ = "0.1.0"
 
 FLOORS = (  # from the bottom to the top
-    ("saving", "help"),
-    ("configs", "readers", "worlds", "plots", "linear_world", "sap_lines"),
-    ("data", "training", "runs", "metrics", "systems", "report", "beta_stack"),
+    ("saving", "docstrings"),
+    ("configs", "readers", "worlds", "plots", "sap_lines"),
+    ("data", "training", "runs", "metrics", "systems", "report"),
+    # what chapters are made of
+    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world", "beta_stack"),
     ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),

@@ -1,8 +1,10 @@
 """What every test shares: one thread, nothing of the user's home, and where the project is.
 
-GENMIX_DATA is kept if it is set; tests that need real data ask for it with `real_vowels` and are skipped, saying why, where it is not there.
+GENMIX_DATA is kept if it is set; tests that need real data ask for it with `real_vowels` and are
+skipped, saying why, where it is not there.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -69,6 +71,14 @@ def pytest_unconfigure(config):
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+def tool(name):
+    "A script of tools/ as a module."
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def tree(tmp_path):
     "A copy of the source tree, with uncommitted files, without git."
@@ -85,7 +95,8 @@ def real_vowels():
     root = os.environ.get("GENMIX_DATA")
     if not root:
         pytest.skip(
-            "needs the real vowels: set GENMIX_DATA to a folder that holds them (`genmix data fetch vowels` gets them)"
+            "needs the real vowels: set GENMIX_DATA to a folder that holds them "
+            "(`genmix data fetch vowels` gets them)"
         )
     found = [
         p
@@ -100,7 +111,7 @@ def real_vowels():
 
 @pytest.fixture
 def python():
-    "Run the interpreter: python('-m', 'genmix', ..., cwd=...) -> CompletedProcess with text output."
+    "Run the interpreter: python('-m', 'genmix', cwd=...) -> CompletedProcess with text output."
 
     def run(*args, cwd=ROOT, env=None, timeout=1800):
         env = {**os.environ, **(env or {})}

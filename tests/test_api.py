@@ -1,7 +1,8 @@
 """The public interface: what genmix.PUBLIC promises is there, explained, and as it was.
 
-tests/api.txt holds the signatures. After a change that is meant, `python tools/api.py` writes it again, and the diff is a
-part of the change; CONTRIBUTING.md ("What stays as it is") says what may change and how.
+tests/api.txt holds the signatures. After a change that is meant, `python tools/api.py` writes it
+again, and the diff is a part of the change; CONTRIBUTING.md ("What stays as it is") says what may
+change and how.
 """
 
 import ast
@@ -26,7 +27,11 @@ import api  # noqa: E402
 
 NAMES = [f"{module}.{name}" for module, names in genmix.PUBLIC.items() for name in names]
 SYMBOLS = dict(api.symbols())
-MODULES = sorted(p.stem for p in (ROOT / "genmix").glob("*.py") if p.stem[0] != "_")
+MODULES = sorted(
+    ".".join(p.relative_to(ROOT / "genmix").with_suffix("").parts)
+    for p in (ROOT / "genmix").rglob("*.py")
+    if p.stem[0] != "_"
+)
 
 
 # ---------------------------------------------------------------- what is promised is there
@@ -96,7 +101,7 @@ def unexplained(name, node, said):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_public_names_are_explained(name):
-    "A docstring; for every parameter an annotation, and at functions, constructors and fields a comment; what is returned."
+    "A docstring; annotations; comments at functions, constructors, fields; what is returned."
     said, problems = comments(name.partition(".")[0]), []
     for symbol, node in SYMBOLS.items():
         if (symbol == name or symbol.startswith(name + ".")) and node.lineno:
@@ -130,7 +135,7 @@ def test_missing_explanations_are_found():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_quoted_annotations_name_what_the_module_has(module):
-    "nbdev evaluates annotations to make the site's pages; a name that the module does not import stops it."
+    "nbdev evaluates annotations to make pages; a name that the module does not import stops it."
     there, wrong = importlib.import_module(f"genmix.{module}"), []
     own = [
         o
@@ -174,7 +179,7 @@ def test_a_changed_signature_is_noticed():
 
 
 def test_parsed_signatures_are_those_python_sees():
-    "The sources are read without importing them; what Python says about the imported names has the same parameters."
+    "What is read from the sources has the same parameters as what Python says after an import."
     for name in NAMES:
         node, there = (
             SYMBOLS[name],
@@ -195,7 +200,8 @@ def test_importing_genmix_imports_nothing_else_and_importing_all_warns_of_nothin
             "-W",
             "error",
             "-c",
-            f"import sys, {', '.join(modules)}; print(*sorted({{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)))",
+            f"import sys, {', '.join(modules)}\n"
+            "print(*sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))",
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert len(modules) > 1 or done.stdout.split() == [], (

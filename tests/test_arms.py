@@ -1,6 +1,7 @@
-"""Arms: seven factors, 1,036,800 images from a formula, and how near they come to real frames of MPI3D's toy set.
+"""Arms: seven factors, 1,036,800 images from a formula.
 
-Nothing here needs a data file but the last tests, which run when GENMIX_DATA holds mpi3d/gif_frames.npz.
+And how near they come to real frames of MPI3D's toy set. Nothing here needs a data file but the
+last tests, which run when GENMIX_DATA holds mpi3d/gif_frames.npz.
 """
 
 import hashlib
@@ -103,7 +104,11 @@ def test_a_large_batch_gives_the_same_bytes_as_small_ones():
 
 
 def test_another_process_draws_the_same_bytes():
-    code = "import hashlib, numpy as np; from genmix.worlds import arms; print(hashlib.sha256(arms.render(np.arange(0, arms.COUNT, 9973)).tobytes()).hexdigest())"
+    code = (
+        "import hashlib, numpy as np; from genmix.worlds import arms; "
+        "images = arms.render(np.arange(0, arms.COUNT, 9973)); "
+        "print(hashlib.sha256(images.tobytes()).hexdigest())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -189,14 +194,17 @@ def test_tables_stay_small():
 
 
 def test_importing_needs_numpy_only():
-    code = "import sys; from genmix.worlds import arms; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys; from genmix.worlds import arms; heavy = 'torch matplotlib scipy pandas'; "
+        "print([m for m in heavy.split() if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------- what is published, and the real frames
+# ----------------------------------------------------------- what is published, and the real frames
 def test_the_published_file_says_where_it_comes_from():
     text = (ROOT / "genmix" / "published" / "arms.json").read_text(encoding="utf-8")
     stored = json.loads(text)

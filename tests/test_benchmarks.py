@@ -1,4 +1,7 @@
-"All benchmarks in one run: it runs and prints its table, its promises stand in the chapters, what is published says how it was made. Nothing is timed."
+"""All benchmarks in one run: it runs and prints its table, its promises stand in the chapters.
+
+What is published says how it was made. Nothing is timed.
+"""
 
 import ast
 import json
@@ -284,7 +287,8 @@ def test_published_ratios_say_how_they_were_made():
         if r["words"] and tuple(r[k] for k in PROMISES[0]._fields) not in said
     ]
     assert not old, (
-        f"not the promises that the chapters make now ({', '.join(old)}): python -m benchmarks --judge genmix/published/benchmarks.json"
+        f"not the promises that the chapters make now ({', '.join(old)}): "
+        "python -m benchmarks --judge genmix/published/benchmarks.json"
     )
 
 

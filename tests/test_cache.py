@@ -1,4 +1,7 @@
-"One-time conversions: killed, interrupted, corrupted, crowded, out of space; and images that are not arrays."
+"""One-time conversions: killed, interrupted, corrupted, crowded, out of space.
+
+And images that are not arrays.
+"""
 
 import json
 import os
@@ -156,7 +159,10 @@ def test_killed_at_any_moment(tmp_path, whole):
 
 @pytest.mark.parametrize("done", range(0, 60_000, 4_321))
 def test_every_length_of_the_part(tmp_path, whole, done):
-    "As after a kill: any number of bytes written, the note from any earlier moment, the last bytes perhaps lost to a power cut."
+    """As after a kill: any number of bytes written, the note from any earlier moment.
+
+    The last bytes are perhaps lost to a power cut.
+    """
     noted = 128 + 40 * max(0, (done - 128) // 40 // 100 * 100 - 100)
     with pytest.raises(ZeroDivisionError):
         build(
@@ -313,7 +319,7 @@ def test_junk_beside_the_target(tmp_path_factory, whole, side, note, part, targe
     shutil.rmtree(folder)
 
 
-# ---------------------------------------------------------------- a source that does not keep its word
+# ------------------------------------------------------------- a source that does not keep its word
 @pytest.mark.parametrize(
     "blocks, message",
     [

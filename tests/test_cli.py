@@ -1,4 +1,7 @@
-"""The command line, end to end: help, exit codes, one-line errors, interrupts, pipes, and runs that leave what they promise."""
+"""The command line, end to end: help, exit codes, one-line errors, interrupts, pipes.
+
+And runs that leave what they promise.
+"""
 
 import errno
 import json
@@ -24,7 +27,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, term
 
 @pytest.fixture
 def command(python, tmp_path):
-    "Run `python -m genmix ...` in an empty folder: command('train', 'moe1991', ...) -> CompletedProcess."
+    "Run `python -m genmix ...` in an empty folder: command('train', 'vae') -> CompletedProcess."
     return lambda *args, **kw: python("-m", "genmix", *args, **{"cwd": tmp_path, **kw})
 
 
@@ -50,7 +53,7 @@ def experiments(monkeypatch):
 
 
 def heed_sigint():
-    "In a child: Ctrl-C counts, even where this test run was started in a way that ignores it (nohup, a shell's &)."
+    "In a child: Ctrl-C counts, even where this test run ignores it (nohup, a shell's &)."
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -85,7 +88,7 @@ def test_help(command, words):
 
 @pytest.mark.parametrize("words", LEVELS)
 def test_help_loads_nothing_heavy(python, words):
-    "Modules are looked at rather than a clock: a test that depends on the time fails on a busy machine."
+    "Modules are looked at, not a clock: a test that depends on time fails on a busy machine."
     code = f"""
 import sys
 from genmix.cli import main
@@ -191,12 +194,8 @@ def test_debug_shows_the_traceback(command, line):
 
 # ---------------------------------------------------------------- what reaches the experiments
 def test_train_asks_for_the_settings_of_the_preset_and_the_flags(experiments):
-    assert (
-        cli.main(
-            "train moe1991 --preset debug --experts 8 --no-plots --plot_every 5 --out there --download".split()
-        )
-        == 0
-    )
+    options = "--preset debug --experts 8 --no-plots --plot_every 5 --out there --download"
+    assert cli.main(f"train moe1991 {options}".split()) == 0
     [((config,), kw)] = experiments.asked
     assert config == replace(
         configs.preset("debug", "moe1991"), experts=8, plots=False, plot_every=5
@@ -252,7 +251,7 @@ def test_every_setting_has_a_flag_that_works(experiments):
 
 
 def test_config_round_trip(experiments, tmp_path):
-    "The config.json of any run gives its settings back; flags still have the last word; reproduce repeats it."
+    "A run's config.json gives its settings back; flags have the last word; reproduce repeats it."
     config = replace(configs.preset("earlier", "moe1991"), hidden=12)
     file = write_atomic(
         tmp_path / "run" / "config.json", json.dumps(configs.to_dict(config))
@@ -368,7 +367,7 @@ def test_data_check_of_the_real_vowels(command, real_vowels, tmp_path):
 )
 @pytest.mark.parametrize("unbuffered, code", [("", 0), ("1", 141)])
 def test_a_closed_pipe_ends_quietly(line, unbuffered, code, tmp_path):
-    "Without PYTHONUNBUFFERED a short output leaves at the very end, when all is done; with it, in the middle."
+    "Without PYTHONUNBUFFERED a short output leaves at the very end; with it, in the middle."
     read, write = os.pipe()
     os.close(read)  # nobody listens
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
@@ -387,7 +386,8 @@ def test_a_closed_pipe_ends_quietly(line, unbuffered, code, tmp_path):
 FAKE = """
 import sys, time, types, genmix
 from genmix.cli import main
-fake = genmix.experiments = sys.modules["genmix.experiments"] = types.ModuleType("genmix.experiments")
+fake = types.ModuleType("genmix.experiments")
+genmix.experiments = sys.modules["genmix.experiments"] = fake
 def train(config, out, download):
     print("started")
     {what}
@@ -588,7 +588,7 @@ def test_interrupting_a_real_run(tmp_path):
     assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob(".part-*"))
 
 
-# ---------------------------------------------------------------- models of images: real runs, killed, interrupted, with two processes
+# ----------------------------- models of images: real runs, killed, interrupted, with two processes
 IMAGE_RUN = ("config.json", "history.csv", "result.json", "figures.npz", "model.safetensors")
 SMALL = "--preset debug --samples 5 --no-plots".split()
 
@@ -920,7 +920,11 @@ def test_metrics_of_own_codes(command, tmp_path):
 
 
 def test_notes_come_without_places_in_the_code(command, tmp_path):
-    "A warning of ours is a line for users; metrics that compare factors are left out where only one varies, in whatever order they are asked for."
+    """A warning of ours is a line for users.
+
+    Metrics that compare factors are left out where only one varies, in whatever order they are
+    asked for.
+    """
     import numpy as np
 
     z = np.random.default_rng(0).normal(size=(200, 2))

@@ -1,4 +1,7 @@
-"Sweeps on a cluster: the same call with joblib's backend chosen, a worker killed in the middle, nothing lost."
+"""Sweeps on a cluster: the same call with joblib's backend chosen.
+
+A worker is killed in the middle, and nothing is lost.
+"""
 
 import os
 import signal
@@ -41,7 +44,7 @@ def distributed(tmp_path):
 
 
 def test_a_killed_dask_worker_loses_nothing(distributed, tmp_path):
-    "One of two workers is killed while it works; the others' runs are not repeated, and every run is there at the end."
+    "One of two workers is killed while it works; no other run is repeated, and all are there."
     todo = [replace(SLOW, seed=s) for s in range(12)]
     pids = list(distributed.run(os.getpid).values())
     assert len(set(pids)) == 2

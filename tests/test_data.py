@@ -1,6 +1,6 @@
-"""One door to the data: where files lie, what is missing, fetching from a server that misbehaves, splits, the real sets.
+"""One door to the data: where files lie, what is missing, splits, the real sets.
 
-Nothing here needs a network or a data file. Tests of real data run when GENMIX_DATA holds it,
+And fetching from a server that misbehaves. Nothing here needs a network or a data file. Tests of real data run when GENMIX_DATA holds it,
 and are skipped with a message when it does not.
 """
 
@@ -35,7 +35,10 @@ GOOD = data.load("formants", seed=0).to_csv()
 
 @pytest.fixture(autouse=True)
 def no_data_folder(request, monkeypatch, tmp_path_factory):
-    "No test sees the data on this machine, unless it asks for the `real` folder; what is converted goes to a folder of its own."
+    """No test sees the data on this machine, unless it asks for the `real` folder.
+
+    What is converted goes to a folder of its own.
+    """
     monkeypatch.setenv("GENMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
     if "real" not in request.fixturenames:
         monkeypatch.delenv("GENMIX_DATA", raising=False)
@@ -187,7 +190,7 @@ def test_root_may_be_the_file(tmp_path, monkeypatch):
 
 
 def test_data_root(monkeypatch, tmp_path):
-    "The argument, else GENMIX_DATA, else the cache folder, which is one that the system provides for this."
+    "The argument, else GENMIX_DATA, else the cache folder that the system provides for this."
     if os.name == "nt":
         monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
         assert data.data_root() == tmp_path / "genmix" / "Cache"
@@ -323,7 +326,10 @@ def test_quickdraw(tmp_path, capsys):
 def test_quickdraw_bitmaps_and_simplified_drawings(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "cat.npy", rng.integers(0, 256, (50, 784)).astype(np.uint8))
-    line = '{"word":"cat","countrycode":"US","timestamp":"2017","recognized":true,"key_id":"%d","drawing":[[[0,%d,255],[0,9,200]],[[3,4],[5,6]]]}\n'
+    line = (
+        '{"word":"cat","countrycode":"US","timestamp":"2017","recognized":true,"key_id":"%d",'
+        '"drawing":[[[0,%d,255],[0,9,200]],[[3,4],[5,6]]]}\n'
+    )
     write(tmp_path, "".join(line % (k, k + 50) for k in range(40)), "cat.ndjson")
     a, b = (
         data.load(f"quickdraw-{kind}:cat", "all", tmp_path, progress=False)
@@ -752,7 +758,9 @@ import sys, time
 from dataclasses import replace
 from genmix import data
 s = data.SETS["vowels"]
-data.SETS["vowels"] = replace(s, files=(replace(s.files[0], url="{address}/good", checksum="sha256:{hashlib.sha256(GOOD.encode()).hexdigest()}"),))
+checksum = "sha256:{hashlib.sha256(GOOD.encode()).hexdigest()}"
+file = replace(s.files[0], url="{address}/good", checksum=checksum)
+data.SETS["vowels"] = replace(s, files=(file,))
 print(data.fetch("vowels", {str(tmp_path)!r}, progress=False)[0].stat().st_size)
 """
     before = Server.count
@@ -782,7 +790,8 @@ def real():
     root = os.environ.get("GENMIX_DATA")
     if not root:
         pytest.skip(
-            "needs real data: set GENMIX_DATA to a folder that holds it (`genmix data fetch mnist` gets some)"
+            "needs real data: set GENMIX_DATA to a folder that holds it "
+            "(`genmix data fetch mnist` gets some)"
         )
     return Path(root)
 

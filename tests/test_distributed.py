@@ -1,4 +1,7 @@
-"""Two processes that share every batch reach what one process reaches; only the first writes; an error in one stops all."""
+"""Two processes that share every batch reach what one process reaches.
+
+Only the first writes; an error in one stops all.
+"""
 
 import json
 import os
@@ -24,20 +27,25 @@ from genmix import configs, data, training, vae
 where, what, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rank = int(os.environ.get("RANK", 0))
 d, held = data.load("digits", "train", n=61), data.load("digits", "test", n=30)
-base = configs.VAEConfig(n=61, batch=15, steps=steps, width=8, latent=4, device="cpu", ema=.9, clip=50.)   # 5 steps an epoch: 15, 15, 15, 15 and 1 row
+# 5 steps an epoch: 15, 15, 15, 15 and 1 row
+base = configs.VAEConfig(
+    n=61, batch=15, steps=steps, width=8, latent=4, device="cpu", ema=.9, clip=50.)
 
 
-class Table(nn.Module):
-    "A table of latents, with sparse gradients and its own optimizer; processes start from different weights on purpose."
+class Table(nn.Module):  # processes start from different weights on purpose
+    "A table of latents, with sparse gradients and its own optimizer."
     def __init__(self):
         super().__init__()
         torch.manual_seed(rank)
         self.table, self.decoder = nn.Embedding(61, 8, sparse=True), nn.Linear(4, 784)
-    def optimizers(self, config): return [torch.optim.Adam(self.decoder.parameters(), config.lr), torch.optim.SparseAdam([self.table.weight], .05)]
+    def optimizers(self, config):
+        dense = torch.optim.Adam(self.decoder.parameters(), config.lr)
+        return [dense, torch.optim.SparseAdam([self.table.weight], .05)]
     def loss(self, batch, step, rng):
         mu, logvar = self.table(batch.i).chunk(2, 1)
         z = mu + (.5 * logvar).exp() * rng.normal(*mu.shape)
-        recon = nn.functional.binary_cross_entropy_with_logits(self.decoder(z), batch.x.flatten(1), reduction="none").sum(1).mean()
+        recon = nn.functional.binary_cross_entropy_with_logits(
+            self.decoder(z), batch.x.flatten(1), reduction="none").sum(1).mean()
         return dict(loss=recon + vae.kl_normal(mu, logvar).sum(1).mean(), recon=recon)
 
 
@@ -54,12 +62,15 @@ for name in what.split(","):
     model, seen = models[name](), []
     folder = f"{where}/{name}"
     try:
-        h = training.fit(model, d, base, val=held if name == "vae" else None, folder=folder, save_every=0, progress=False,
-                         on_epoch=lambda e, m, h: seen.append(e))
+        h = training.fit(
+            model, d, base, val=held if name == "vae" else None, folder=folder, save_every=0,
+            progress=False, on_epoch=lambda e, m, h: seen.append(e))
     except training.TrainingError as e:
         with open(f"{where}/{name}-{rank}.txt", "w") as f: f.write(str(e))
         continue
-    torch.save(dict(model=model.state_dict(), history=h.drop(columns="seconds").to_dict("list"), seen=seen), f"{where}/{name}-{rank}.pt")
+    history = h.drop(columns="seconds").to_dict("list")
+    found = dict(model=model.state_dict(), history=history, seen=seen)
+    torch.save(found, f"{where}/{name}-{rank}.pt")
 """
 
 
@@ -169,7 +180,9 @@ def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
         "import os, sys\n"
         + WORKER.replace(
             "def loss(self, batch, step, rng):\n        last",
-            "def loss(self, batch, step, rng):\n        if step == 3 and rank == 1: os._exit(7)\n        last",
+            "def loss(self, batch, step, rng):\n"
+            "        if step == 3 and rank == 1: os._exit(7)\n"
+            "        last",
         ),
         encoding="utf-8",
     )

@@ -1,4 +1,7 @@
-"Doodle i of a seed is one drawing, however one gets there; every drawing is proper pen movements with its labels."
+"""Doodle i of a seed is one drawing, however one gets there.
+
+Every drawing is proper pen movements with its labels.
+"""
 
 import hashlib
 

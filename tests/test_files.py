@@ -1,4 +1,7 @@
-"""Files nobody vouches for: what each reader refuses, thousands of damaged files, hostile pickles, memory, and the real files."""
+"""Files nobody vouches for: what each reader refuses, and thousands of damaged files.
+
+Hostile pickles, memory, and the real files.
+"""
 
 import gzip
 import hashlib
@@ -314,7 +317,8 @@ def header(text):
         ),
         (
             header(
-                "{'descr': '<i8', 'fortran_order': False, 'shape': (0, 999999999999, 999999999999), }\n"
+                "{'descr': '<i8', 'fortran_order': False, "
+                "'shape': (0, 999999999999, 999999999999), }\n"
             ),
             "a disk can hold",
         ),
@@ -1224,7 +1228,8 @@ def mutate(raw, rng):
     b = bytearray(raw)
     for _ in range(rng.integers(1, 5)):
         n = max(len(b), 1)
-        # small files have long runs of numbers; half of the changes go to the first and last 300 bytes, where the structure is
+        # small files have long runs of numbers; half of the changes go to the first and last
+        # 300 bytes, where the structure is
         at = int(
             rng.integers(0, n)
             if rng.random() < 0.5
@@ -1321,7 +1326,9 @@ def all_members(path):
     return files.read_npz(path, objects=("o",))
 
 
-FUZZ = {}  # name -> (number of files, bytes of a sound file, how damaged bytes become a file, reader, what a result must be)
+# name -> (number of files, bytes of a sound file, how damaged bytes become a file, reader,
+# what a result must be)
+FUZZ = {}
 
 
 def zipped(inner, name):

@@ -1,4 +1,7 @@
-"The pages beside the chapters: what the chapters cite is in references.bib, what is in references.bib is cited, and the page shows it."
+"""The pages beside the chapters: what the chapters cite is in references.bib.
+
+What is in references.bib is cited, and the page shows it.
+"""
 
 import json
 import re
@@ -20,7 +23,10 @@ VENUE = {
 
 
 def parse(text):
-    "The entries of a .bib file, by counting braces: key -> fields, with `kind` among them. A `ValueError` says what is wrong."
+    """The entries of a .bib file, by counting braces: key -> fields, with `kind` among them.
+
+    A `ValueError` says what is wrong.
+    """
     entries, at = {}, 0
     while (start := text.find("@", at)) >= 0:
         head = re.compile(r"@(\w+)\{([\w-]+),").match(text, start)

@@ -1,10 +1,14 @@
-"""The README says what the code does: its example prints what it shows, its table is the published one, its commands and links exist."""
+"""The README says what the code does: its example prints what it shows.
+
+Its table is the published one, its commands and links exist.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
-from genmix import cli, moe1991
+from genmix import cli
+from genmix.studies import moe1991
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +58,7 @@ def test_links_lead_somewhere(link):
 
 
 def test_front_page_is_in_step(python):
-    "README and the site's first page say the same; their tables are those of the published results."
+    "README and the site's first page say the same; their tables are the published results'."
     done = python("tools/front_page.py", "--check", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 

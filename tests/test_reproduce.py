@@ -1,4 +1,7 @@
-"`genmix reproduce`: stopped and started again it comes to the same tables; its report is one file; it can say beforehand what it costs."
+"""`genmix reproduce`: stopped and started again it comes to the same tables.
+
+Its report is one file; it can say beforehand what it costs.
+"""
 
 import json
 import os
@@ -35,7 +38,10 @@ def command(folder, *words):
 @posix
 @pytest.mark.slow
 def test_a_killed_reproduction_goes_on(tmp_path):
-    "Killed while it trains: what is complete is kept and not trained again, and the tables are those of a run without a break."
+    """Killed while it trains: what is complete is kept and not trained again.
+
+    The tables are those of a run without a break.
+    """
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole), check=True, capture_output=True, cwd=tmp_path)
     process = subprocess.Popen(

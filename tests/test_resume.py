@@ -1,7 +1,8 @@
 """Training that is killed again and again ends with the same bits as training that is left alone.
 
-The driver below imports PyTorch once and forks a child for every attempt; children are killed by SIGKILL, from outside at
-random moments, or by themselves at chosen moments inside the writing of a checkpoint.
+The driver below imports PyTorch once and forks a child for every attempt; children are killed by
+SIGKILL, from outside at random moments, or by themselves at chosen moments inside the writing of a
+checkpoint.
 """
 
 import json
@@ -22,7 +23,9 @@ from genmix import configs, data, training
 where, seed = sys.argv[1], int(sys.argv[2])
 digits = data.load("digits", "train", n=90, seed=1)
 held = data.load("digits", "test", n=20)
-c = configs.FitConfig(steps=240, batch=16, lr_schedule="cosine", lr_warmup=10, clip=30., ema=.98, device="cpu", seed=3)  # 6 steps an epoch, the last of 10
+c = configs.FitConfig(  # 6 steps an epoch, the last of 10
+    steps=240, batch=16, lr_schedule="cosine", lr_warmup=10, clip=30., ema=.98, device="cpu",
+    seed=3)
 
 
 class Everything(nn.Module):
@@ -32,15 +35,18 @@ class Everything(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.table, self.encoder = nn.Embedding(90, 4, sparse=True), nn.Linear(784, 4)
-            self.decoder = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Dropout(.3), nn.Linear(32, 784))
+            hidden = nn.Linear(4, 32), nn.ReLU(), nn.Dropout(.3)
+            self.decoder = nn.Sequential(*hidden, nn.Linear(32, 784))
     def optimizers(self, config):
         dense = [*self.encoder.parameters(), *self.decoder.parameters()]
-        return [torch.optim.Adam(dense, config.lr), torch.optim.SparseAdam([self.table.weight], .05)]
+        sparse = torch.optim.SparseAdam([self.table.weight], .05)
+        return [torch.optim.Adam(dense, config.lr), sparse]
     def loss(self, batch, step, rng):
         x = batch.x.flatten(1)
         z = self.encoder(x) + rng.normal(len(x), 4)
         if self.training: z = z + self.table(batch.i)
-        recon = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(1).mean()
+        recon = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none")
+        recon = recon.sum(1).mean()
         return dict(loss=recon + .5 * (z**2).sum(1).mean(), recon=recon)
 
 
@@ -108,12 +114,16 @@ while kills < 20:
     kills += 1
     found = training.load_checkpoint(folder)
     steps.append(found["step"] if found else 0)
-    parts += any(name.startswith(".part-") for name in os.listdir(folder)) if os.path.isdir(folder) else 0
+    if os.path.isdir(folder):
+        parts += any(name.startswith(".part-") for name in os.listdir(folder))
 assert attempt(folder) == 0
 killed = torch.load(where + "/killed.pt", weights_only=True)
-same = all(torch.equal(a, b) for a, b in zip(alone[0].values(), killed[0].values())) and alone[0].keys() == killed[0].keys()
+same = alone[0].keys() == killed[0].keys()
+same = same and all(torch.equal(a, b) for a, b in zip(alone[0].values(), killed[0].values()))
 leftover = [name for name in os.listdir(folder) if name.startswith(".")]
-print(json.dumps(dict(kills=kills, steps=steps, parts=parts, weights=same, history=alone[1] == killed[1], leftover=leftover, unused=len(moments))))
+print(json.dumps(dict(
+    kills=kills, steps=steps, parts=parts, weights=same, history=alone[1] == killed[1],
+    leftover=leftover, unused=len(moments))))
 """
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
@@ -149,7 +159,7 @@ from dataclasses import replace
 training.fit(model(), d, replace(c, steps=4), folder=folder, save_every=0, progress=False)
 good = sorted(os.listdir(folder))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))          # no file may grow beyond this
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # no file beyond this
 try: training.fit(model(), d, c, folder=folder, save_every=0, progress=False)
 except training.TrainingError as e: print(e)
 else: sys.exit("nothing was said")

@@ -1,4 +1,7 @@
-"Shapes3D's factors drawn from a formula: addresses, determinism, colors, who hides whom, and the real pictures where they are at hand."
+"""Shapes3D's factors drawn from a formula: addresses, determinism, colors, who hides whom.
+
+And the real pictures where they are at hand.
+"""
 
 import colorsys
 import importlib.util
@@ -87,7 +90,10 @@ def test_pictures_do_not_depend_on_the_batch():
 
 
 def test_another_process_draws_the_same():
-    code = "import hashlib; from genmix.worlds import rooms; print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
+    code = (
+        "import hashlib; from genmix.worlds import rooms; "
+        "print(hashlib.sha256(rooms.render([0, 77_777, 479_999]).tobytes()).hexdigest())"
+    )
     first, again = (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -179,7 +185,8 @@ def test_parameters_are_a_copy():
 
 def test_memory_grows_with_the_geometries():
     code = (
-        "from genmix.worlds import rooms; assert not rooms._table()[1].any(); rooms.render(range(0, 480_000, 48_000)); "
+        "from genmix.worlds import rooms; assert not rooms._table()[1].any(); "
+        "rooms.render(range(0, 480_000, 48_000)); "
         "print(rooms._table()[1].sum(), rooms._table()[0].nbytes)"
     )
     made, size = subprocess.run(
@@ -204,7 +211,8 @@ def real():
     path = Path(root or "", "shapes3d", "gif_53.npz")
     if not root or not path.is_file():
         pytest.skip(
-            "needs real Shapes3D pictures: set GENMIX_DATA to a folder that holds shapes3d/gif_53.npz"
+            "needs real Shapes3D pictures: "
+            "set GENMIX_DATA to a folder that holds shapes3d/gif_53.npz"
         )
     with np.load(path, allow_pickle=False) as z:
         return z["images"].transpose(0, 3, 1, 2).astype(float)
@@ -219,7 +227,7 @@ def test_real_frames_are_as_near_as_published(real):
 
 
 def test_each_real_frame_is_nearest_to_its_own_neighborhood(real):
-    "Of all 15 orientations, the drawn one nearest to a real frame is the frame's own, or next to it."
+    "Of all 15 orientations, the one nearest to a real frame is the frame's own, or next to it."
     f = np.array([[0, 6, 3, 0, 0, o] for o in range(15)])
     x = rooms.render(rooms.index(f)).astype(float)
     for o in range(15):

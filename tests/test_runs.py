@@ -1,4 +1,7 @@
-"""Run folders, sweeps, tables and published results, where they are easiest to break: a second writer, damage, interruption, killed workers, wrong weights."""
+"""Run folders, sweeps, tables and published results, where they are easiest to break.
+
+A second writer, damage, interruption, killed workers, wrong weights.
+"""
 
 import json
 import math
@@ -32,7 +35,10 @@ def work(config, folder, metric=1.0):
 
 def another(folder, then="time.sleep(600)"):
     "Another process that holds the folder's lock."
-    code = f"import time\nfrom genmix import runs\nwith runs.only_writer({str(folder)!r}):\n    print('mine', flush=True)\n    {then}"
+    code = (
+        f"import time\nfrom genmix import runs\nwith runs.only_writer({str(folder)!r}):\n"
+        f"    print('mine', flush=True)\n    {then}"
+    )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "mine\n"
     other.stdout.close()
@@ -384,7 +390,8 @@ def work(config, folder):
     runs.save_table(folder / "history.csv", pd.DataFrame({{"epoch": [1]}}))
     return {{"score": float(config.seed)}}
 def member(config): return runs.run(config, work, out)
-swept = runs.sweep([ClassifierConfig(seed=s) for s in range(4)], member, backend="none", progress=False)
+members = [ClassifierConfig(seed=s) for s in range(4)]
+swept = runs.sweep(members, member, backend="none", progress=False)
 print(len(swept.done))
 """
     first = subprocess.Popen(
@@ -623,7 +630,10 @@ def test_the_table_of_models_is_that_of_the_files():
 
 
 def test_the_table_of_models_reads_heads_only(package, weights):
-    "Metrics come from the run with the same settings; damaged numbers do not show, a damaged head is an error that names the file."
+    """Metrics come from the run with the same settings; damaged numbers do not show.
+
+    A damaged head is an error that names the file.
+    """
     assert runs.pretrained_table().empty and "parameters" in runs.pretrained_table()
     path, raw = package / "weights" / "small.safetensors", weights[1].read_bytes()
     path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))  # in the numbers

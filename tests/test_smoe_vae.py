@@ -1,4 +1,6 @@
-"""The mixture of decoder experts: its parts against loops and PyTorch's modules, its losses against probability theory, settings that cannot work."""
+"""The mixture of decoder experts: its parts against loops and PyTorch's modules, its losses
+against probability theory, settings that cannot work.
+"""
 
 import math
 from dataclasses import replace
@@ -9,18 +11,11 @@ import pytest
 import torch
 from genmix import data, moe1991, smoe_vae, training
 from genmix.configs import ConfigError, SMoEVAEConfig, preset
-from genmix.smoe_vae import (
-    Experts,
-    balance,
-    balanced,
-    compete,
-    division,
-    doubled,
-    entropy,
-    model_of,
-    probe,
-    view,
-)
+from genmix.smoe_experts import Experts, doubled, needed
+from genmix.smoe_vae import balance, balanced, compete, division, entropy, model_of, view
+from genmix.studies import smoe_run
+from genmix.studies import smoe_vae as study
+from genmix.studies.smoe_run import probe
 from genmix.training import Batch, Noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,6 +155,23 @@ def test_the_weights_of_the_published_loss_and_the_loss_of_new_images(doodles):
     assert hard.item() == pytest.approx((x - drawn).square().sum((1, 2, 3)).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("routing", ["blend", "compete", "supervised"])
+def test_the_loss_is_the_sum_of_its_terms(doodles, routing):
+    c = replace(C, routing=routing, beta=0.3, balance=50.0, entropy=70.0, balanced=0)
+    m = model_of(c, doodles[0]).train()
+    x = torch.from_numpy(doodles[0].x[:16]).float() / 255
+    y = torch.from_numpy(doodles[0].y[:16])
+    t = m.loss(Batch(x, y, None), 0, Noise(0))
+    assert list(t) == ["loss", "recon", "kl", "balance", "entropy", "used"]
+    log_p = m.route(m.codes(x, Noise(0))[2])
+    gate = {
+        "blend": (50 * t["balance"] + 70 * t["entropy"]) / 32,
+        "compete": 0.0,
+        "supervised": -50 * log_p[torch.arange(16), y % 3].mean(),
+    }[routing]
+    assert t["loss"].item() == pytest.approx((t["recon"] + 0.3 * t["kl"] + gate).item(), rel=1e-6)
+
+
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_gate_terms(B, K, seed):
@@ -205,9 +217,10 @@ def test_competition_is_balanced_at_first_and_free_afterwards(doodles):
     x, z = torch.from_numpy(doodles[0].x[:12]).float() / 255, Noise(0).normal(12, 4)
     log_p, each = m.route(z), (x[:, None] - m.experts.every(z)).square().sum((2, 3, 4))
     r = balanced(log_p - each / 18).exp()
-    assert torch.allclose(m.error(x, z, log_p, 2), (r * (each - 18 * log_p)).sum(1), rtol=1e-5)
-    assert torch.allclose(m.error(x, z, log_p, 3), compete(log_p, each, 3.0)[0], rtol=1e-5)
-    assert not torch.allclose(m.error(x, z, log_p, 2), m.error(x, z, log_p, 3), rtol=1e-3)
+    fair, own = (m.mixture_error(x, z, log_p, step) for step in (2, 3))
+    assert torch.allclose(fair, (r * (each - 18 * log_p)).sum(1), rtol=1e-5)
+    assert torch.allclose(own, compete(log_p, each, 3.0)[0], rtol=1e-5)
+    assert not torch.allclose(fair, own, rtol=1e-3)
 
 
 def test_one_expert_makes_all_routings_one(doodles):
@@ -277,7 +290,7 @@ def test_measure_agrees_with_loops_and_draws(doodles, routing):
     c = replace(C, routing=routing)
     m = model_of(c, train)
     training.fit(m, train, c, progress=False)
-    metrics, arrays = smoe_vae.measure(m, train, test, c)
+    metrics, arrays = smoe_run.measure(m, train, test, c)
     x = torch.from_numpy(test.x[:]).float() / 255
     with torch.no_grad():
         mu, _, _ = m.codes(x)
@@ -296,7 +309,7 @@ def test_measure_agrees_with_loops_and_draws(doodles, routing):
     assert all(isinstance(v, (int, float)) and math.isfinite(v) for v in metrics.values())
     import matplotlib.pyplot as plt
 
-    for draw in smoe_vae.run_figures(arrays, c).values():
+    for draw in smoe_run.run_figures(arrays, c).values():
         plt.close(draw())
 
 
@@ -362,11 +375,12 @@ def test_sparse_competition_costs_no_less_and_by_the_responsibility_left_out(doo
     x = torch.from_numpy(doodles[0].x[:40]).float() / 255
     z = m.codes(x)[0]
     log_p = m.route(z)
-    keep = smoe_vae.needed(log_p.exp(), 0.12)
+    keep = needed(log_p.exp(), 0.12)
     assert 1 <= keep.sum(1).min() and keep.float().mean() < 1
     full, log_r = compete(log_p, (x[:, None] - m.experts.every(z)).square().sum((2, 3, 4)), 2.0)
     left_out = (log_r.exp() * ~keep).sum(1)
-    assert torch.allclose(m.error(x, z, log_p, 0), full - 8 * torch.log1p(-left_out), atol=1e-3)
+    found = m.mixture_error(x, z, log_p, 0)
+    assert torch.allclose(found, full - 8 * torch.log1p(-left_out), atol=1e-3)
     assert torch.isfinite(
         m.loss(Batch(x, torch.zeros(40, dtype=torch.long), None), 0, Noise(0))["loss"]
     )
@@ -542,16 +556,16 @@ def studied(tmp_path_factory):
 
 
 def test_a_study_is_collected(studied):
-    df = smoe_vae.collect(studied[0])
+    df = study.collect(studied[0])
     assert len(df) == 8 and df.sse_val.notna().all() and set(df.routing) == {"blend", "compete"}
     assert (df.images_test == df.images_test.iloc[0]).all()
     for K, g in df[df.routing == "blend"].groupby("num_experts"):
-        chosen = smoe_vae.chosen_k(df[df.routing == "blend"])
+        chosen = study.chosen_k(df[df.routing == "blend"])
         assert (
             chosen.chosen.iloc[0]
             == df[df.routing == "blend"].groupby("num_experts").sse_val.mean().idxmin()
         )
-    pairs = smoe_vae.paired(df, "blend", "compete")
+    pairs = study.paired(df, "blend", "compete")
     a, b = (
         df[(df.num_experts == 2) & (df.routing == r)].sort_values("seed").sse_test.to_numpy()
         for r in ("blend", "compete")
@@ -564,7 +578,7 @@ def test_a_study_is_collected(studied):
     )
     low, high = stats.ttest_rel(b, a).confidence_interval(0.95)
     assert (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
-    ari = smoe_vae.agreements(studied[0])
+    ari = study.agreements(studied[0])
     assert (
         len(ari) == 4
         and ari.ari.between(-1, 1).all()
@@ -582,24 +596,24 @@ def test_test_images_do_not_move_with_the_seed(studied):
 def test_studies_are_drawn(studied):
     import matplotlib.pyplot as plt
 
-    df = smoe_vae.collect(studied[0])
+    df = study.collect(studied[0])
     df = pd.concat(
         [df, df[df.num_experts == 2].assign(fraction=0.5, sse_test=lambda t: t.sse_test + 1)]
     )
     blend = df[df.routing == "blend"]
     for fig in (
-        smoe_vae.plot_k(df, ""),
-        smoe_vae.plot_fractions(blend, ""),
-        smoe_vae.plot_per_expert(df, ""),
-        smoe_vae.plot_probes(df, ""),
+        study.plot_k(df, ""),
+        study.plot_fractions(blend, ""),
+        study.plot_per_expert(df, ""),
+        study.plot_probes(df, ""),
     ):
         plt.close(fig)
 
 
 def test_browse_shows_every_active_expert(doodles):
     m = model_of(replace(C, num_experts=3), doodles[0])
-    arrays = smoe_vae.measure(m, *doodles, m.config)[1]
-    slider, text, picture = smoe_vae.browse(arrays).children
+    arrays = smoe_run.measure(m, *doodles, m.config)[1]
+    slider, text, picture = smoe_run.browse(arrays).children
     seen = set()
     for k in slider.options:
         slider.value = k
@@ -643,5 +657,5 @@ def test_k_is_chosen_on_validation_images_only():
             for s in (0, 1)
         ]
     )
-    row = smoe_vae.chosen_k(df).iloc[0]
+    row = study.chosen_k(df).iloc[0]
     assert (row.chosen, row.sse_test, row.best_on_test, row.one_expert) == (5, 9.5, 1, 1.5)

@@ -1,4 +1,7 @@
-"dSprites rebuilt: the same images everywhere, by the naive rule, by checksum, and, where a sample of the real set is at hand, as in it."
+"""dSprites rebuilt: the same images everywhere, by the naive rule and by checksum.
+
+Where a sample of the real set is at hand, as in it.
+"""
 
 import json
 import os
@@ -24,7 +27,7 @@ CRC_IMAGES, CRC_CORNERS = 0xF8B35305, 0x18FB4735
 
 
 def lit(P, row, column):
-    "Walk left from a pixel's center and count crossings, in exact fractions. P: corners in 1/256 pixel."
+    "Walk left from a pixel's center and count crossings, in fractions. P: corners in 1/256 pixel."
     X, Y, inside = Fraction(256 * column + 128), 256 * row + 128, False
     for (x0, y0), (x1, y1) in zip(P, P[1:] + P[:1]):
         if (y0 < Y) != (y1 < Y) and x0 + Fraction((Y - y0) * (x1 - x0), y1 - y0) <= X:
@@ -49,7 +52,10 @@ def test_every_pixel_follows_the_rule(i, pixels):
 
 
 def test_the_images_are_the_same_on_every_machine():
-    "Checksums of images across the whole set. If this fails, the geometry has changed, or this machine computes differently."
+    """Checksums of images across the whole set.
+
+    If this fails, the geometry has changed, or this machine computes differently.
+    """
     sample = np.arange(0, N, 97)
     assert zlib.crc32(render_packed(sample).tobytes()) == CRC_IMAGES
     assert (
@@ -227,7 +233,8 @@ def test_real_images():
     ]
     if not found:
         pytest.skip(
-            "needs a sample of the real set: GENMIX_DATA/dsprites/dsprites_real_sample.npz with `index` and `packed`"
+            "needs a sample of the real set: "
+            "GENMIX_DATA/dsprites/dsprites_real_sample.npz with `index` and `packed`"
         )
     with np.load(found[0], allow_pickle=False) as file:
         i, real = file["index"], file["packed"]

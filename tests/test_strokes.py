@@ -1,4 +1,7 @@
-"Drawings survive the way to polylines and back; pictures depend on the drawing alone, and on nothing that should not matter."
+"""Drawings survive the way to polylines and back.
+
+Pictures depend on the drawing alone, and on nothing that should not matter.
+"""
 
 import json
 import os
@@ -10,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmix.readers.files import DataError
-from genmix.worlds.strokes import PADDING, THICKNESS, from_lines, from_simplified, rasterize, to_lines
+from genmix.worlds.strokes import (
+    PADDING,
+    THICKNESS,
+    from_lines,
+    from_simplified,
+    rasterize,
+    to_lines,
+)
 
 step = st.integers(-300, 300)
 points = st.lists(st.tuples(step, step, st.integers(0, 1)), min_size=1, max_size=30)

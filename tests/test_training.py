@@ -1,4 +1,7 @@
-"The engine, in one process: the same bits as a plain loop, after an interruption, from disk; and an answer to everything that goes wrong."
+"""The engine, in one process: the same bits as a plain loop, after an interruption, from disk.
+
+And an answer to everything that goes wrong.
+"""
 
 import errno
 import io
@@ -216,7 +219,8 @@ def faults(n=30):
     for _ in range(n): a = torch.ones(700, 1000); b = a + 1; del a, b
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / n
 faults(); usual = faults(); kept = training.keep_memory(); faults()
-print(int(kept), usual, min(faults() for _ in range(5)))                                   # the least: the system takes pages back when it is short
+# the least: the system takes pages back when it is short
+print(int(kept), usual, min(faults() for _ in range(5)))
 """
 
 
@@ -382,7 +386,7 @@ def test_a_table_has_no_rows_for_validation_images():
         run(Table(), val=V)
 
 
-# ---------------------------------------------------------------- images that do not fit into memory
+# --------------------------------------------------------------- images that do not fit into memory
 @pytest.fixture
 def small_memory(monkeypatch):
     monkeypatch.setattr(training.Rows.__init__, "__defaults__", ("cpu", 0, 50 * 36, False, True))

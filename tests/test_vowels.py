@@ -331,7 +331,8 @@ def test_real_table(real):
     assert len(real) == 1520 and real.origin == "official"
     assert (
         real.describe()
-        == "data: vowels, official (Peterson & Barney 1952, 76 speakers x 10 vowels x 2 = 1,520 rows; sha256 a1cc7f9d...)"
+        == "data: vowels, official (Peterson & Barney 1952, "
+        "76 speakers x 10 vowels x 2 = 1,520 rows; sha256 a1cc7f9d...)"
     )
     assert (
         real.formants[0].tolist() == [160, 240, 2280, 2850]

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    "(sdist, wheel, what was said), built from a copy; `build` makes the wheel from the sdist, so the sdist must be complete."
+    """(sdist, wheel, what was said), built from a copy.
+
+    `build` makes the wheel from the sdist, so the sdist must be complete.
+    """
     import shutil
 
     from conftest import IGNORED
@@ -47,7 +50,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
-    "The scripts folder of an environment with the wheel; its requirements are seen through a .pth file."
+    "The scripts folder of an environment with the wheel; a .pth file leads to its requirements."
     home = tmp_path_factory.mktemp("env") / "venv"
     venv.create(home, with_pip=False)
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
@@ -151,7 +154,7 @@ def test_the_metadata_is_that_of_settings(built):
 
 @pytest.mark.parametrize("address", ["", "https://github.com/someone/genmix"])
 def test_nothing_on_the_page_of_the_package_index_leads_nowhere(address, tmp_path):
-    "The README's links name files that the index does not have: they lead to the repository, or are no links."
+    "The README's links name files that the index does not have: they lead to the repository."
     import shutil
 
     for name in ("setup.py", "README.md", "LICENSE"):

@@ -5,11 +5,12 @@
     python tools/build_site.py --render           ... and build the site in _docs/ (needs the `quarto` command)
     python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc, to look at without Quarto
 
-nbdev does the processing (front matter, signatures, exported source, links to symbols). This script mends
-what nbdev leaves rough: where a page shows a symbol's source it need not show its signature as well, and
-symbols stand in the order of the source; while settings.ini names no repository nothing may link to one;
-links between pages are relative, so that they work under any address. With a GitHub repository every page
-can be opened in Colab. Every page says how long it takes to read and to run.
+nbdev does the processing (front matter, signatures, exported source, links to symbols). This script
+mends what nbdev leaves rough: where a page shows a symbol's source it need not show its signature
+as well, and symbols stand in the order of the source; while settings.ini names no repository
+nothing may link to one; links between pages are relative, so that they work under any address. With
+a GitHub repository every page can be opened in Colab. Every page says how long it takes to read and
+to run.
 """
 
 import argparse
@@ -57,6 +58,19 @@ FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
 COLAB = "https://colab.research.google.com/github/{repo}/blob/{branch}/nbs/{name}"
 
 
+DOCS = "_docs"  # where Quarto puts the site
+NBDEV_YML = """project:
+  output-dir: {docs}
+
+website:
+  title: "{title}"
+  site-url: "{doc_host}{doc_baseurl}"
+  description: "{description}"
+  repo-branch: {branch}
+  repo-url: "{git_url}"
+"""
+
+
 def joined(text):
     "Notebook text is a string or a list of lines: make it a string."
     return text if isinstance(text, str) else "".join(text)
@@ -69,10 +83,17 @@ def settings():
     return parser["DEFAULT"]
 
 
+def quarto_yml(cfg):
+    "What nbs/nbdev.yml holds: title, address and output folder."
+    return NBDEV_YML.format(docs=DOCS, **cfg)
+
+
 # ---------------------------------------------------------------- processing, as nbdev does it
 def repair(text, cfg):
     "Markdown whose links work: pages relative, and source links only if there is a repository."
-    if not cfg["git_url"]:
+    if cfg["git_url"]:
+        text = text.replace("[source](/blob/", f"[source]({cfg['git_url'].rstrip('/')}/blob/")
+    else:
         text = SOURCE_LINK.sub("", text)
     base = cfg["doc_host"] + cfg["doc_baseurl"]
     if base:
@@ -98,7 +119,8 @@ def homes():
 
 
 def sure(name):
-    "Does a name in the text mean one symbol only? nbdev links `fit` or `measure` to any module that has one."
+    """Does a name in the text mean one symbol only? nbdev links `fit` or `measure` to any module
+    that has one."""
     last = name.rstrip("()").split(".")[-1]
     return name.startswith("genmix.") or (len(homes().get(last, ())) == 1 and last not in EVERYDAY)
 
@@ -115,7 +137,8 @@ def defined(source):
 
 
 def show_once(cells):
-    "Cells in which each piece of exported source follows the headings of what it defines, without their signatures."
+    """Cells in which each piece of exported source follows the headings of what it defines, without
+    their signatures."""
     shown, waiting = [], {}
     for cell in cells + [None]:
         source = joined(cell["source"]) if cell else ""
@@ -148,7 +171,8 @@ def colab(name, cfg):
 
 
 def effort(name):
-    "How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run, as published."
+    """How long a notebook is to read (prose at 200 words, code at 40 lines a minute), and to run,
+    as published."""
     cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
     words = sum(
         len(re.findall(r"\w+", joined(c["source"]))) for c in cells if c["cell_type"] == "markdown"
@@ -220,19 +244,20 @@ def prepare(n_workers=2):
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
     cfg = settings()
-    refresh_quarto_yml()
+    (ROOT / "nbs" / "nbdev.yml").write_text(quarto_yml(cfg), encoding="utf-8", newline="\n")
     shutil.rmtree(ROOT / "_proc", ignore_errors=True)
     try:
         proc = Path(proc_nbs(n_workers=n_workers, force=True))
     except Exception as error:  # raised in a worker, with a long trail of process pools
         trail = str(error.__cause__).split("\nThe above exception")[0].strip()
         sys.exit(
-            f"nbdev could not process the notebooks. {error}\nThe error was: {trail.splitlines()[-1]}\n"
-            "(nbdev runs only the cells that import, and the exported ones: imports need cells of their own.)"
+            f"nbdev could not process the notebooks. {error}\nThe error was: "
+            f"{trail.splitlines()[-1]}\n"
+            "(nbdev runs only the cells that import, and the exported ones: imports need cells of "
+            "their own.)"
         )
     notebooks = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
     if missing := [nb.name for nb in notebooks if not (proc / nb.name).exists()]:
@@ -254,10 +279,11 @@ def render(proc):
     "Build the site with Quarto -> the folder that holds it."
     if not shutil.which("quarto"):
         sys.exit(
-            "Building the site needs the `quarto` command (https://quarto.org). To look at the pages without it: --preview DIR"
+            "Building the site needs the `quarto` command (https://quarto.org). To look at the "
+            "pages without it: --preview DIR"
         )
     subprocess.run(["quarto", "render", "--no-cache"], cwd=proc, check=True)
-    docs = ROOT / settings()["doc_path"]
+    docs = ROOT / DOCS
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc / docs.name, docs)
     return docs

@@ -1,12 +1,15 @@
-"""Does a classifier that learned from REAL drawings recognize the synthetic doodles, and the other way round?
+"""Does a classifier that learned from REAL drawings recognize the synthetic doodles, and the other
+way round?
 
     python tools/compare_doodles.py --real DIR
 
-DIR holds quickdraw/sketchrnn/face.npz, quickdraw/numpy_bitmap/{cat,eye,snowflake}.npy (official bitmaps or their first rows) and
-quickdraw/simplified25_{face,cat,snowflake,pencil,eye}.ndjson. Faces are pen movements drawn by `rasterize`; cats, eyes and snowflakes
-are official bitmaps. So that the way of drawing does not give the category away, the pen is the one that genmix/published/strokes.json
-found for the official bitmaps, and the 25 drawings each that we have in *both* forms, kept out of training, are scored in both.
-Small convolutional networks, 3 seeds, one thread, about 3 minutes. Writes genmix/published/doodles.json and nbs/images/doodles_real.png.
+DIR holds quickdraw/sketchrnn/face.npz, quickdraw/numpy_bitmap/{cat,eye,snowflake}.npy (official
+bitmaps or their first rows) and quickdraw/simplified25_{face,cat,snowflake,pencil,eye}.ndjson.
+Faces are pen movements drawn by `rasterize`; cats, eyes and snowflakes are official bitmaps. So
+that the way of drawing does not give the category away, the pen is the one that
+genmix/published/strokes.json found for the official bitmaps, and the 25 drawings each that we have
+in *both* forms, kept out of training, are scored in both. Small convolutional networks, 3 seeds,
+one thread, about 3 minutes. Writes genmix/published/doodles.json and nbs/images/doodles_real.png.
 """
 
 import argparse
@@ -120,7 +123,8 @@ def answers(nets, x):
 
 
 def score(nets, groups, names):
-    "Share of right answers per class (mean and range over networks), and how often each class got each answer."
+    """Share of right answers per class (mean and range over networks), and how often each class got
+    each answer."""
     table, confusion = {}, {}
     for name, x in groups.items():
         a = answers(nets, x)
@@ -177,8 +181,10 @@ def main():
             "data": "Google QuickDraw, CC BY 4.0: 800 faces (pen movements, a subset chosen by others), 4,959 cats, 3,000 eyes,"
             " 500 snowflakes (official bitmaps), the first 25 simplified drawings of each category",
             "what": f"small convolutional networks, {SEEDS} seeds, 1,500 steps of 100 drawings, all classes equally often; the"
-            f" last {HELD_OUT} real drawings of each category and the first 25 of cat, snowflake, eye kept out of training,"
-            f" {twins} of the 800 faces left out because they are among the 25 simplified ones; doodles: images(5000, seed=0)",
+            f" last {HELD_OUT} real drawings of each category and the first 25 of cat, snowflake, "
+            "eye kept out of training,"
+            f" {twins} of the 800 faces left out because they are among the 25 simplified ones; "
+            "doodles: images(5000, seed=0)",
             "genmix": genmix.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -242,7 +248,8 @@ def draw(x, strokes, ours, k=12):
     fig = plots.image_grid(np.concatenate(rows), ncols=k, row_labels=labels)
     plots.caption(
         fig,
-        "Real: Google QuickDraw, CC BY 4.0 (faces, pencils: pen movements drawn by rasterize; else official bitmaps)."
+        "Real: Google QuickDraw, CC BY 4.0 (faces, pencils: pen movements drawn by rasterize; else "
+        "official bitmaps)."
         " Doodles: synthetic, seed 0. Neither selected.",
     )
     plots.save(fig, ROOT / "nbs" / "images" / "doodles_real.png", dpi=150)

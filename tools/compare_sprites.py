@@ -2,9 +2,10 @@
 
     python tools/compare_sprites.py --real FILE
 
-FILE is dsprites_real_sample.npz: `index` [n], numbers of rows in the official file, and `packed` uint8 [n, 512], np.packbits of
-the real 64 x 64 images. Writes genmix/published/sprites.json: the counts, every image that differs, and how many images would be
-identical without each detail of the drawing rule.
+FILE is dsprites_real_sample.npz: `index` [n], numbers of rows in the official file, and `packed`
+uint8 [n, 512], np.packbits of the real 64 x 64 images. Writes genmix/published/sprites.json: the
+counts, every image that differs, and how many images would be identical without each detail of the
+drawing rule.
 """
 
 import argparse

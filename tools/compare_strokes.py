@@ -2,9 +2,10 @@
 
     python tools/compare_strokes.py --real DIR
 
-DIR holds quickdraw/simplified25_{cat,eye,snowflake}.ndjson (the first lines of the official simplified files) and
-quickdraw/numpy_bitmap/{cat,eye,snowflake}.npy (the official bitmaps, or their first rows). A grid of pens and paddings is
-fitted on the cats; the defaults are measured on all three. Writes genmix/published/strokes.json and nbs/images/strokes_real.png.
+DIR holds quickdraw/simplified25_{cat,eye,snowflake}.ndjson (the first lines of the official
+simplified files) and quickdraw/numpy_bitmap/{cat,eye,snowflake}.npy (the official bitmaps, or their
+first rows). A grid of pens and paddings is fitted on the cats; the defaults are measured on all
+three. Writes genmix/published/strokes.json and nbs/images/strokes_real.png.
 """
 
 import argparse
@@ -27,7 +28,8 @@ UNITS = 304  # of the published recipe along the side of a picture
 
 
 def read(folder, category):
-    "The drawings as pen movements, the bitmaps of the same drawings [n, 1, 28, 28], and the files' checksums."
+    """The drawings as pen movements, the bitmaps of the same drawings [n, 1, 28, 28], and the
+    files' checksums."""
     lines, bitmaps = (
         folder / f"simplified25_{category}.ndjson",
         folder / "numpy_bitmap" / f"{category}.npy",
@@ -129,11 +131,13 @@ def main():
     )
     plots.caption(
         fig,
-        "Real drawings: Google QuickDraw, CC BY 4.0. Official 28 × 28 bitmaps, and rasterize on the same pen movements.",
+        "Real drawings: Google QuickDraw, CC BY 4.0. Official 28 × 28 bitmaps, and rasterize on "
+        "the same pen movements.",
     )
     plots.save(fig, ROOT / "nbs" / "images" / "strokes_real.png", dpi=150)
     print(
-        f"best of {len(found)}: thickness {t}/{UNITS}, padding {p}/{UNITS}, mean difference {best:.3f};"
+        f"best of {len(found)}: thickness {t}/{UNITS}, padding {p}/{UNITS}, mean difference "
+        f"{best:.3f};"
         f" defaults {THICKNESS * UNITS}, {PADDING * UNITS}"
     )
     for r in rows:

@@ -8,8 +8,8 @@
 
 Every notebook runs in a process of its own, with execnb (the shell that nbdev tests with), in the
 folder nbs/, on one thread. Old outputs are cleared first. Cells marked `#| eval: false`, and cells
-with one of settings.ini's tst_flags (`#| slow`, `#| data`), do not run and keep what they had.
-What would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
+with one of pyproject.toml's tst_flags (`#| slow`, `#| data`), do not run and keep what they had. What
+would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
 addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells ran;
 after an error the file is as it was, and the message names the notebook and the cell.
 """
@@ -23,7 +23,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +31,6 @@ NBS = ROOT / "nbs"
 # Text that a plotting call leaves beside its figure: an artist's repr, worth nothing to a reader.
 ARTIST = re.compile(r"^[\[(]*(array\(\[*)?(<(matplotlib|mpl_toolkits|Axes|seaborn)\b|Text\()")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
-
-
-def settings():
-    "The project's settings.ini."
-    parser = ConfigParser(delimiters=["="], interpolation=None)
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    return parser["DEFAULT"]
 
 
 def joined(text):
@@ -88,7 +80,7 @@ def local_paths(outputs):
     return sorted(path for path in here if len(path) > 3 and path in text)
 
 
-# ---------------------------------------------------------------- the worker: one notebook, one process
+# ------------------------------------------------------------ the worker: one notebook, one process
 def make_shell():
     "An execnb shell whose figures do not depend on who runs it."
     import matplotlib
@@ -107,19 +99,20 @@ def make_shell():
 
 def run_notebook(path, dest, flags):
     "Run the notebook at `path`, write it with its outputs to `dest`; exit status 0 or 1."
-    from execnb.nbio import _dict2obj, read_nb, write_nb
+    from fastcore.nbio import read_nb, write_nb
     from nbdev.clean import clean_nb
-    from nbdev.process import extract_directives
+    from nbdev.config import get_config
 
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     os.chdir(NBS)
-    cfg, nb, shell = settings(), read_nb(path), make_shell()
-    skip = set(cfg["tst_flags"].split()) - set(flags)
+    nb, shell = read_nb(path), make_shell()
+    skip = set(get_config(ROOT).tst_flags.split()) - set(flags)
 
     def fail(number, cell, error):
         head = "\n".join("    " + line for line in joined(cell["source"]).splitlines()[:12])
         print(
-            f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file is as it was.\n"
+            f"{name}: cell {number} of {len(nb.cells)} (id {cell.get('id', '?')}) failed; the file "
+            "is as it was.\n"
             f"{head}\n{error}",
             file=sys.stderr,
         )
@@ -128,11 +121,8 @@ def run_notebook(path, dest, flags):
     for number, cell in enumerate(nb.cells, 1):
         if cell.cell_type != "code":
             continue
-        source = cell.source
-        directives = extract_directives(cell, remove=True)
-        code = cell.source
-        cell.set_source(source)
-        if directives.get("eval:", [""])[0].lower() == "false" or skip & set(directives):
+        directives, code = cell.directives, cell.source
+        if directives.get("eval", "").lower() == "false" or skip & set(directives):
             continue
         cell.outputs, cell.execution_count = [], None
         outputs = shell.run(code) if code.strip() else []
@@ -148,24 +138,20 @@ def run_notebook(path, dest, flags):
             return fail(
                 number,
                 cell,
-                f"Its output holds a path of this machine ({', '.join(found)}): print a name instead.",
+                f"Its output holds a path of this machine ({', '.join(found)}): print a name "
+                "instead.",
             )
-        cell.outputs = _dict2obj(outputs)
+        cell.outputs = outputs
 
-    clean_nb(
-        nb,
-        False,
-        cfg["allowed_metadata_keys"].split(),
-        cfg["allowed_cell_metadata_keys"].split(),
-        True,
-    )
+    clean_nb(nb)
     write_nb(nb, dest)
     return 0
 
 
 # ---------------------------------------------------------------- the parent
 def environment(scratch, keep_data):
-    "The environment of a worker: this checkout first, one thread, nothing of the user's own settings."
+    """The environment of a worker: this checkout first, one thread, nothing of the user's own
+    settings."""
     env = {
         k: v
         for k, v in os.environ.items()
@@ -212,7 +198,8 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 
 
 def same_text(a, b):
-    "Equal, but for the last digits of numbers, which other processors round differently: within 2 %, or one in the last place."
+    """Equal, but for the last digits of numbers, which other processors round differently: within 2
+    %, or one in the last place."""
     if NUMBER.sub("#", " ".join(a.split())) != NUMBER.sub("#", " ".join(b.split())):
         return False
     for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True):
@@ -273,7 +260,8 @@ def execute(path, check=False, flags=(), timeout=3600):
         if done.returncode or not dest.exists():
             if done.returncode < 0:
                 print(
-                    f"{name}: its process was ended by signal {-done.returncode}; the file is as it was.",
+                    f"{name}: its process was ended by signal {-done.returncode}; the file is as "
+                    "it was.",
                     file=sys.stderr,
                 )
             return False

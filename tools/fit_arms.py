@@ -3,15 +3,17 @@
 
     OMP_NUM_THREADS=1 python tools/fit_arms.py --real DIR        (about 90 seconds on one core)
 
-DIR holds mpi3d/gif_frames.npz: one-factor sweeps from the animations in rr-learning/disentanglement_dataset
-(CC BY 4.0), per set [20 frames, 7 factors, 64, 64, 3]. The even frames are fitted, the odd ones evaluated.
-Writes genmix/published/arms.json (parameters, errors, provenance) and nbs/images/arms_real.png.
+DIR holds mpi3d/gif_frames.npz: one-factor sweeps from the animations in
+rr-learning/disentanglement_dataset (CC BY 4.0), per set [20 frames, 7 factors, 64, 64, 3]. The even
+frames are fitted, the odd ones evaluated. Writes genmix/published/arms.json (parameters, errors,
+provenance) and nbs/images/arms_real.png.
 
-How the factor values of the frames are known: the animations step through a factor as `cycle_factor` of
-disentanglement_lib does (`cycle` below), which reproduces every sequence of colors, shapes, sizes, cameras
-and backgrounds that one can see. Of the two motions only the starting value is unknown. The way back of a
-sweep passes between the stops of the way there, off by one step on one side or the other, which leaves one
-possibility; `--check-start` refits the landmarks with its neighbors.
+How the factor values of the frames are known: the animations step through a factor as
+`cycle_factor` of disentanglement_lib does (`cycle` below), which reproduces every sequence of
+colors, shapes, sizes, cameras and backgrounds that one can see. Of the two motions only the
+starting value is unknown. The way back of a sweep passes between the stops of the way there, off by
+one step on one side or the other, which leaves one possibility; `--check-start` refits the
+landmarks with its neighbors.
 """
 
 import argparse
@@ -53,7 +55,8 @@ RING = {
 
 
 def cycle(start, count, frames=20):
-    "The values a sweep shows: up from `start`, back down, and up again, as disentanglement_lib's cycle_factor."
+    """The values a sweep shows: up from `start`, back down, and up again, as disentanglement_lib's
+    cycle_factor."""
     k = np.ceil(np.linspace(start, start + 2 * count, frames, endpoint=False)).astype(int)
     k -= np.maximum(0, 2 * k - 2 * count + 1)
     return k + np.maximum(0, -2 * k - 1)
@@ -68,7 +71,8 @@ def sweeps(start):
 
 
 def object_mask(img, name):
-    "Pixels [H, W] of the object in an image [3, H, W]: the blue of toy1, the red of toy2, and faces nearly black."
+    """Pixels [H, W] of the object in an image [3, H, W]: the blue of toy1, the red of toy2, and
+    faces nearly black."""
     r, g, b = img.astype(int)
     colored = (
         (b - r > 25) & (g - r > 10) & (b - g > 15) if name == "toy1" else r - np.maximum(g, b) > 25
@@ -78,7 +82,8 @@ def object_mask(img, name):
 
 # ---------------------------------------------------------------- stage 1: landmarks
 def landmarks(X, F):
-    "Middles of the objects (set, factors, u, v) and edges of the ring per camera (u, upper row, lower row), even frames only."
+    """Middles of the objects (set, factors, u, v) and edges of the ring per camera (u, upper row,
+    lower row), even frames only."""
     middles = []
     for name in START:
         for k in (3, 5, 6):
@@ -98,7 +103,8 @@ def landmarks(X, F):
 
 
 def fit_landmarks(middles, ring, shift=(0, 0, 0, 0), focal=FOCAL):
-    "Cameras and kinematics from the landmarks; `shift` moves the starting values (h, v of toy1, h, v of toy2)."
+    """Cameras and kinematics from the landmarks; `shift` moves the starting values (h, v of toy1,
+    h, v of toy2)."""
     toy1 = middles[:, 0] > 0
     c = middles[:, 4].astype(int)
     h = middles[:, 6] + np.where(toy1, shift[0], shift[2])
@@ -275,7 +281,8 @@ def touched(F, name, i):
 
 
 def levenberg(p, names, F, X, iterations):
-    "Least squares over pixels by Levenberg-Marquardt; derivatives from steps large enough to cross a few rays."
+    """Least squares over pixels by Levenberg-Marquardt; derivatives from steps large enough to
+    cross a few rays."""
     fixed = {
         ("camera", 5),
         ("size", 2),
@@ -314,7 +321,8 @@ def levenberg(p, names, F, X, iterations):
         p, old, damping = new, trial, max(damping / 5, 1e-6)
         r = merge(*old) - X
         print(
-            f"  {len(places)} numbers, iteration {it + 1}: mean squared error {after:.2f}, mean error {np.abs(r).mean():.3f}",
+            f"  {len(places)} numbers, iteration {it + 1}: mean squared error {after:.2f}, mean "
+            f"error {np.abs(r).mean():.3f}",
             flush=True,
         )
         if after > 0.998 * before:
@@ -401,7 +409,8 @@ def by_region(p, X, F, which):
 
 
 def naive(X, F):
-    "Errors to compare with: the base image of the set for every frame; the even frame before it for every odd one."
+    """Errors to compare with: the base image of the set for every frame; the even frame before it
+    for every odd one."""
     base, before = [], []
     for n in START:
         x = X[n].astype(float)
@@ -449,7 +458,8 @@ def picture(X, F, out):
     )
     plots.caption(
         fig,
-        "Real: toy frames, rr-learning/disentanglement_dataset (CC BY 4.0), held out. Ours: arms (synthetic).",
+        "Real: toy frames, rr-learning/disentanglement_dataset (CC BY 4.0), held out. Ours: arms "
+        "(synthetic).",
     )
     plots.save(fig, out, dpi=130)
 

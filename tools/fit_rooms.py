@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Fit the camera, the lights and the sizes of genmix.worlds.rooms to half of the real Shapes3D pictures, evaluate on the other half.
+"""Fit the camera, the lights and the sizes of genmix.worlds.rooms to half of the real Shapes3D
+pictures, evaluate on the other half.
 
     OMP_NUM_THREADS=1 python tools/fit_rooms.py --real DIR
 
-DIR holds shapes3d/gif_53.npz (53 frames of the data set's GIF, palette colors, factors known) and shapes3d/notebook_100.npz
-(100 pictures without labels, recovered from a figure, each up to a pixel off). The fit uses the even frames and the even clean
-pictures (50, 52, ... 98). Written: genmix/published/rooms.json (parameters, errors, provenance) and nbs/images/rooms_real.png.
-About four minutes on one core. Nothing is random.
+DIR holds shapes3d/gif_53.npz (53 frames of the data set's GIF, palette colors, factors known) and
+shapes3d/notebook_100.npz (100 pictures without labels, recovered from a figure, each up to a pixel
+off). The fit uses the even frames and the even clean pictures (50, 52, ... 98). Written:
+genmix/published/rooms.json (parameters, errors, provenance) and nbs/images/rooms_real.png. About
+four minutes on one core. Nothing is random.
 """
 
 import argparse
@@ -146,7 +148,8 @@ def picture(p, f, k, room=None):
 
 
 def residuals(p, data, k):
-    "Ours minus real for (picture, factors, shift or None); pictures with a shift lose a ring of two pixels."
+    """Ours minus real for (picture, factors, shift or None); pictures with a shift lose a ring of
+    two pixels."""
     shared, out = {}, []
     for x, f, shift in data:
         if shift is None:
@@ -244,7 +247,8 @@ def misfit(p, x, f, shift):
 
 
 def settle(p, x, f, shift):
-    "The shift that fits best, to about a tenth of a pixel: with 3 x 3 rays in a pixel, smaller steps only measure the grid."
+    """The shift that fits best, to about a tenth of a pixel: with 3 x 3 rays in a pixel, smaller
+    steps only measure the grid."""
     fun = lambda u: (picture(moved(p, u - 5), f, 3)[0] - x)[2:-2, 2:-2].ravel()
     return (
         least_squares(
@@ -255,8 +259,9 @@ def settle(p, x, f, shift):
 
 
 def best_cylinder(p, pictures, say):
-    """The frames of the fit show no cylinder, and in pictures without labels a size and the scales can trade places: a cylinder
-    drawn too small is found at the next larger scale. So several sizes are tried, each with its own inference."""
+    """The frames of the fit show no cylinder, and in pictures without labels a size and the scales
+    can trade places: a cylinder drawn too small is found at the next larger scale. So several sizes
+    are tried, each with its own inference."""
     tried = []
     for larger in (1.0, 1.04, 1.08, 1.12):
         q = p | {"cylinder": [larger * v for v in START["cylinder"]]}
@@ -268,7 +273,8 @@ def best_cylinder(p, pictures, say):
 
 # ---------------------------------------------------------------- judging
 def object_mask(x, f):
-    "Which pixels of a real picture show the object: nearest to its hue at some brightness; no thin lines, the largest piece, holes filled."
+    """Which pixels of a real picture show the object: nearest to its hue at some brightness; no
+    thin lines, the largest piece, holes filled."""
     e = [((x - np.array(START["sky"]) / 255) ** 2).sum(-1)]
     for h, low in zip(f[:3], (0.2, 0.5, 0.35)):
         b = rooms.HUES[h]
@@ -285,7 +291,8 @@ def object_mask(x, f):
 
 
 def judge(p, x, f, shift=None, k=4):
-    "Mean RGB error in gray levels, IoU of the object (None where its hue stands elsewhere too), error near outlines and elsewhere."
+    """Mean RGB error in gray levels, IoU of the object (None where its hue stands elsewhere too),
+    error near outlines and elsewhere."""
     ours, material = picture(p if shift is None else moved(p, shift), f, k)
     inner = (slice(None),) * 2 if shift is None else (slice(2, -2),) * 2
     error = 255 * abs(np.rint(255 * ours) / 255 - x)
@@ -344,7 +351,8 @@ def figure(p, gif, factors, path):
     )
     plots.caption(
         fig,
-        f"top: frames {', '.join(map(str, frames))} of the GIF of {SOURCE}, none of them used in the fit; "
+        f"top: frames {', '.join(map(str, frames))} of the GIF of {SOURCE}, none of them used in "
+        "the fit; "
         "middle: genmix.worlds.rooms (synthetic); bottom: half the difference, gray is none",
     )
     plots.save(fig, path, dpi=110)
@@ -385,7 +393,8 @@ def main():
     frames = [(gif[i], factors[i], None) for i in even_frames]
     p, s = fit(START, frames, 12)
     say(
-        f"frames alone: cost {s.cost / len(frames):.3f} a picture, mean error {255 * abs(residuals(p, frames, 2)).mean():.2f}"
+        f"frames alone: cost {s.cost / len(frames):.3f} a picture, mean error "
+        f"{255 * abs(residuals(p, frames, 2)).mean():.2f}"
     )
     even = book[50::2]
     p = best_cylinder(p, even, say)
@@ -393,7 +402,8 @@ def main():
         data = frames + [(x, *found) for x, found in zip(even, infer(p, even))]
         p, s = fit(p, data, 8)
         say(
-            f"both: cost {s.cost / len(data):.3f} a picture, mean error {255 * abs(residuals(p, data, 2)).mean():.2f}"
+            f"both: cost {s.cost / len(data):.3f} a picture, mean error "
+            f"{255 * abs(residuals(p, data, 2)).mean():.2f}"
         )
     p = {k: (np.round(v, 5).tolist() if k != "sky" else v) for k, v in p.items()}
     found = [(f, shift.round(3)) for f, shift in infer(p, book)]
@@ -463,7 +473,8 @@ def main():
         "units": "errors in gray levels of 255, mean over pixels and channels; unlabelled pictures: nearest rendering, moved by "
         "their shift, without a ring of two pixels",
         "mask": "real object: pixels nearest to the object's hue at some brightness, thin lines removed, largest piece, holes filled; "
-        "ours: more than half of a pixel's rays. Left out where the object shares its hue with floor or wall",
+        "ours: more than half of a pixel's rays. Left out where the object shares its hue with "
+        "floor or wall",
     }
     out = {"provenance": provenance, "parameters": p, "errors": errors}
     out |= {"frames": [short(r) for r in rows], "unlabelled": [short(r) for r in unlabelled]}

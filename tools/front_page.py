@@ -1,12 +1,15 @@
 #!/usr/bin/env python
-"""Keep README.md and the site's front page (nbs/index.ipynb) in step with each other and with the published results.
+"""Keep README.md and the site's front page (nbs/index.ipynb) in step with each other and with the
+published results.
 
     python tools/front_page.py           write both
     python tools/front_page.py --check   say what would change; exit code 1 if anything does
 
-Text between `<!-- shared: NAME -->` and `<!-- end -->` stands in both; README.md has the source. What these blocks hold between
-`<!-- computed -->` and `<!-- /computed -->` is made here: the table of headline numbers (`genmix.reproduce.headlines`), the table of
-costs and the output of the commands (`genmix/published/costs`). Links are those of the README; in the notebook they are relative to nbs/.
+Text between `<!-- shared: NAME -->` and `<!-- end -->` stands in both; README.md has the source.
+What these blocks hold between `<!-- computed -->` and `<!-- /computed -->` is made here: the table
+of headline numbers (`genmix.reproduce.headlines`), the table of costs and the output of the
+commands (`genmix/published/costs`). Links are those of the README; in the notebook they are
+relative to nbs/.
 """
 
 import argparse
@@ -161,7 +164,8 @@ def for_notebook(text):
 
 
 def synced(nb, blocks):
-    "The notebook's shared cells with the README's text; every cell that begins with a marker is one block."
+    """The notebook's shared cells with the README's text; every cell that begins with a marker is
+    one block."""
     seen = set()
     for cell in nb["cells"]:
         source = "".join(cell["source"])

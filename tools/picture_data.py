@@ -2,9 +2,10 @@
 
     python tools/picture_data.py --root FOLDER
 
-FOLDER is a data folder as `genmix data list --root FOLDER` understands it. Of sets with factors it may
-hold samples instead of the large official files: dsprites/dsprites_real_sample.npz (index, packed),
-shapes3d/notebook_100.npz and mpi3d/gif_frames.npz. What is not there is left out, and said.
+FOLDER is a data folder as `genmix data list --root FOLDER` understands it. Of sets with factors it
+may hold samples instead of the large official files: dsprites/dsprites_real_sample.npz (index,
+packed), shapes3d/notebook_100.npz and mpi3d/gif_frames.npz. What is not there is left out, and
+said.
 """
 
 import argparse
@@ -99,7 +100,8 @@ def main():
     )
     plots.caption(
         fig,
-        "real pictures; in brackets the origin: official set, subset in its layout, sample of it, or animation; seed 1",
+        "real pictures; in brackets the origin: official set, subset in its layout, sample of it, "
+        "or animation; seed 1",
     )
     print(
         plots.save(

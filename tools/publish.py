@@ -1,11 +1,13 @@
-"""Put a finished run among the published results: its config, metrics and provenance, and its history.
+"""Put a finished run among the published results: its config, metrics and provenance, and its
+history.
 
     python tools/publish.py RUN latent_opt/amortized            # result.json, config.json -> amortized.json; history.csv -> amortized_history.csv
     python tools/publish.py RUN vae/mnist --weights vae-mnist   # and the weights, at half precision
     python tools/publish.py RUN moe1991/linear --arrays         # figures.npz -> linear.npz, with config and provenance in linear.json: what its figures need
     python tools/publish.py RUN latent_opt/gaps --table DIR/tables/latent-opt-gaps.csv   # a table of many runs, with the provenance of one of them
 
-RUN is a run's folder, as `genmix train` and `genmix reproduce` leave it. Everything goes to genmix/published of this clone.
+RUN is a run's folder, as `genmix train` and `genmix reproduce` leave it. Everything goes to
+genmix/published of this clone.
 """
 
 import argparse
@@ -76,7 +78,8 @@ def main():
     try:
         for path in publish(a.run, a.name, a.table, a.weights, a.arrays):
             print(
-                f"wrote {path.relative_to(PUBLISHED.parent.parent)} ({path.stat().st_size / 1000:,.0f} kB)"
+                f"wrote {path.relative_to(PUBLISHED.parent.parent)} "
+                f"({path.stat().st_size / 1000:,.0f} kB)"
             )
     except (ValueError, OSError) as e:
         parser.exit(2, f"publish: error: {e}\n")

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core -> genmix/published/costs/costs.json.
+"""Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core ->
+genmix/published/costs/costs.json.
 
-python tools/publish_costs.py                                 both, on an otherwise idle machine (about a quarter of an hour)
-python tools/publish_costs.py --reproduce | --notebooks       one of them; the other's numbers stay
-python tools/publish_costs.py --reproduce --keep DIR          work in DIR, an empty folder, and leave the report there
-python tools/publish_costs.py --tests "2,100 passed ..." 28   what the tests' last line said, and their minutes
+python tools/publish_costs.py                                 both, on an otherwise idle machine
+(about a quarter of an hour) python tools/publish_costs.py --reproduce | --notebooks       one of
+them; the other's numbers stay python tools/publish_costs.py --reproduce --keep DIR          work in
+DIR, an empty folder, and leave the report there python tools/publish_costs.py --tests "2,100 passed
+..." 28   what the tests' last line said, and their minutes
 """
 
 import argparse
@@ -24,7 +26,8 @@ FILE = ROOT / "genmix" / "published" / "costs" / "costs.json"
 
 
 def reproduced(keep):
-    "Wall seconds, seconds of every run by its settings' hash, models per chapter, and what the command said."
+    """Wall seconds, seconds of every run by its settings' hash, models per chapter, and what the
+    command said."""
     from genmix import runs
     from genmix.configs import config_hash, load_config
 
@@ -63,7 +66,8 @@ def reproduced(keep):
 
 
 def told(stdout):
-    "The first and the last lines of what the command printed, without the lines that count how many models are done."
+    """The first and the last lines of what the command printed, without the lines that count how
+    many models are done."""
     lines = [
         line
         for line in stdout.splitlines()
@@ -76,7 +80,8 @@ def told(stdout):
 
 
 def notebooks(write):
-    "Seconds that every notebook takes, top to bottom, on one thread; with `write` their outputs are stored, too."
+    """Seconds that every notebook takes, top to bottom, on one thread; with `write` their outputs
+    are stored, too."""
     found = {}
     for path in sorted((ROOT / "nbs").glob("[!_.]*.ipynb")):
         start = time.perf_counter()

@@ -1,10 +1,13 @@
-"""Publish a study of chapter 04: the table of all runs, agreement between seeds, log p(x) of chosen runs, arrays of two runs for figures.
+"""Publish a study of chapter 04: the table of all runs, agreement between seeds, log p(x) of
+chosen runs, arrays of two runs for figures.
 
-    genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=doodles n=10000 steps=1500 skip=.01 balanced=750 plots=no
-    genmix sweep smoe-vae routing=compete num_experts=3,5,10,20 ...        # and so on: any runs of smoe-vae will do
+    genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 \\
+        data=doodles n=10000 steps=1500 skip=.01 balanced=750 plots=no
+    genmix sweep smoe-vae routing=compete num_experts=3,5,10,20 ...
     python tools/publish_study.py runs/smoe-vae
 
-Every finished run in the folder goes into the table. Everything goes to genmix/published/smoe_vae of this clone.
+Any runs of smoe-vae will do: every finished run in the folder goes into the table. Everything
+goes to genmix/published/smoe_vae of this clone.
 """
 
 import argparse
@@ -16,13 +19,21 @@ import pandas as pd
 import torch
 from genmix import data, experiments, runs, smoe_vae
 from genmix.configs import load_config, to_dict
+from genmix.studies import smoe_run
+from genmix.studies import smoe_vae as study
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "genmix" / "published" / "smoe_vae"
-SWEEP = "genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=DATA steps=1500 skip=.01 balanced=750 plots=no"
+SWEEP = (
+    "genmix sweep smoe-vae num_experts=1,3,5,10,20 fraction=.1,.4,1 seed=0,1,2,3,4 data=DATA "
+    "steps=1500 skip=.01 balanced=750 plots=no"
+)
+NOTE = "n=10000 for doodles, mnist, fashion; all 14,000 for the 20 categories of quickdraw"
 
 
 def log_p(folders, n, M):
-    "log p(x) of n test images, the same for every run: as the mixture or around the blend, with sigma of equation 4.9, and with one fitted to training images."
+    """log p(x) of n test images, the same for every run: as the mixture or around the blend, with
+    sigma of equation 4.9, and with one fitted to training images.
+    """
     rows = []
     for folder in folders:
         c = load_config(folder)
@@ -92,7 +103,7 @@ def main():
     if not folders:
         parser.exit(2, f"publish_study: {a.runs} holds no finished run of smoe-vae\n")
     configs = {f: load_config(f) for f in folders}
-    df = short(smoe_vae.collect(folders)).sort_values(
+    df = short(study.collect(folders)).sort_values(
         [
             "data",
             "routing",
@@ -111,7 +122,7 @@ def main():
         about(
             folders,
             SWEEP,
-            note="n=10000 for doodles, mnist, fashion; all 14,000 for the 20 categories of quickdraw",
+            note=NOTE,
         ),
     )
     plain = [
@@ -126,7 +137,7 @@ def main():
     if not plain:
         parser.exit(2, f"publish_study: {a.runs} holds no run of the main study\n")
     runs.save_table(
-        PUBLISHED / "agreement.csv", short(smoe_vae.agreements(plain)), float_format="%.4g"
+        PUBLISHED / "agreement.csv", short(study.agreements(plain)), float_format="%.4g"
     )
     runs.save_json(PUBLISHED / "agreement.json", about(plain, SWEEP))
     fixed = [
@@ -183,7 +194,7 @@ def main():
                 c.seed,
             ) == (routing, 10, 1.0, 0):
                 _, task = experiments.load_images(c)
-                _, arrays = smoe_vae.measure(
+                _, arrays = smoe_run.measure(
                     experiments.load_model(f), task.train, task.test, replace(c, plots=True)
                 )
                 runs.save_arrays(PUBLISHED / f"{routing}.npz", arrays)

@@ -7,7 +7,8 @@
     genmix train vlae --preset earlier-two-level                                          # and one epoch of it, with five seeds
     python tools/publish_vlae.py runs/vlae
 
-Every finished run goes into the table. Everything goes to genmix/published/vlae and genmix/published/weights of this clone.
+Every finished run goes into the table. Everything goes to genmix/published/vlae and
+genmix/published/weights of this clone.
 """
 
 import argparse

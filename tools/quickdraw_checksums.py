@@ -1,8 +1,10 @@
-"""Write genmix/published/quickdraw.json: QuickDraw's categories with the checksums that Google publishes for them.
+"""Write genmix/published/quickdraw.json: QuickDraw's categories with the checksums that Google
+publishes for them.
 
     python tools/quickdraw_checksums.py MD5SUMS
 
-MD5SUMS is a text file with one line for each file of the official bucket, such as "ad9a91...  simplified/cat.ndjson".
+MD5SUMS is a text file with one line for each file of the official bucket, such as "ad9a91...
+simplified/cat.ndjson".
 """
 
 import hashlib

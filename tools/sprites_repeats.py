@@ -2,8 +2,9 @@
 
     python tools/sprites_repeats.py
 
-Writes genmix/published/sprites_repeats.npz: `repeat` [m], numbers of images that repeat another, in order, and `first` [m], the
-smallest numbers with the same pictures; without the full turn (orientation 39 repeats 0), which `genmix.worlds.sprites.distinct` knows.
+Writes genmix/published/sprites_repeats.npz: `repeat` [m], numbers of images that repeat another, in
+order, and `first` [m], the smallest numbers with the same pictures; without the full turn
+(orientation 39 repeats 0), which `genmix.worlds.sprites.distinct` knows.
 """
 
 import os
@@ -30,12 +31,14 @@ def main():
             repeat=repeat[other].astype(np.int32),
             first=first[other].astype(np.int32),
             provenance=np.array(
-                f"genmix.worlds.sprites.find_repeats, genmix {genmix.__version__}; python tools/sprites_repeats.py"
+                f"genmix.worlds.sprites.find_repeats, genmix {genmix.__version__}; python "
+                "tools/sprites_repeats.py"
             ),
         )
     os.replace(part, out)
     print(
-        f"{other.sum():,} repeats besides {(~other).sum():,} full turns, {out.stat().st_size:,} bytes"
+        f"{other.sum():,} repeats besides {(~other).sum():,} full turns, {out.stat().st_size:,} "
+        "bytes"
     )
 
 
