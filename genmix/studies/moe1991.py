@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .. import configs, data, moe1991
+from .. import configs, data
 from ..configs import MoE1991Config, Table1Config
 from ..data import FourVowels, four_vowels
 from ..moe1991 import Backprop, Mixture, experts_and_gate
