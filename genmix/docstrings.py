@@ -263,12 +263,13 @@ def _explain_class(cls: type) -> None:
 # %% ../nbs/00l_help.ipynb #b032fa98
 @contextmanager
 def brief(
-    *classes: type,  # whose docstrings are cut
+    *classes: type,  # whose docstrings are cut, and those of the classes they extend
 ) -> Iterator[None]:
     "Inside, classes have the docstrings that stand in the source."
-    long = {cls: vars(cls)["__doc__"] for cls in classes}
-    for cls in classes:
-        cls.__doc__ = vars(cls).get("__summary__", long[cls])
+    family = {base for cls in classes for base in cls.__mro__ if "__summary__" in vars(base)}
+    long = {cls: vars(cls)["__doc__"] for cls in family}
+    for cls in family:
+        cls.__doc__ = cls.__summary__
     try:
         yield
     finally:

@@ -56,8 +56,10 @@ def entries(text):
 
 def parameters(thing):
     "What a caller may pass: the parameters of a function, or of a class's constructor."
-    if isinstance(thing, type) and not (thing.__init__.__module__ or "").startswith("genmix"):
-        if not hasattr(thing, "__dataclass_fields__") and not hasattr(thing, "_fields"):
+    made = getattr(thing, "__init__", None)
+    record = hasattr(thing, "__dataclass_fields__") or hasattr(thing, "_fields")
+    if isinstance(thing, type) and not record:
+        if not getattr(made, "__module__", "").startswith("genmix"):
             return []  # torch's or object's
     every = inspect.signature(thing).parameters.values()
     return [p for p in every if p.name not in ("self", "cls")]
