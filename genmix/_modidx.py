@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'genmix.docstrings._explain_class': ('help.html#_explain_class', 'genmix/docstrings.py'),
                                    'genmix.docstrings._explain_function': ('help.html#_explain_function', 'genmix/docstrings.py'),
                                    'genmix.docstrings._filled': ('help.html#_filled', 'genmix/docstrings.py'),
+                                   'genmix.docstrings._ours': ('help.html#_ours', 'genmix/docstrings.py'),
                                    'genmix.docstrings._own_fields': ('help.html#_own_fields', 'genmix/docstrings.py'),
                                    'genmix.docstrings._raises': ('help.html#_raises', 'genmix/docstrings.py'),
                                    'genmix.docstrings._read': ('help.html#_read', 'genmix/docstrings.py'),
