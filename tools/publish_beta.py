@@ -1,9 +1,10 @@
 """Publish a study of chapter 05: the table of all runs, summaries, untrained encoders for
 comparison, arrays and weights of chosen runs.
 
-    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
+    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 \\
+        lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
         channels_last=yes plots=no
-    genmix sweep beta-vae data=rooms ...        # and so on: any runs of beta-vae with a second phase will do
+    genmix sweep beta-vae data=rooms ...        # and so on: any runs with a second phase will do
     python tools/publish_beta.py runs/beta-vae  # or several such folders
 
 Every finished run with a second phase goes into the table. Everything goes to
