@@ -21,7 +21,8 @@ from benchmarks.common import compared, in_turns, measure  # first: it sets the 
 import numpy as np
 
 from genmix.data import four_vowels, load
-from genmix.moe1991 import Mixture, systems, train
+from genmix.moe1991 import Mixture, train
+from genmix.studies.moe1991 import systems
 
 
 def softmax(a):
