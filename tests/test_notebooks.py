@@ -350,12 +350,12 @@ def test_ruff_finds_nothing(python):
 
 
 def test_modules_fit_the_page():
-    "All lines of the package, but the list of exported names and the index, which nbdev writes."
+    "All lines of the package but what nbdev writes: first lines, lists of names, the index."
     wide = []
     for path in (p for p in (ROOT / "genmix").rglob("*.py") if p.stem != "_modidx"):
         text = re.sub(r"(?ms)^__all__ = \[.*?\]$", "", path.read_text(encoding="utf-8"))
         name = path.relative_to(ROOT).as_posix()
-        wide += [f"{name}: {line}" for line in text.splitlines() if len(line) > 100]
+        wide += [f"{name}: {line}" for line in text.splitlines()[1:] if len(line) > 100]
     assert not wide, "\n".join(wide)
 
 
