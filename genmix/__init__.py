@@ -12,9 +12,8 @@ FLOORS = (  # from the bottom to the top
     ("saving", "docstrings"),
     ("configs", "readers", "worlds", "plots"),
     ("data", "training", "runs", "metrics", "systems", "report"),
-    ("moe_tools", "nets", "vae_parts", "row_adam", "smoe_experts", "linear_world"),
-    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures",
-     "moe_pictures"),
+    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world"),  # what chapters are made of
+    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
     ("cli",),
