@@ -463,7 +463,7 @@ def preset(
 ) -> Config:  # its settings
     "The settings that `name` stands for; a `ConfigError` if there is no such system or preset."
     if system not in SYSTEMS:
-        raise ConfigError(f"there is no system {system!r}; there is {' and '.join(SYSTEMS)}")
+        raise ConfigError(f"there is no system {system!r}; there is {', '.join(SYSTEMS)}")
     if name not in (names := preset_names(system)):
         raise ConfigError(f"{system} has no preset {name!r}; it has {', '.join(names)}")
     return NAMED[name] if name in NAMED else PRESETS[name][system]

@@ -6,8 +6,8 @@
 __all__ = ['FIRST', 'TRUTH', 'SWEPT', 'Images', 'training_images', 'load_images', 'tossed', 'headline', 'show_again', 'train',
            'about_task', 'snapshot', 'as_bytes', 'figures_at', 'Reporter', 'plot_history', 'leave', 'draw_run',
            'train_images', 'in_two_phases', 'load_model', 'draw_samples', 'value_of', 'values_of', 'first_phase',
-           'in_phases', 'fit_stack', 'train_stack', 'train_stacks', 'cluster', 'members_of', 'sweep_runs', 'outside',
-           'train_in_worker', 'tell_sweep', 'Progress', 'train_all']
+           'in_phases', 'fit_stack', 'train_stack', 'train_stacks', 'check_backend', 'cluster', 'members_of',
+           'sweep_runs', 'outside', 'train_in_worker', 'tell_sweep', 'Progress', 'train_all']
 
 # %% ../nbs/08_experiments.ipynb #a5d6418b
 import contextlib
@@ -538,6 +538,18 @@ def train_stacks(
     return [folders[c] for c in members]
 
 # %% ../nbs/08_experiments.ipynb #c3e4a00a
+def check_backend(
+    backend: str,  # joblib's
+    address: str,  # of a cluster's scheduler
+) -> None:
+    "Refuse what cannot work before anything is loaded; a `ConfigError` says why."
+    if backend not in ("loky", "dask", "ray"):
+        raise configs.ConfigError(f"backend is {backend!r}: expected loky, dask or ray")
+    if backend == "loky" and address:
+        mend = "loky works on this machine only; add --backend dask or ray"
+        raise configs.ConfigError(f"address is {address!r}: {mend}")
+
+
 @contextlib.contextmanager
 def cluster(
     backend: str,  # joblib's: loky, dask or ray
@@ -547,11 +559,7 @@ def cluster(
 ) -> Iterator[None]:
     "Connect to a cluster while a sweep runs; a `ConfigError` if what it needs is not installed."
     wrong = configs.ConfigError
-    if backend not in ("loky", "dask", "ray"):
-        raise wrong(f"backend is {backend!r}: expected loky, dask or ray")
-    if backend == "loky" and address:
-        mend = "loky works on this machine only; add --backend dask or ray"
-        raise wrong(f"address is {address!r}: {mend}")
+    check_backend(backend, address)
     try:
         if backend == "dask":
             from dask.distributed import Client
@@ -612,6 +620,7 @@ def sweep_runs(
     if stacked and not record.stack:
         can = ", ".join(s.name for s in systems.every() if s.stack)
         raise configs.ConfigError(f"--stacked trains models of {can}; {system} has no stack")
+    check_backend(backend, address)
     print(f"{len(members)} runs of {system}", flush=True)
     if not record.load:
         load_images(members[0], download)  # prints the data's origin first, and fetches it
@@ -629,7 +638,8 @@ def sweep_runs(
     mark = hashlib.sha256(" ".join(map(configs.slug, members)).encode()).hexdigest()[:8]
     name = "-".join([system, *values, mark])
     path = save_table(Path(out) / "sweeps" / f"{name}.csv", df, float_format="%.6g")
-    tell_sweep(df, [k for k, v in values.items() if len(v) > 1 and k != "seed"], record.metrics)
+    vary = [k for k, v in values.items() if len(v) > 1 and k != "seed" and k in df]
+    tell_sweep(df, vary, record.metrics)
     print(f"every run: {path}")
     return df
 

@@ -382,11 +382,14 @@ def summarize(
     values: str | list | None = None,
     level: float = .95,  # of the confidence interval
 ) -> pd.DataFrame:  # a row per group and value: runs, mean, std, low, high
-    "Mean, standard deviation and confidence interval (equation 2b.1) of every group."
+    "Mean, standard deviation, interval (equation 2b.1); a `RunError` if a column is not there."
     by = [by] if isinstance(by, str) else list(by)
     values = [values] if isinstance(values, str) else values
     if values is None:
         values = [c for c in df.select_dtypes("number") if c not in (*by, "seed")]
+    if unknown := [c for c in (*by, *values) if c not in df]:
+        has = ", ".join(map(str, df.columns))
+        raise RunError(f"the table has no column {unknown[0]!r}; it has {has}")
     rows = []
     for key, g in df.groupby(by, sort=False, dropna=False):
         for name in values:

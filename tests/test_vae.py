@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import distributions as D
 from torch import nn
 
-from genmix import data, training, vae
+from genmix import data, nets, training, vae
 from genmix.configs import ConfigError, VAEConfig, preset
+from genmix.studies import vae as study
+from genmix.studies.vae import measure
 from genmix.training import Batch, Noise
 from genmix.vae import (
     VAE,
@@ -25,7 +27,6 @@ from genmix.vae import (
     importance,
     kl_normal,
     log_normal,
-    measure,
     vae_of,
 )
 
@@ -650,8 +651,8 @@ def test_the_bottleneck_says_what_it_cannot_do():
     ):
         vae.model_of(config(net="bottleneck"), d)
     with pytest.raises(ConfigError, match="at least 23x23"):
-        vae.BottleneckEncoder((1, 22, 40), 4)
-    assert vae.BottleneckEncoder((1, 23, 23), 4)(torch.rand(1, 1, 23, 23))[0].shape == (1, 4)
+        nets.BottleneckEncoder((1, 22, 40), 4)
+    assert nets.BottleneckEncoder((1, 23, 23), 4)(torch.rand(1, 1, 23, 23))[0].shape == (1, 4)
     assert vae_of(config(net="bottleneck"), (3, 28, 28)).reconstruct(
         images(2, (3, 28, 28))
     ).shape == (2, 3, 28, 28)
@@ -729,15 +730,15 @@ def test_an_averaged_loss_collapses_and_the_elbo_does_not(digits):
 
 def test_aggregate_of_known_codes():
     N = 800
-    same = vae.aggregate(torch.full((N, 2), 0.5), torch.full((N, 2), -1.0), Noise(0))
+    same = study.aggregate(torch.full((N, 2), 0.5), torch.full((N, 2), -1.0), Noise(0))
     assert (
         abs(same.kl - 2 * kl_normal(torch.tensor(0.5), torch.tensor(-1.0)).item()) < 0.1
         and abs(same.information) < 1e-9
     )
-    apart = vae.aggregate(20.0 * torch.arange(N)[:, None], torch.zeros(N, 1), Noise(0))
+    apart = study.aggregate(20.0 * torch.arange(N)[:, None], torch.zeros(N, 1), Noise(0))
     assert abs(apart.information - math.log(N)) < 1e-6
     mu = Noise(1).normal(N, 1) * 0.8  # a mixture of normals with variances .64 + .36 is the prior
-    prior = vae.aggregate(mu, torch.full((N, 1), math.log(0.36)), Noise(0))
+    prior = study.aggregate(mu, torch.full((N, 1), math.log(0.36)), Noise(0))
     assert (
         abs(prior.kl) < 0.03 and abs(prior.information + 0.5 * math.log(0.36)) < 0.1
     )  # the mutual information of a Gaussian channel
@@ -783,7 +784,7 @@ def test_measure_gives_plain_numbers_and_draws_its_figures(trained, digits):
     assert arrays["mu"].shape == (60, 3) and all(
         isinstance(a, np.ndarray) and a.dtype != object for a in arrays.values()
     )
-    figures = vae.run_figures(arrays, c)
+    figures = study.run_figures(arrays, c)
     assert list(figures) == ["reconstructions", "samples", "latents", "kl"]
     for draw in figures.values():
         plt.close(draw())
@@ -807,7 +808,7 @@ def test_measure_says_how_many_images_it_took(trained, digits):
 
 def test_survey_agrees_with_the_loss_and_with_log_prob(trained, digits):
     m, c = trained
-    v = vae.survey(m, digits[1], S=200, M=50, log_p_rows=np.array([3, 10]))
+    v = study.survey(m, digits[1], S=200, M=50, log_p_rows=np.array([3, 10]))
     x = m.likelihood.prepare(
         torch.from_numpy(digits[1].x).float() / 255, Noise(0, 20, 0)
     )  # the same tosses
@@ -821,7 +822,7 @@ def test_survey_agrees_with_the_loss_and_with_log_prob(trained, digits):
 
 def test_every_image_of_a_survey_has_tosses_of_its_own(trained, digits):
     m, _ = trained
-    v = vae.survey(
+    v = study.survey(
         m, digits[1].subset(np.zeros(1100, int)), S=1, M=2, log_p_rows=np.arange(0, 1100, 50)
     )  # three blocks of one image
     assert (
@@ -854,7 +855,7 @@ def test_tiny_test_sets_are_measured_too(trained, digits):
         and metrics["active_units"] == 0
         and math.isnan(metrics["log_p_se_test"])
     )
-    for draw in vae.run_figures(arrays, c).values():
+    for draw in study.run_figures(arrays, c).values():
         plt.close(draw())
 
 

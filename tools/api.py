@@ -39,7 +39,8 @@ class Module:
 
     def __init__(self, name):
         self.name, self.names, self.members, self.imports = name, {}, {}, {}
-        body = ast.parse((ROOT / "genmix" / f"{name}.py").read_text(encoding="utf-8")).body
+        path = ROOT / "genmix" / f"{name.replace('.', '/')}.py"
+        body = ast.parse(path.read_text(encoding="utf-8")).body
         for node in body:
             if isinstance(node, ast.ClassDef):
                 self.names[node.name] = node
@@ -61,9 +62,9 @@ class Module:
             elif isinstance(node, ast.ImportFrom) and (
                 node.level or (node.module or "").startswith("genmix")
             ):
-                self.imports |= {
-                    a.asname or a.name: (node.module or "").split(".")[-1] for a in node.names
-                }
+                above = name.split(".")[: -node.level] if node.level else []
+                home = ".".join([*above, *filter(None, [node.module])]).removeprefix("genmix.")
+                self.imports |= {a.asname or a.name: home for a in node.names}
 
 
 def members(modules, public, methods, module, name):
@@ -126,13 +127,18 @@ def symbols():
     """Every promised name with its node: 'data.load', 'vae.VAE', 'vae.VAE.sample', ... in the order
     of `PUBLIC`."""
     public, methods = promised()
-    modules = {p.stem: Module(p.stem) for p in (ROOT / "genmix").glob("*.py") if p.stem[0] != "_"}
+    paths = [p for p in (ROOT / "genmix").rglob("*.py") if p.stem[0] != "_"]
+    names = [".".join(p.relative_to(ROOT / "genmix").with_suffix("").parts) for p in paths]
+    modules = {name: Module(name) for name in names}
     for module, names in public.items():
         for name in names:
-            node = modules[module].names[name]
+            home = module
+            while name not in modules[home].names:  # handed on from the module that defines it
+                home = modules[home].imports[name]
+            node = modules[home].names[name]
             yield f"{module}.{name}", node
             if isinstance(node, ast.ClassDef):
-                for member, n in members(modules, public, methods, module, name).items():
+                for member, n in members(modules, public, methods, home, name).items():
                     yield f"{module}.{name}.{member}", n
 
 

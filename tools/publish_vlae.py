@@ -1,10 +1,12 @@
 """Publish a study of chapter 06: the table of all runs, and arrays and weights of chosen ones.
 
-    genmix train vlae --preset mnist --prior flow                                         # and none, gaussian: the ablation
+    genmix train vlae --preset mnist --prior flow             # and none, gaussian: the ablation
     genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=1x1,3x2,5x3,7x4,11x6
-    genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=5x3 prior=flow,class,class-flow,two-level
-    genmix train vlae --preset mnist --epochs 8 --samples 200 --images 300 --window 5 3 --prior class --width 16    # with weights
-    genmix train vlae --preset earlier-two-level                                          # and one epoch of it, with five seeds
+    genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=5x3 \\
+        prior=flow,class,class-flow,two-level
+    genmix train vlae --preset mnist --epochs 8 --samples 200 --images 300 --window 5 3 \\
+        --prior class --width 16                              # with weights
+    genmix train vlae --preset earlier-two-level              # and one epoch of it, five seeds
     python tools/publish_vlae.py runs/vlae
 
 Every finished run goes into the table. Everything goes to genmix/published/vlae and
