@@ -80,6 +80,7 @@ def tables(
             log_px[:, z] += _log2(np.where(x[:, i] == 1, share, 1 - share))
     return log_px
 
+# %% ../nbs/06c_messages.ipynb #27977ba8
 def code_length(
     world: TinyWorld,  # all images and their probabilities
     a: float,  # sharpness of the encoder that the decoder is made for (equation 6.3)
@@ -115,6 +116,7 @@ def gains(
     cost, total = (np.array([f[key] for f in found]) for key in ("information", "total"))
     return cost, np.round(total[0] - total, 9)
 
+# %% ../nbs/06c_messages.ipynb #fc62f6f9
 def panel_gains(
     ax: plt.Axes,  # draws here
     world: TinyWorld,  # all images and their probabilities

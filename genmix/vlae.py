@@ -209,7 +209,8 @@ def sample(
     u, x, taps = u.permute(1, 2, 0), m.new_zeros(H, W, B), [_taps(c) for c in self.convs]
     seen = [m.new_zeros(H + c.up, W + 2*c.side, B, c.in_channels) for c in self.convs]  # + margins
     for t in range(W + step * (H - 1)):
-        r = torch.arange(max(0, -(-(t - W + 1) // step)), min(H - 1, t // step) + 1, device=m.device)
+        top, end = max(0, -(-(t - W + 1) // step)), min(H - 1, t // step) + 1
+        r = torch.arange(top, end, device=m.device)
         c = t - step * r
         told, h = a[r, c].split(self.channels, -1), 0
         for l, (conv, (i, j, weight)) in enumerate(zip(self.convs, taps)):

@@ -45,6 +45,7 @@ def costs(
         kl, given = kl + own.double() / S, given + of_class.double() / S
     return dict(mu=mu, logvar=logvar, recon=recon, kl=kl[:, None], label_kl=given)
 
+# %% ../../nbs/06d_vlae_run.ipynb #19751245
 @torch.no_grad()
 def survey(
     model: VLAE,  # trained
@@ -132,6 +133,7 @@ def one_of_each(
     rows = [np.flatnonzero(y == k) for k in np.resize(kinds, 10)]
     return np.array([r[i // len(kinds) % len(r)] for i, r in enumerate(rows)])
 
+# %% ../../nbs/06d_vlae_run.ipynb #d9c22611
 @torch.no_grad()
 def traversal(
     model: VLAE,  # trained
@@ -169,8 +171,9 @@ def arrays_of(
         drawn = [model.decode(mu, noise(11, k)) for k in range(3)]
         variance = v["mu"].var(0)
         order = np.argsort(-variance, kind="stable")[:min(8, model.latent)]
-        out |= dict(lossy=gray(torch.cat([x, *drawn])), order=order, variance=variance)  # 40 images
+        out["lossy"] = gray(torch.cat([x, *drawn]))  # [40, 1, H, W]
         out["traversal"] = traversal(model, mu[:1], order, noise(12))
+        out |= dict(order=order, variance=variance)
         if K := model.prior.K:
             y = torch.arange(K, device=dev).repeat_interleave(10)
             out["by_class"] = gray(model.sample(10 * K, noise(13), y))
