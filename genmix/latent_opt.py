@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .configs import ConfigError, LatentOptConfig
 from .data import ImageData
 from .plots import PALETTE, caption, subplots
-from .row_adam import RowAdam
+from .parts.row_adam import RowAdam
 from .training import Batch, Noise, adam, ramp
 from .vae import VAE, Bernoulli, LogProb, checked_images, gray, kl_normal, reparameterize
 from .vae import vae_of

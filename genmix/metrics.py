@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .sap_lines import svm_lines
+from .parts.sap_lines import svm_lines
 
 # %% ../nbs/05a_metrics.ipynb #0a46d35a
 KINDS = ("perfect", "rotated", "duplicated", "mixed", "noise")

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .moe_tools import _Classifier, average_error, design, fit_softmax, one_hot, train
+from .parts.moe_tools import _Classifier, average_error, design, fit_softmax, one_hot, train
 
 # %% ../nbs/01_moe1991.ipynb #10e9a742
 def softmax(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .configs import ConfigError, SMoEVAEConfig
 from .data import ImageData
 from .plots import caption, heatmap, image_grid, subplots
-from .smoe_experts import Experts, needed
+from .parts.smoe_experts import Experts, needed
 from .training import Batch, Noise, Rows
 from .vae import LogProb, checked_images, importance, kl_normal, log_normal, noise_of
 from .vae import reparameterize

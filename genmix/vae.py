@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from .configs import VAEConfig
 from .data import ImageData
-from .nets import NETS, ConvDecoder, ConvEncoder, halves
+from .parts.nets import NETS, ConvDecoder, ConvEncoder, halves
 from .plots import caption, image_grid
 from .training import Batch, Noise, ramp
-from genmix.vae_parts import (
+from genmix.parts.vae_parts import (
     VAEError, checked_codes, checked_images, count, evaluating, full, langevin, log_sinhc
 )
 

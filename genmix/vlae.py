@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .configs import ConfigError, VLAEConfig
 from .data import ImageData
-from .messages import code_length, plot_code_length, tiny_world
+from .parts.messages import code_length, plot_code_length, tiny_world
 from .plots import caption, subplots
 from .priors import MADE, ClassNormal, Flow, Normal, Prior, TwoLevel, prior_of  # noqa: F401
 from .training import Batch, Noise, Rows, adam, ramp

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from genmix import configs, experiments, moe1991, moe_pictures
+from genmix import configs, experiments, moe1991
+from genmix.studies import moe1991_pictures as moe_pictures
 from genmix.data import four_vowels, load
 from genmix.studies import moe1991 as study
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import distributions as D
 from torch import nn
 
-from genmix import data, nets, training, vae
+from genmix import data, training, vae
+from genmix.parts import nets
 from genmix.configs import ConfigError, VAEConfig, preset
 from genmix.studies import vae as study
 from genmix.studies.vae import measure

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from genmix import configs, experiments, figures, messages, reproduce, runs, vlae
+from genmix import configs, experiments, figures, reproduce, runs, vlae
+from genmix.parts import messages
 from genmix.cli import main
 from genmix.configs import ConfigError, VLAEConfig
 from genmix.data import load

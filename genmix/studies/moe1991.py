@@ -26,10 +26,10 @@ from .. import architectures, configs, data
 from ..configs import MoE1991Config, Table1Config
 from ..data import FourVowels, four_vowels
 from ..moe1991 import Backprop, Mixture, experts_and_gate
-from ..moe_pictures import (animate, confusion, evenly, history, plot_curves, plot_lines,
+from .moe1991_pictures import (animate, confusion, evenly, history, plot_curves, plot_lines,
                                  plot_regions, plot_trajectories, responsibility_table,
                                  target_lines)
-from ..moe_tools import Runs, design, train
+from ..parts.moe_tools import Runs, design, train
 from ..plots import caption, heatmap, save, subplots
 from ..report import Part, made_by
 from ..runs import published as published_result

@@ -21,7 +21,7 @@ import pandas as pd
 
 from .. import architectures, configs, data
 from ..configs import VLAEConfig, load_config
-from ..messages import plot_code_length, tiny_world
+from ..parts.messages import plot_code_length, tiny_world
 from ..plots import MARKERS, PALETTE, caption, subplots
 from ..report import Part, made_by
 from ..runs import published, read_result
