@@ -296,7 +296,7 @@ def table():
         "random forests are much faster and give other numbers",
     )
 
-    say = chapter("beta_vae", "05_beta_vae")
+    say = chapter("beta_vae", "05g_beta_stack")
     words = "On CPUs single-thread processes, one per core, are faster"
     say(
         "processes against stacked",

@@ -112,15 +112,20 @@ def _own_fields(lines: list[str]) -> Iterator[Item]:
                     yield found
                 code, said = "", []
 
-# %% ../nbs/00l_help.ipynb #a816237d
+# %% ../nbs/00l_help.ipynb #440fe96d
+def _ours(cls: type) -> tuple:
+    "Packages to read: what torch's and scikit-learn's classes have is their own matter."
+    return "genmix", cls.__module__.partition(".")[0]
+
+
 def field_items(
     cls: type,  # a class of genmix, or one that extends such classes
 ) -> list[Item]:  # its fields, those of the classes it extends first
     "The annotated fields of a class."
-    found, ours = {}, ("genmix", cls.__module__.partition(".")[0])
+    found = {}
     for base in reversed(cls.__mro__):
-        if base.__module__.partition(".")[0] not in ours:
-            continue  # the fields of torch's and scikit-learn's classes are their own matter
+        if base.__module__.partition(".")[0] not in _ours(cls):
+            continue
         lines = getlines(getattr(sys.modules.get(base.__module__), "__file__", None) or "")
         head = re.compile(rf"class {base.__name__}\b")
         start = next((k for k, line in enumerate(lines) if head.match(line)), len(lines))
@@ -204,7 +209,8 @@ def class_doc(
     "What `help` shall say of a class: its constructor's parameters, and its fields."
     parameters, fields = [], _described(field_items(cls))
     made = getattr(cls, "__init__", None)
-    if not hasattr(cls, "__dataclass_fields__") and inspect.isfunction(made):
+    ours = inspect.isfunction(made) and made.__module__.partition(".")[0] in _ours(cls)
+    if ours and not hasattr(cls, "__dataclass_fields__"):
         parameters = _described(_read(made)[0])
     elif hasattr(cls, "__post_init__"):  # settings: what can be chosen
         parameters, fields = fields, []
@@ -257,12 +263,13 @@ def _explain_class(cls: type) -> None:
 # %% ../nbs/00l_help.ipynb #b032fa98
 @contextmanager
 def brief(
-    *classes: type,  # whose docstrings are cut
+    *classes: type,  # whose docstrings are cut, and those of the classes they extend
 ) -> Iterator[None]:
     "Inside, classes have the docstrings that stand in the source."
-    long = {cls: vars(cls)["__doc__"] for cls in classes}
-    for cls in classes:
-        cls.__doc__ = vars(cls).get("__summary__", long[cls])
+    family = {base for cls in classes for base in cls.__mro__ if "__summary__" in vars(base)}
+    long = {cls: vars(cls)["__doc__"] for cls in family}
+    for cls in family:
+        cls.__doc__ = cls.__summary__
     try:
         yield
     finally:

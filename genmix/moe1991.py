@@ -149,14 +149,6 @@ class Mixture:
         rng = np.random.default_rng(seed)
         return [rng.normal(size=(C, self.K, F + 1))*self.scale, np.zeros((self.K, F + 1))]
 
-    def memory(self,
-        R: int,  # runs
-        C: int,  # classes
-        N: int,  # cases
-    ) -> np.ndarray:  # [2, R, C, K, N]
-        "Working memory of `R` runs: outputs and their derivatives."
-        return np.empty((2, R, C, self.K, N))
-
 # %% ../nbs/01_moe1991.ipynb #f9c130dd
 def experts_and_gate(
     m: Mixture,  # the model's settings

@@ -9,7 +9,6 @@ __all__ = ['noise_of', 'kl_normal', 'log_normal', 'reparameterize', 'Bernoulli',
 
 # %% ../nbs/02_conv_vae.ipynb #98a39fc2
 import math
-from collections.abc import Sequence
 from numbers import Integral
 from typing import NamedTuple
 

@@ -18,8 +18,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from genmix import experiments, runs, vlae
+from genmix import experiments, runs
 from genmix.configs import NAMED, load_config, to_dict
+from genmix.studies import vlae, vlae_run
 
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "vlae"
@@ -86,7 +87,7 @@ def main():
     for name, folder in shown.items():
         folder = a.runs / folder
         _, task = experiments.load_images(load_config(folder))
-        caption = np.array(vlae.about(task.train, load_config(folder)))
+        caption = np.array(vlae_run.about(task.train, load_config(folder)))
         runs.save_arrays(
             PUBLISHED / f"{name}.npz",
             runs.load_arrays(folder / "figures.npz") | {"caption": caption},

@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .. import configs, data, moe1991
+from .. import architectures, configs, data
 from ..configs import MoE1991Config, Table1Config
 from ..data import FourVowels, four_vowels
 from ..moe1991 import Backprop, Mixture, experts_and_gate
@@ -710,7 +710,8 @@ def figures() -> dict:  # name -> `Figure`
         for key, what in SHOWS.items():
             description = f"{run} experts, real vowels: {what}"
             found[f"moe1991-{run}-{key}"] = Figure(description, partial(draw_published, run, key))
-    return found
+    diagram = "diagram: the mixture of local experts of 1991"
+    return found | {"moe1991-architecture": Figure(diagram, architectures.plot_moe1991)}
 
 # %% ../../nbs/01b_moe1991_study.ipynb #c5ef7d95
 def table1_of(
