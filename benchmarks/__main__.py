@@ -2,7 +2,7 @@
 this machine?
 
     python -m benchmarks [--minutes 10] [--only moe1991,metrics] [--json FILE] [--quick]
-    python -m benchmarks --judge FILE      after a chapter's sentence and benchmarks/promises.py have changed
+    python -m benchmarks --judge FILE      after a chapter's sentence and promises.py have changed
 
 Every benchmark runs in a process of its own, with its own number of threads, on a slice of what it
 does when it is started alone; its share of the minutes says how many pairs there are, five at
@@ -226,7 +226,8 @@ def arguments(argv):
         "--minutes",
         type=float,
         default=10.0,
-        help="about how long all of them together may take (with --only: their share of it); below 9, "
+        help="about how long all of them together may take (with --only: their share of it); below "
+        "9, "
         "the training of chapter 04 is too short to be judged",
     )
     parser.add_argument(
@@ -238,7 +239,8 @@ def arguments(argv):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="two pairs each, of next to nothing, one thread: does everything run? Judges no promise",
+        help="two pairs each, of next to nothing, one thread: does everything run? Judges no "
+        "promise",
     )
     parser.add_argument(
         "--judge",
@@ -323,7 +325,8 @@ def main(argv=None):
             + " --quick" * a.quick
         )
         made = {
-            "what": "ratios of seconds within interleaved pairs: baseline over ours (a gain), for readers ours over the baseline (a cost)",
+            "what": "ratios of seconds within interleaved pairs: baseline over ours (a gain), for "
+            "readers ours over the baseline (a cost)",
             "data": "; ".join(dict.fromkeys(BENCHMARKS[name][2] for name in a.names)),
             "date": datetime.now(UTC).date().isoformat(),
             "genmix": here.pop("genmix"),

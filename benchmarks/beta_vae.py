@@ -1,12 +1,11 @@
-"""Chapter 05: training several beta-VAEs one after the other, as one stacked model, and in
-one-thread processes.
+"""Chapter 05: several beta-VAEs one after the other, as one stack, and in one-thread processes.
 
     python -m benchmarks.beta_vae [--models 4] [--steps 8] [--rounds 5] [--device cpu]
 
 The baseline trains the models one after the other with `fit`'s step, with all threads that the
 process has. The stack trains the same models, to the same weights, as one
-(`genmix.beta_vae.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts them,
-are the third way: one per core, at the same time. Interleaved rounds, median of the ratios.
+(`genmix.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts
+them, are the third way: one per core, at the same time. Interleaved rounds, median of the ratios.
 """
 
 import argparse
@@ -18,6 +17,7 @@ from benchmarks.common import compared, go_on, seconds  # first: it sets the num
 
 import torch
 from genmix import beta_vae, training
+from genmix.beta_stack import Stack
 from genmix.configs import BetaVAEConfig
 from genmix.data import load
 
@@ -25,7 +25,7 @@ from genmix.data import load
 def prepared(models, configs, data, stacked, device):
     "A function that trains all models for some steps."
     if stacked:
-        runs = [training.Run(beta_vae.Stack(models, configs, data), data, configs[0])]
+        runs = [training.Run(Stack(models, configs, data), data, configs[0])]
     else:
         runs = [training.Run(m, data, c) for m, c in zip(models, configs)]
     for r in runs:
@@ -57,8 +57,10 @@ def worker(pipe, configs):
 
 
 def measured(pairs=5, budget=0.0, quick=False, models=4, steps=4, device="cpu"):
-    """What is compared -> its ratios (how many times the baseline's rate), with `slow` and `fast`
-    in seconds per model and step."""
+    """What is compared -> its ratios, how many times the baseline's rate.
+
+    `slow` and `fast` are in seconds per model and step.
+    """
     models, steps = (2, 1) if quick else (models, steps)
     where, cores = training.pick_device(device), os.cpu_count() or 1
     torch.set_num_threads(1 if quick else cores)
@@ -117,17 +119,16 @@ def main():
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
     cores = os.cpu_count() or 1
+    device = training.pick_device(a.device)
     print(
-        f"{a.models} models, batches of 64 sprites, {training.pick_device(a.device)}, {cores} "
-        f"threads (processes: {cores} with one thread each); "
+        f"{a.models} models, batches of 64 sprites, {device}, {cores} threads "
+        f"(processes: {cores} with one thread each); "
         f"{a.rounds} interleaved rounds of {a.steps} steps"
     )
     for name, r in measured(a.rounds, models=a.models, steps=a.steps, device=a.device):
-        print(
-            f"{name:26} {1 / r['fast']:7.1f} against {1 / r['slow']:7.1f} models x steps per "
-            f"second, {r['median']:.2f} times "
-            f"({r['least']:.2f}-{r['largest']:.2f})"
-        )
+        rates = f"{1 / r['fast']:7.1f} against {1 / r['slow']:7.1f} models x steps per second"
+        spread = f"({r['least']:.2f}-{r['largest']:.2f})"
+        print(f"{name:26} {rates}, {r['median']:.2f} times {spread}")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def serve(pipe, threads, build, args, settings, warm):
 
     if (
         "torch" in sys.modules
-    ):  # the candidate's module, which is loaded by now, uses it; where it does not, torch would change how memory is given out
+    ):  # the candidate's module uses it; elsewhere torch would change how memory is given out
         sys.modules["torch"].set_num_threads(threads)
     run = build(*args, **settings)
     for _ in range(warm):

@@ -1,6 +1,7 @@
 """The large sets from their files to random batches: time, memory and images per second.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.large_sets --folder DIR [--sets dsprites shapes3d mpi3d] [--json FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.large_sets --folder DIR
+        [--sets dsprites shapes3d mpi3d] [--json FILE]
 
 The official files (up to 12.7 GB unpacked) need not be at hand: files in their layout and of their
 full size are written first, with images of `genmix.worlds.sprites`, `rooms` and `arms`, unless DIR
@@ -129,7 +130,10 @@ def main():
     a = parser.parse_args()
     if a.measure:
         return print(json.dumps(measure(a.measure, a.folder)))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}, numpy {np.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}, numpy {np.__version__}"
+    )
     print(machine)
     rows = []
     for name in a.sets:
@@ -166,7 +170,10 @@ def main():
             flush=True,
         )
     if a.json:
-        what = "files in the official layouts and sizes, with images of genmix.worlds.sprites, rooms and arms (synthetic), packed by zip or gzip at level 1"
+        what = (
+            "files in the official layouts and sizes, with images of genmix.worlds.sprites, rooms "
+            "and arms (synthetic), packed by zip or gzip at level 1"
+        )
         provenance = {
             "data": what,
             "genmix": __version__,

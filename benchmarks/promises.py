@@ -29,7 +29,10 @@ def table():
         return say
 
     say = chapter("readers", "00d_files")
-    words = "Each row compares a reader with the shortest program that reads the same file and checks nothing"
+    words = (
+        "Each row compares a reader with the shortest program that reads the same file and checks "
+        "nothing"
+    )
     say(
         "sketch-rnn, np.load(allow_pickle)",
         "QuickDraw, read by a machine of its own",
@@ -183,7 +186,10 @@ def table():
     )
 
     say, loader = chapter("training", "02a_training"), "the better of two DataLoaders"
-    simple = "about one and a half times the better loader is reached by the two simpler ones in full precision"
+    simple = (
+        "about one and a half times the better loader is reached by the two simpler ones in full "
+        "precision"
+    )
     say(
         "seeding one generator",
         "a seed for the one generator in use",
@@ -290,7 +296,7 @@ def table():
         "random forests are much faster and give other numbers",
     )
 
-    say = chapter("beta_vae", "05_beta_vae")
+    say = chapter("beta_vae", "05g_beta_stack")
     words = "On CPUs single-thread processes, one per core, are faster"
     say(
         "processes against stacked",

@@ -399,7 +399,10 @@ def main():
     parser.add_argument("--drawings", type=int, default=75_000)
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
     a = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    )
     machine += f", Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{machine}; {a.pairs} interleaved pairs, medians")
     print(
@@ -429,7 +432,8 @@ def main():
             "data": "files written by the program itself in the official layouts (synthetic)",
             "genmix": __version__,
             "machine": machine,
-            "what": f"seconds to read each, files in the disk cache; medians of {a.pairs} interleaved pairs",
+            "what": f"seconds to read each, files in the disk cache; medians of {a.pairs} "
+            "interleaved pairs",
             "command": "python -m benchmarks.readers --json genmix/published/files.json",
         }
         part = a.json.with_name(a.json.name + ".part")

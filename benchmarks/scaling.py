@@ -1,6 +1,7 @@
 """Chapter 08: how far sweeps and data-parallel training scale on this machine.
 
-    python -m benchmarks.scaling [--runs 8] [--steps 120] [--rounds 5] [--json genmix/published/scaling/scaling.json]
+    python -m benchmarks.scaling [--runs 8] [--steps 120] [--rounds 5]
+        [--json genmix/published/scaling/scaling.json]
 
 A sweep of equal runs (a small VAE on digits, one thread each) one after the other in this process,
 with one process per core (joblib's loky), on a Dask cluster and on a Ray cluster of one-thread

@@ -1,7 +1,8 @@
 """Chapter 02a: training with `fit` against the loop of most tutorials, and what each option of
 `fit` is worth.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.training [--data mnist] [--rounds 7] [--images 3200] [--nets conv:32 residual:16] [--json FILE]
+    OMP_NUM_THREADS=2 python -m benchmarks.training
+        [--data mnist] [--rounds 7] [--images 3200] [--nets conv:32 residual:16] [--json FILE]
 
 The baseline: torchvision's own MNIST class (one image at a time: `Image.fromarray`, then
 `ToTensor`), a DataLoader that shuffles, in the training process or with two workers (kept alive
@@ -261,7 +262,10 @@ def main():
     d = load(a.data, "train", n=a.images)
     d = replace(d, x=np.ascontiguousarray(d.x[:]), y=np.asarray(d.y))
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}, numpy {np.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch "
+        f"{torch.__version__}, numpy {np.__version__}"
+    )
     print(f"{d.describe()}\n{machine}; load {load_before}")
     print(
         f"{a.rounds} interleaved rounds of one pass over {len(d):,} images; medians of the ratios "
@@ -277,7 +281,8 @@ def main():
             print(
                 f"{net:10} batch {batch:3}: "
                 + ", ".join(f"{k} {v:,}/s" for k, v in r["images_per_s"].items())
-                + f"; fit is {r['ratio']['median']:.2f}x ({r['ratio']['least']:.2f}-{r['ratio']['largest']:.2f}) as fast as the better baseline "
+                + f"; fit is {r['ratio']['median']:.2f}x ({r['ratio']['least']:.2f}-"
+                f"{r['ratio']['largest']:.2f}) as fast as the better baseline "
                 f"({r['baseline']}), with bf16 {r['ratio_bf16']['median']:.2f}x; processor time "
                 f"{r['ratio_cpu_loader']['median']:.2f}x",
                 flush=True,
@@ -307,7 +312,8 @@ def main():
             "images": len(d),
             "what": "images trained on per second; ratios within interleaved rounds",
             "goal": "fit at least 1.5 times the better baseline",
-            "command": f"OMP_NUM_THREADS={threads} python -m benchmarks.training --data {a.data} --images {a.images} "
+            "command": f"OMP_NUM_THREADS={threads} python -m benchmarks.training --data {a.data} "
+            f"--images {a.images} "
             f"--rounds {a.rounds} --nets {' '.join(a.nets)} --json FILE",
         }
         part = a.json.with_name(a.json.name + ".part")

@@ -1,6 +1,7 @@
 """Chapter 06: training the two-level model, and drawing digits, each against the plain way.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.vlae [--data mnist] [--rounds 7] [--images 3200] [--json FILE]
+    OMP_NUM_THREADS=2 python -m benchmarks.vlae
+        [--data mnist] [--rounds 7] [--images 3200] [--json FILE]
 
 Training: the earlier two-level model at its settings (batch 128, Adam .001, gray pixels), by `fit`
 and by the loop of most tutorials, torchvision's MNIST class read one image at a time by a shuffling

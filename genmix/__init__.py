@@ -9,11 +9,11 @@ says how a change is announced); everything else in the modules is there to be r
 __version__ = "0.1.0"
 
 FLOORS = (  # from the bottom to the top
-    ("saving", "help"),
+    ("saving", "docstrings"),
     ("configs", "readers", "worlds", "plots"),
     ("data", "training", "runs", "metrics", "systems", "report"),
-    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world"),  # what chapters are made of
-    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "vlae", "architectures"),
+    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world", "messages"),  # what chapters are made of
+    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "priors", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
     ("cli",),

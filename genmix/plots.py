@@ -7,16 +7,18 @@ __all__ = ['PALETTE', 'MARKERS', 'STYLE', 'KINDS', 'expert_color', 'linear', 'lu
            'subplots', 'caption', 'heatmap', 'image_grid', 'diagram', 'crowded', 'save', 'save_gif']
 
 # %% ../nbs/00c_plots.ipynb #ae34e662
-import os, tempfile
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from genmix.configs import ConfigError
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from genmix.docstrings import explain
 
 # %% ../nbs/00c_plots.ipynb #bf825810
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
@@ -35,13 +37,19 @@ def linear(
 ) -> np.ndarray:  # [3], red, green and blue in proportion to light
     "Undo the curve of sRGB (equation 0c.1)."
     s = np.array(matplotlib.colors.to_rgb(color))
-    return np.where(s <= .04045, s/12.92, ((s + .055)/1.055)**2.4)
+    return np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
+
+
+def _srgb(rgb: np.ndarray) -> np.ndarray:
+    "The inverse of `linear`."
+    return np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
+
 
 def luminance(
     color: object,  # anything that matplotlib takes for a color
 ) -> float:  # 0 is black, 1 white
     "Relative luminance (equation 0c.1)."
-    return float(linear(color) @ [.2126, .7152, .0722])
+    return float(linear(color) @ [0.2126, 0.7152, 0.0722])
 
 # %% ../nbs/00c_plots.ipynb #5a74df4a
 def contrast(
@@ -50,7 +58,7 @@ def contrast(
 ) -> float:  # from 1, the same, to 21, black and white
     "How strongly two colors stand out from each other (equation 0c.3)."
     x, y = sorted((luminance(a), luminance(b)))
-    return (y + .05)/(x + .05)
+    return (y + 0.05) / (x + 0.05)
 
 # %% ../nbs/00c_plots.ipynb #6ef556b8
 def ink(
@@ -58,19 +66,16 @@ def ink(
     least: float = 4.5,  # contrast on white
 ) -> str:  # the color, or a darker one of the same hue, as #rrggbb
     "A color that can be written in."
-    dim = min(1.,
-              (1.05/least - .051)/max(luminance(color), 1e-9)) if contrast(color) < least else 1.
-    rgb = dim*linear(color)
-    return matplotlib.colors.to_hex(
-        np.where(rgb <= .0031308, 12.92*rgb, 1.055*rgb**(1/2.4) - .055) if dim < 1 else color)
+    dim = 1.0
+    if contrast(color) < least:
+        dim = min(1.0, (1.05 / least - 0.051) / max(luminance(color), 1e-9))
+    return matplotlib.colors.to_hex(_srgb(dim * linear(color)) if dim < 1 else color)
 
 # %% ../nbs/00c_plots.ipynb #ca0fc1b5
-def readable(
-    fig: plt.Figure,
-) -> plt.Figure:  # the same
+def readable(fig: plt.Figure) -> plt.Figure:  # the same
     "Write the words of a figure in the ink of their color where the color is too faint."
     for t in fig.findobj(matplotlib.text.Text):
-        if contrast(t.get_color()) < 4.5 and luminance(t.get_color()) < .8:
+        if contrast(t.get_color()) < 4.5 and luminance(t.get_color()) < 0.8:
             t.set_color(ink(t.get_color()))
     return fig
 
@@ -89,8 +94,9 @@ STYLE = {
     "axes.facecolor": "white",
     "axes.grid": False,
     "legend.frameon": False,
-    "figure.constrained_layout.use": True
+    "figure.constrained_layout.use": True,
 }
+
 
 def subplots(
     nrows: int = 1,  # rows of axes
@@ -109,7 +115,7 @@ def caption(
     text: str,  # data (and origin), model, seed, steps
 ) -> plt.Figure:  # the same
     "Write a small gray caption beneath a figure."
-    fig.supxlabel(text, fontsize=8.5, color="#555555", x=.01, ha="left", wrap=True)
+    fig.supxlabel(text, fontsize=8.5, color="#555555", x=0.01, ha="left", wrap=True)
     return readable(fig)
 
 # %% ../nbs/00c_plots.ipynb #6064698f
@@ -121,25 +127,19 @@ def heatmap(
     fmt: str = ".2f",  # format of the printed numbers
     vmax: float | None = None,  # value of the darkest color
 ) -> plt.Axes:
-    "A table of numbers, colored."
+    "A table of numbers, colored; a `ValueError` if the labels do not fit."
     M = np.asarray(M)
     if M.shape != (len(rows), len(cols)):
-        raise ValueError(
-            f"heatmap: values have shape {M.shape}, but there are {len(rows)} row and {len(cols)} column labels"
-        )
+        labels = f"{len(rows)} row and {len(cols)} column labels"
+        raise ValueError(f"heatmap: values have shape {M.shape}, but there are {labels}")
     if ax is None:
-        _, ax = subplots(width=1.2 + .8*len(cols), height=.8 + .45*len(rows))
+        _, ax = subplots(width=1.2 + 0.8 * len(cols), height=0.8 + 0.45 * len(rows))
     vmax = float(np.nanmax(M)) if vmax is None else vmax
     im = ax.imshow(M, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
     for (r, c), v in np.ndenumerate(M):
         cell = im.cmap(im.norm(v))[:3] if np.isfinite(v) else "white"
-        ax.text(c,
-                r,
-                format(v, fmt),
-                ha="center",
-                va="center",
-                fontsize=10,
-                color=max("black", "white", key=lambda k: contrast(k, cell)))
+        color = max("black", "white", key=lambda k: contrast(k, cell))
+        ax.text(c, r, format(v, fmt), ha="center", va="center", fontsize=10, color=color)
     ax.set_xticks(range(len(cols)), cols)
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
@@ -157,11 +157,11 @@ def _mosaic(
     N, C, H, W = x.shape
     nrows = -(-N // ncols)
     sheet = np.full((nrows, H + gap, ncols, W + side, 3), 225, dtype=np.uint8)
-    sheet = np.moveaxis(sheet, 2, 1).reshape(nrows*ncols, H + gap, W + side, 3)
-    sheet[:N, gap - 1:gap - 1 + H,
-          side // 2:side // 2 + W] = np.moveaxis(x, 1, -1)  # one channel becomes three
+    sheet = np.moveaxis(sheet, 2, 1).reshape(nrows * ncols, H + gap, W + side, 3)
+    # one channel becomes three
+    sheet[:N, gap - 1 : gap - 1 + H, side // 2 : side // 2 + W] = np.moveaxis(x, 1, -1)
     sheet = sheet.reshape(nrows, ncols, H + gap, W + side, 3)
-    return np.moveaxis(sheet, 1, 2).reshape(nrows*(H + gap), ncols*(W + side), 3)
+    return np.moveaxis(sheet, 1, 2).reshape(nrows * (H + gap), ncols * (W + side), 3)
 
 # %% ../nbs/00c_plots.ipynb #fbfc4e7c
 def image_grid(
@@ -171,60 +171,62 @@ def image_grid(
     row_labels: Sequence | None = None,  # a text to the left of each row
     width: float = 6.4,  # inches
 ) -> plt.Figure:
-    "Draw images side by side."
+    "Draw images side by side; a `ValueError` for what is no array of images."
     x = np.asarray(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.dtype != np.uint8 or not len(x):
-        raise ValueError(
-            f"image_grid: expected uint8 [N, 1 or 3, H, W] with N > 0, got {x.dtype} {list(x.shape)}"
-        )
+        wanted = "uint8 [N, 1 or 3, H, W] with N > 0"
+        raise ValueError(f"image_grid: expected {wanted}, got {x.dtype} {list(x.shape)}")
     ncols = min(ncols, len(x))
-    gap = 2 if titles is None else max(2, round(
-        20*x.shape[3]*ncols/max(100*width - 20*ncols, 1)))  # room for a line of text
+    gap, words = 2, 0
+    if titles is not None:  # room for a line of text
+        gap = max(gap, round(20 * x.shape[3] * ncols / max(100 * width - 20 * ncols, 1)))
+    if row_labels is not None:
+        words = max((len(w) for text in row_labels for w in str(text).split("\n")), default=0)
     sheet = _mosaic(x, ncols, gap)
-    words = max((len(w) for t in row_labels
-                 for w in str(t).split("\n")), default=0) if row_labels is not None else 0
-    room = width - .15 - .1*words  # inches for the sheet, beside the labels; .35 below it for a caption
-    fig, ax = subplots(width=width, height=room*sheet.shape[0]/sheet.shape[1] + .35)
+    # inches for the sheet, beside the labels; .35 below it for a caption
+    room = width - 0.15 - 0.1 * words
+    fig, ax = subplots(width=width, height=room * sheet.shape[0] / sheet.shape[1] + 0.35)
     ax.imshow(sheet, interpolation="nearest")
     ax.spines[:].set_visible(False)
     H, W = x.shape[2] + gap, x.shape[3] + 2
     for i, text in enumerate(titles if titles is not None else ()):
-        ax.text((i % ncols + .5)*W,
-                i // ncols*H + gap - 1.5,
-                text,
-                ha="center",
-                va="bottom",
-                fontsize=8)
+        x0, y0 = (i % ncols + 0.5) * W, i // ncols * H + gap - 1.5
+        ax.text(x0, y0, text, ha="center", va="bottom", fontsize=8)
     ax.set_xticks([])
     ax.set_yticks([])
     if row_labels is not None:
-        ax.set_yticks([(r + .5)*H + gap/2 - 1 for r in range(len(row_labels))], row_labels)
+        ax.set_yticks([(r + 0.5) * H + gap / 2 - 1 for r in range(len(row_labels))], row_labels)
         ax.tick_params(length=0)
     return fig
 
 # %% ../nbs/00c_plots.ipynb #3203db75
 KINDS = {  # kind of part -> its color, its shape
-    "data": ("#888888", "box"), "code": ("#888888", "round"), "table": ("#888888", "stack"), "encoder": (PALETTE[5], "narrows"),
-    "decoder": (PALETTE[2], "widens"), "gate": (PALETTE[3], "box"), "prior": (PALETTE[7], "box"), "loss": ("#444444", "dashed"),
-    "bus": ("#555555", "bar"), "words": ("#222222", "none"),
+    "data": ("#888888", "box"),
+    "code": ("#888888", "round"),
+    "table": ("#888888", "stack"),
+    "encoder": (PALETTE[5], "narrows"),
+    "decoder": (PALETTE[2], "widens"),
+    "gate": (PALETTE[3], "box"),
+    "prior": (PALETTE[7], "box"),
+    "loss": ("#444444", "dashed"),
+    "bus": ("#555555", "bar"),
+    "words": ("#222222", "none"),
 }
 
 # %% ../nbs/00c_plots.ipynb #5541e130
-def _shape(ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: float,
-           h: float) -> None:
+def _shape(
+    ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: float, h: float
+) -> None:
     "Draw the outline of a part."
     color, form = (expert_color(kind), "box") if isinstance(kind, int) else KINDS[kind]
-    tint = np.array(matplotlib.colors.to_rgb(color))*.22 + .78
-    how = dict(fc="white" if form == "dashed" else tint,
-               ec=ink(color, 3.),
-               lw=1.3,
-               ls="--" if form == "dashed" else "-",
-               gid=f"box {name}",
-               zorder=2)
-    left, right, top, low, s = x - w/2, x + w/2, y - h/2, y + h/2, .14
+    tint = np.array(matplotlib.colors.to_rgb(color)) * 0.22 + 0.78
+    how = dict(fc=tint, ec=ink(color, 3.0), lw=1.3, ls="-", gid=f"box {name}", zorder=2)
+    if form == "dashed":
+        how |= dict(fc="white", ls="--")
+    left, right, top, low, s = x - w / 2, x + w / 2, y - h / 2, y + h / 2, 0.14
     corners = {
         "narrows": [(left, top), (right, top), (right - s, low), (left + s, low)],
-        "widens": [(left + s, top), (right - s, top), (right, low), (left, low)]
+        "widens": [(left + s, top), (right - s, top), (right, low), (left, low)],
     }
     if form == "none":
         return
@@ -233,13 +235,12 @@ def _shape(ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: floa
     elif form in corners:
         ax.add_patch(plt.Polygon(corners[form], **how))
     elif form in ("round", "stack"):
-        for k in ((2, 1, 0) if form == "stack" else (0,)):
-            ax.add_patch(
-                matplotlib.patches.FancyBboxPatch((left + .05*k, top - .05*k),
-                                                  w,
-                                                  h,
-                                                  boxstyle=f"round,pad=0,rounding_size={h/2 - .02}",
-                                                  **how | dict(gid=None if k else how["gid"])))
+        style = f"round,pad=0,rounding_size={h / 2 - 0.02}"
+        for k in (2, 1, 0) if form == "stack" else (0,):
+            corner = (left + 0.05 * k, top - 0.05 * k)
+            own = how | dict(gid=None if k else how["gid"])
+            rounded = matplotlib.patches.FancyBboxPatch(corner, w, h, boxstyle=style, **own)
+            ax.add_patch(rounded)
     else:
         ax.add_patch(plt.Rectangle((left, top), w, h, **how))
 
@@ -247,64 +248,52 @@ def _shape(ax: plt.Axes, name: str, x: float, y: float, kind: str | int, w: floa
 def _between(a: tuple, b: tuple) -> tuple:
     "Where an arrow between two parts (x, y, w, h) begins and ends."
     (ax, ay, aw, ah), (bx, by, bw, bh) = a, b
-    if abs(ay - by) < (ah + bh)/2:  # side by side
+    if abs(ay - by) < (ah + bh) / 2:  # side by side
         side = 1 if bx > ax else -1
-        y = ay if abs(ay - by) <= bh/2 else by
-        return (ax + side*aw/2, y), (bx - side*bw/2, y)
+        y = ay if abs(ay - by) <= bh / 2 else by
+        return (ax + side * aw / 2, y), (bx - side * bw / 2, y)
     down = 1 if by > ay else -1
-    x0, x1 = (ax, ax) if abs(ax - bx) < bw/2 else (bx, bx) if abs(ax - bx) < aw/2 else (ax, bx)
-    return (x0, ay + down*ah/2), (x1, by - down*bh/2)
+    x0, x1 = ax, bx
+    if abs(ax - bx) < bw / 2:
+        x1 = ax
+    elif abs(ax - bx) < aw / 2:
+        x0 = bx
+    return (x0, ay + down * ah / 2), (x1, by - down * bh / 2)
 
 # %% ../nbs/00c_plots.ipynb #ac2ff96e
 def diagram(
-        boxes:
-    dict,  # name -> (x, y, text, kind) or (x, y, text, kind, w, h), inches from the left and the top; kind as in KINDS, or an expert's number
-        arrows:
-    Sequence = (
-    ),  # (from, to) or (from, to, style): "->" (if none is given), "-" without a head, "--" dashed
-        width: float = 5.6,  # inches
-        height: float | None = None,  # inches; None: to the lowest part
-        size: float = 12,  # of the text, in points
+    # name -> (x, y, text, kind) or (x, y, text, kind, w, h), in inches from the left and the top;
+    # a kind of KINDS, or an expert's number
+    boxes: dict,
+    # (from, to) or (from, to, style): "->" (if none is given), "-" without a head, "--" dashed
+    arrows: Sequence = (),
+    width: float = 5.6,  # inches
+    height: float | None = None,  # inches; None: to the lowest part
+    size: float = 12,  # of the text, in points
 ) -> plt.Figure:
-    "Parts and arrows."
+    "Parts and arrows; a `ValueError` for an unknown kind or part."
     for name, box in boxes.items():
         if not (isinstance(box[3], int) or box[3] in KINDS):
-            raise ValueError(
-                f"diagram: {name} is of kind {box[3]!r}; there are {', '.join(KINDS)}, and numbers of experts"
-            )
+            there = f"{', '.join(KINDS)}, and numbers of experts"
+            raise ValueError(f"diagram: {name} is of kind {box[3]!r}; there are {there}")
     if missing := {end for a in arrows for end in a[:2]} - set(boxes):
         raise ValueError(f"diagram: an arrow names {', '.join(sorted(missing))}, which is no part")
-    place = {n: (b[0], b[1], *(b[4:] or (1.3, .64))) for n, b in boxes.items()}
-    height = max(y + h/2 for _, y, _, h in place.values()) + .12 if height is None else height
+    place = {n: (b[0], b[1], *(b[4:] or (1.3, 0.64))) for n, b in boxes.items()}
+    height = max(y + h / 2 for _, y, _, h in place.values()) + 0.12 if height is None else height
     fig, ax = subplots(width=width, height=height, layout="none")
     ax.set_position([0, 0, 1, 1])
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
+    words = dict(ha="center", va="center", fontsize=size, color="black", linespacing=1.25, zorder=3)
     for name, (x, y, text, kind, *_) in boxes.items():
         _shape(ax, name, x, y, kind, *place[name][2:])
-        ax.text(x,
-                y,
-                text,
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="black",
-                linespacing=1.25,
-                gid=f"text {name}",
-                zorder=3)
+        ax.text(x, y, text, gid=f"text {name}", **words)
     for a, b, *style in arrows:
         style = style[0] if style else "->"
         begin, end = _between(place[a], place[b])
-        ax.annotate("",
-                    end,
-                    begin,
-                    zorder=1,
-                    arrowprops=dict(arrowstyle="-" if style == "-" else "->",
-                                    ls="--" if style == "--" else "-",
-                                    color="#444444",
-                                    lw=1.3,
-                                    shrinkA=1,
-                                    shrinkB=0 if style == "-" else 1))
+        how = dict(arrowstyle="->", ls="-", color="#444444", lw=1.3, shrinkA=1, shrinkB=1)
+        how |= {"-": dict(arrowstyle="-", shrinkB=0), "--": dict(ls="--")}.get(style, {})
+        ax.annotate("", end, begin, zorder=1, arrowprops=how)
     return fig
 
 # %% ../nbs/00c_plots.ipynb #5cb6a976
@@ -323,8 +312,8 @@ def crowded(
             continue
         b = named.get(f"box {name}", frame)
         if t.x0 < b.x0 or t.x1 > b.x1 or t.y0 < b.y0 or t.y1 > b.y1:
-            found.append(
-                f"{name}: text of {t.width:.0f} x {t.height:.0f} in {b.width:.0f} x {b.height:.0f}")
+            room = f"{b.width:.0f} x {b.height:.0f}"
+            found.append(f"{name}: text of {t.width:.0f} x {t.height:.0f} in {room}")
     parts = [(g.partition(" ")[2], b) for g, b in named.items() if g.startswith("box ")]
     for i, (a, p) in enumerate(parts):
         for b, q in parts[:i]:
@@ -354,11 +343,11 @@ def save(
     path: str | Path,  # where to; the suffix (png, pdf, svg) tells the format
     dpi: int = 150,  # dots per inch of a PNG
 ) -> Path:  # the path
-    "Save a figure whole or not at all, and close it; a `ConfigError` for a suffix that names no format."
-    if Path(path).suffix[1:].lower() not in (known := fig.canvas.get_supported_filetypes()):
-        raise ConfigError(
-            f"{path}: a picture's name ends in .png, .svg or .pdf (or .{', .'.join(sorted(set(known) - {'png', 'svg', 'pdf'}))})"
-        )
+    "Save a figure whole or not at all, and close it; a `ConfigError` for an unknown suffix."
+    known = fig.canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        others = ", .".join(sorted(set(known) - {"png", "svg", "pdf"}))
+        raise ConfigError(f"{path}: a picture's name ends in .png, .svg or .pdf (or .{others})")
     out = _atomically(path, lambda tmp: fig.savefig(tmp, dpi=dpi))
     plt.close(fig)
     return out
@@ -368,12 +357,13 @@ def save_gif(
     draw: Callable,  # draw(i) draws frame i and returns its figure
     frames: int,  # number of frames
     path: str | Path,  # where to
-    seconds: float = .12,  # time per frame; the last is held for two seconds
+    seconds: float = 0.12,  # time per frame; the last is held for two seconds
     dpi: int = 80,  # dots per inch
     progress: Callable = lambda it: it,  # wraps the loop, e.g. `tqdm`
 ) -> Path:  # the path
     "Save an animation as a GIF, whole or not at all."
     from PIL import Image
+
     images = []
     for i in progress(range(frames)):
         fig = draw(i)
@@ -381,12 +371,12 @@ def save_gif(
         fig.canvas.draw()
         images.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3]))
         plt.close(fig)
-    palette = Image.fromarray(
-        np.concatenate([np.asarray(im) for im in images[::max(1,
-                                                              len(images) // 8)] + images[-1:]
-                        ])).quantize(64)  # of all of the film
-    images = [im.quantize(palette=palette, dither=0) for im in images]
-    ms = [int(1000*seconds)]*(frames - 1) + [2000]
-    return _atomically(
-        path, lambda tmp: images[0].save(
-            tmp, format="GIF", save_all=True, append_images=images[1:], duration=ms, loop=0))
+    some = images[:: max(1, len(images) // 8)] + images[-1:]  # one palette for all of the film
+    palette = Image.fromarray(np.concatenate([np.asarray(im) for im in some])).quantize(64)
+    first, *rest = [im.quantize(palette=palette, dither=0) for im in images]
+    ms = [int(1000 * seconds)] * (frames - 1) + [2000]
+    how = dict(format="GIF", save_all=True, append_images=rest, duration=ms, loop=0)
+    return _atomically(path, lambda tmp: first.save(tmp, **how))
+
+# %% ../nbs/00c_plots.ipynb #12322272
+explain(__name__)

@@ -202,8 +202,11 @@ def blend_loss(
     step: int,  # how many steps are done
 ) -> dict:  # the loss and its terms
     "Equation (4.4), divided by the batch size."
-    c, blends = self.config, self.training
-    image = self.experts.blend(z, log_p.exp(), c.skip) if blends else self.alone(z, log_p)
+    c = self.config
+    if self.training:
+        image = self.experts.blend(z, log_p.exp(), c.skip)
+    else:
+        image = self.alone(z, log_p)
     recon, gate = squared_error(batch.x, image).mean(), self.gate_terms(log_p)
     weight = 0.0 if c.balancing == "bias" else c.balance  # the bias needs no term
     # 1/B (  sum_b |x_b - x̂_b|²

@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 
 from .configs import ConfigError, FitConfig
 from .data import ImageData
+from .docstrings import explain
 from .saving import write_atomic
 
 # %% ../nbs/02a_training.ipynb #825f3d0b
@@ -48,6 +49,7 @@ class TrainingError(ValueError):
 # %% ../nbs/02a_training.ipynb #fc499c5f
 class Batch(NamedTuple):
     "What a model's `loss` is given."
+
     x: torch.Tensor  # [B, C, H, W] float32, from 0 to 1
     y: torch.Tensor  # [B] int64: classes
     i: torch.Tensor  # [B] int64: row numbers in the training set; -1 for images that are not in it
@@ -61,15 +63,15 @@ def seed_of(
 
 # %% ../nbs/02a_training.ipynb #796accc0
 class Noise:
-    "Random numbers that depend on the seed alone: those of the whole batch, of which a process sees its own rows."
+    "Random numbers that depend on the seed alone; of a batch's, a process sees its own rows."
 
     def __init__(
-            self,
-            *seed: int,  # such as (seed, stream, step)
-            device: str | torch.device = "cpu",  # where the numbers are made
-            rows: tuple[int, int]
-        | None = None,  # this process's rows of the batch: from, to (None: all)
-            total: int = 0,  # rows in the whole batch, if `rows` is given
+        self,
+        *seed: int,  # such as (seed, stream, step)
+        device: str | torch.device = "cpu",  # where the numbers are made
+        # this process's rows of the batch: from, to (None: all)
+        rows: tuple[int, int] | None = None,
+        total: int = 0,  # rows in the whole batch, if `rows` is given
     ):
         self.generator = torch.Generator(device).manual_seed(seed_of(*seed))
         self.device, self.rows, self.total = device, rows, total
@@ -79,62 +81,68 @@ class Noise:
             return make(*shape, generator=self.generator, device=self.device)
         (a, b), dim = self.rows, dim % len(shape)
         if shape[dim] != b - a:
-            raise TrainingError(
-                f"noise of shape {list(shape)}: dimension {dim} must be the batch, here {b - a} rows"
-            )
-        whole = make(*shape[:dim],
-                     self.total,
-                     *shape[dim + 1:],
-                     generator=self.generator,
-                     device=self.device)
+            wanted = f"dimension {dim} must be the batch, here {b - a} rows"
+            raise TrainingError(f"noise of shape {list(shape)}: {wanted}")
+        all_rows = (*shape[:dim], self.total, *shape[dim + 1 :])
+        whole = make(*all_rows, generator=self.generator, device=self.device)
         return whole.narrow(dim, a, b - a)
 
-    def normal(self, *shape: int, dim: int = 0) -> torch.Tensor:
-        "Standard normal numbers; `dim` says which dimension is the batch."
+    def normal(
+        self,
+        *shape: int,  # of the numbers
+        dim: int = 0,  # which dimension is the batch
+    ) -> torch.Tensor:  # [*shape]
+        "Standard normal numbers; a `TrainingError` if the batch has not this process's rows."
         return self._draw(torch.randn, shape, dim)
 
-    def uniform(self, *shape: int, dim: int = 0) -> torch.Tensor:
-        "Numbers from 0 (possible) to 1 (not possible)."
+    def uniform(
+        self,
+        *shape: int,  # of the numbers
+        dim: int = 0,  # which dimension is the batch
+    ) -> torch.Tensor:  # [*shape]
+        "Numbers from 0 (possible) to 1 (not possible); a `TrainingError` as `normal`."
         return self._draw(torch.rand, shape, dim)
 
 # %% ../nbs/02a_training.ipynb #5380ab41
 def _read(x, rows: np.ndarray) -> torch.Tensor:
-    "Some images, read in the order in which they lie on the disk, and handed out in the order asked for: uint8 [n, C, H, W]."
+    "Images uint8 [n, C, H, W], read in the disk's order, and handed out in the order asked for."
     order = np.argsort(rows, kind="stable")
     out = np.empty((len(rows), *x.shape[1:]), np.uint8)
     for part in np.array_split(order, max(1, len(rows) * out[:1].nbytes // 2**26)):
         out[part] = x[rows[part]]
     return torch.from_numpy(out)
 
+# %% ../nbs/02a_training.ipynb #5380ab42
 class Rows:
-    "Images on a device, handed out as batches; what is too large stays on the disk, and is read ahead in chunks."
+    "Images on a device, handed out as batches; what is too large is read from the disk in chunks."
 
     def __init__(
-            self,
-            d: ImageData,  # on disk or in memory
-            device: str | torch.device = "cpu",  # where the batches are wanted
-            limit: float |
-        None = None,  # bytes: a larger set is read in chunks (None: 2 GB, or on a GPU half of its free memory)
-            chunk: float = 2**27,  # bytes read in one go from a larger set
-            channels_last: bool = False,  # the layout of the images handed out
-            known:
-        bool = True,  # row numbers mean something to the model: False writes -1 into every `Batch.i`
+        self,
+        d: ImageData,  # on disk or in memory
+        device: str | torch.device = "cpu",  # where the batches are wanted
+        # bytes: a larger set is read in chunks (None: 2 GB, or on a GPU half of its free memory)
+        limit: float | None = None,
+        chunk: float = 2**27,  # bytes read in one go from a larger set
+        channels_last: bool = False,  # the layout of the images handed out
+        # row numbers mean something to the model: False writes -1 into every `Batch.i`
+        known: bool = True,
     ):
-        self.device, self.y = torch.device(device), torch.as_tensor(np.asarray(d.y, np.int64),
-                                                                    device=device)
-        self.bytes, self.known = int(np.prod(d.x.shape[1:])), known     # of an image
+        self.device = torch.device(device)
+        self.y = torch.as_tensor(np.asarray(d.y, np.int64), device=device)
+        self.bytes, self.known = int(np.prod(d.x.shape[1:])), known  # of an image
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.chunk, self.x = max(1, int(chunk // max(1, self.bytes))), d.x  # images in a chunk
-        ready = type(
-            d.x
-        ) is np.ndarray and d.x.flags.writeable and d.x.flags.c_contiguous  # in memory already: nothing to copy
-        if limit is None:
-            limit = torch.cuda.mem_get_info(
-                self.device)[0]/2 if self.device.type == "cuda" else math.inf if ready else 2e9
+        # in memory already: nothing to copy
+        ready = type(d.x) is np.ndarray and d.x.flags.writeable and d.x.flags.c_contiguous
+        if limit is None and self.device.type == "cuda":
+            limit = torch.cuda.mem_get_info(self.device)[0] / 2
+        elif limit is None:
+            limit = math.inf if ready else 2e9
         if len(d) * self.bytes <= limit:
             self.x = (torch.from_numpy(d.x) if ready else _read(d.x, np.arange(len(d)))).to(device)
 
-    def __len__(self) -> int: return len(self.y)
+    def __len__(self) -> int:
+        return len(self.y)
 
     def __call__(
         self,
@@ -142,10 +150,9 @@ class Rows:
     ) -> Batch:
         "The images of some rows."
         rows = rows.to(self.device)
-        return self._batch(
-            self.x[rows] if torch.is_tensor(self.x) else _read(self.x,
-                                                               rows.cpu().numpy()).to(self.device),
-            rows)
+        if torch.is_tensor(self.x):
+            return self._batch(self.x[rows], rows)
+        return self._batch(_read(self.x, rows.cpu().numpy()).to(self.device), rows)
 
     def _batch(self, x, rows) -> Batch:
         x = x.to(torch.float32, memory_format=self.layout).div_(255)
@@ -154,17 +161,15 @@ class Rows:
 # %% ../nbs/02a_training.ipynb #c3bef005
 @patch
 def batches(
-        self: Rows,
-        parts: list[
-            torch.
-            Tensor],  # row numbers [B] of each batch, in the order in which they will be wanted
+    self: Rows,
+    parts: list[torch.Tensor],  # row numbers [B] of each batch, in the order of use
 ) -> Iterator[Batch]:
     "Many batches, one after another; while one chunk is used, a thread reads the next."
     if torch.is_tensor(self.x) or not parts:
         yield from map(self, parts)
         return
-    per = max(1, self.chunk // max(map(len, parts)))                    # batches in a chunk
-    groups = [parts[k:k + per] for k in range(0, len(parts), per)]
+    per = max(1, self.chunk // max(map(len, parts)))  # batches in a chunk
+    groups = [parts[k : k + per] for k in range(0, len(parts), per)]
     with ThreadPoolExecutor(1) as thread:
         ahead = thread.submit(_read, self.x, torch.cat(groups[0]).cpu().numpy())
         for k, group in enumerate(groups):
@@ -181,15 +186,18 @@ def step_size(
     total: int,  # steps in the run
 ) -> float:  # what Adam's step size is multiplied by
     "The schedule: a linear rise, then constant or half a cosine."
-    s = min(1., (step + 1) / config.lr_warmup) if config.lr_warmup else 1.
-    return s*(.5*(1 + math.cos(math.pi*step/total)) if config.lr_schedule == "cosine" else 1.)
+    s = min(1.0, (step + 1) / config.lr_warmup) if config.lr_warmup else 1.0
+    if config.lr_schedule == "cosine":
+        return s * (0.5 * (1 + math.cos(math.pi * step / total)))
+    return s
+
 
 def ramp(
     step: int,  # number of the step, from 0
     n: int,  # steps of the rise (0: no rise)
 ) -> float:  # from 0 to 1
     "A weight that grows linearly from 0 to 1, for warming up a term of a loss."
-    return min(1., step / n) if n else 1.
+    return min(1.0, step / n) if n else 1.0
 
 # %% ../nbs/02a_training.ipynb #add25a6f
 def pick_device(
@@ -197,10 +205,9 @@ def pick_device(
 ) -> torch.device:
     "The device that a setting names; under torchrun, auto and cuda are each process's own GPU."
     found = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        return torch.empty(
-            0,
-            device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found).device
+        return torch.empty(0, device=own if found == "cuda" else found).device
     except (RuntimeError, AssertionError, ValueError) as e:
         if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", found):
             why = "devices are auto, cpu, cuda, cuda:1 and so on, mps, xpu"
@@ -208,13 +215,13 @@ def pick_device(
             why = "no CUDA GPU is found"
         else:
             why = textwrap.shorten(str(e).splitlines()[0], 120, placeholder=" ...")
-        raise ConfigError(
-            f"device is {name!r}, which cannot be used here ({why}); auto takes a GPU if there is one, else the CPU"
-        ) from None
+        auto = "auto takes a GPU if there is one, else the CPU"
+        said = f"device is {name!r}, which cannot be used here ({why}); {auto}"
+        raise ConfigError(said) from None
 
 # %% ../nbs/02a_training.ipynb #e6fc7618
 def _leave():
-    "All processes leave together: one that goes while another still talks to it can bring that one down."
+    "All processes leave together: one that goes early can bring down another that talks to it."
     if not dist.is_initialized():
         return
     try:
@@ -225,15 +232,17 @@ def _leave():
     finally:
         dist.destroy_process_group()
 
+# %% ../nbs/02a_training.ipynb #e6fc7619
 class World:
     "The processes that train together: one, unless torchrun started more."
+
     def __init__(self, device: torch.device):
         self.device, self.size, self.rank = device, 1, 0
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
-                                    timeout=timedelta(hours=1))
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(hours=1))
             atexit.register(_leave)
         if dist.is_available() and dist.is_initialized():
             self.size, self.rank = dist.get_world_size(), dist.get_rank()
@@ -241,10 +250,10 @@ class World:
     def share(
         self,
         n: int,  # rows of the whole batch
-    ) -> tuple[int, int, float]:
-        "This process's rows of a batch of n, from and to, and their weight; a process that would get none takes row 0 with weight 0."
+    ) -> tuple[int, int, float]:  # from, to, weight; row 0 with weight 0 if there are too few
+        "This process's rows of a batch of n, and their weight."
         a, b = n * self.rank // self.size, n * (self.rank + 1) // self.size
-        return (a, b, (b - a) / n) if b > a else (0, 1, 0.)
+        return (a, b, (b - a) / n) if b > a else (0, 1, 0.0)
 
     def sum(
         self,
@@ -264,10 +273,10 @@ def sum_sparse(
     self: World,
     t: torch.Tensor,  # sparse [N, ...]
 ) -> torch.Tensor:  # sparse, the same shape
-    "The sum of a sparse gradient: every process writes its rows into its own stretch of a common list, never a dense table."
+    "The sum of a sparse gradient: each process fills its own stretch of a common list of rows."
     if self.size == 1:
         return t
-    i, v = t._indices(), t._values()                                     # [1, n], [n, ...]
+    i, v = t._indices(), t._values()  # [1, n], [n, ...]
     n = torch.zeros(self.size, dtype=torch.int64, device=v.device)
     n[self.rank] = len(v)
     dist.all_reduce(n)
@@ -279,12 +288,13 @@ def sum_sparse(
     dist.all_reduce(v_all)
     return torch.sparse_coo_tensor(i_all, v_all, t.shape, check_invariants=False)
 
+# %% ../nbs/02a_training.ipynb #012d79a8
 @patch
 def first(
     self: World,
     f: Callable[[], Any],  # what only one process may do
 ) -> Any:  # its result
-    "What `f()` gives on process 0, which alone calls it; all processes get the result, or the error."
+    "What `f()` gives on process 0, which alone calls it; all get the result, or the error."
     if self.size == 1:
         return f()
     out = [None, None]
@@ -297,6 +307,7 @@ def first(
     if out[1] is not None:
         raise out[1]
     return out[0]
+
 
 @patch
 def any(self: World, *flags: bool) -> list[bool]:
@@ -311,12 +322,14 @@ def any(self: World, *flags: bool) -> list[bool]:
 def dense_parameters(
     model: torch.nn.Module,  # with or without tables
 ) -> list[torch.nn.Parameter]:
-    "All trained parameters but the tables made with `sparse=True`, of which a step touches only a few rows."
+    "All trained parameters but tables made with `sparse=True`: a step touches only a few rows."
     tables = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False) is True}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
 
+
 class Average:
     "Polyak averaging: weights that follow the trained ones slowly (equation 2a.4)."
+
     def __init__(
         self,
         model: torch.nn.Module,  # whose dense parameters are averaged
@@ -330,7 +343,7 @@ class Average:
         self,
         step: int,  # steps done so far, from 1
     ) -> None:
-        "Move the averages towards the weights after `step` steps; at first they are the plain mean of all weights so far."
+        "Move the averages towards the weights; at first they are the mean of all weights so far."
         torch._foreach_lerp_(self.mean, self.params, max(1 - self.decay, 1 / step))
 
     @torch.no_grad()
@@ -348,6 +361,7 @@ def checkpoints(
     "The checkpoints in a folder, oldest first."
     return sorted(Path(folder).glob("step-*.pt"))
 
+
 def save_checkpoint(
     folder: str | Path,  # where to
     step: int,  # steps done
@@ -359,12 +373,11 @@ def save_checkpoint(
     memory = io.BytesIO()
     torch.save(state, memory)
     data = memory.getvalue()
-    path = write_atomic(
-        Path(folder)/f"step-{step:09}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
-    others = [
-        p for p in checkpoints(folder) if p != path and int(p.stem.split("-")[1]) not in milestones
-    ]
-    for old in others[:len(others) - keep + 1]:
+    name = f"step-{step:09}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    path = write_atomic(Path(folder) / name, data)
+    kept = {f"{milestone:09}" for milestone in milestones}
+    others = [p for p in checkpoints(folder) if p != path and p.stem.split("-")[1] not in kept]
+    for old in others[: len(others) - keep + 1]:
         old.unlink(missing_ok=True)
     return path
 
@@ -377,17 +390,17 @@ def load_checkpoint(
         try:
             data, why = path.read_bytes(), "its bytes are not those that were written"
             if hashlib.sha256(data).hexdigest()[:16] == path.stem.split("-")[-1]:
-                return torch.load(io.BytesIO(data), weights_only=True,
-                                  map_location="cpu") | dict(path=str(path))
+                state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+                return state | dict(path=str(path))
         except OSError as e:
             why = e.strerror or type(e).__name__
         except Exception as e:
             why = f"{type(e).__name__} while reading it"
-        left = "going back to the one before it" if path != found[
-            0] else "there is none before it, so training starts again"
-        print(f"genmix: checkpoint {path.name} is damaged ({why}); {left}",
-              file=sys.stderr,
-              flush=True)
+        left = "going back to the one before it"
+        if path == found[0]:
+            left = "there is none before it, so training starts again"
+        said = f"genmix: checkpoint {path.name} is damaged ({why}); {left}"
+        print(said, file=sys.stderr, flush=True)
         try:
             path.rename(path.with_name(path.name + ".damaged"))
         except OSError:
@@ -396,28 +409,30 @@ def load_checkpoint(
 
 # %% ../nbs/02a_training.ipynb #45292ba3
 class Log:
-    "Running means of a loss's named terms; numbers stay on the device until `read` fetches and checks them."
-    def __init__(self): self.names, self.sums, self.count, self.waiting = [], [], 0, []
+    "Means of a loss's terms, which stay on the device until `read` fetches and checks them."
+
+    def __init__(self):
+        self.names, self.sums, self.count, self.waiting = [], [], 0, []
 
     def add(
-            self,
-            step: int,  # number of the step, for messages
-            names: list[str],  # of the terms
-            values: torch.
-        Tensor,  # [T] their means over the batch, and perhaps more numbers to be checked
-            n: int,  # rows in the batch
+        self,
+        step: int,  # number of the step, for messages
+        names: list[str],  # of the terms
+        # [T] their means over the batch, and perhaps more numbers to be checked
+        values: torch.Tensor,
+        n: int,  # rows in the batch
     ) -> None:
         "Add one batch."
         if not self.names:
-            self.names, self.sums = list(names), [0.] * len(names)
+            self.names, self.sums = list(names), [0.0] * len(names)
         if list(names) != self.names:
-            raise TrainingError(
-                f"step {step}: the loss's terms were {', '.join(self.names)} so far, and now are {', '.join(names)}; "
-                "a loss must return the same terms in every step")
+            change = f"were {', '.join(self.names)} so far, and now are {', '.join(names)}"
+            rule = "a loss must return the same terms in every step"
+            raise TrainingError(f"step {step}: the loss's terms {change}; {rule}")
         self.waiting.append((step, n, values))
 
     def read(
-        self
+        self,
     ) -> tuple | None:  # (step, numbers) of the first batch with a number that is not finite
         "Fetch what was added, in one go."
         waiting, self.waiting = self.waiting, []
@@ -434,28 +449,26 @@ class Log:
 
     def clear(self) -> None:
         "Begin a new epoch."
-        self.sums, self.count = [0.] * len(self.names), 0
+        self.sums, self.count = [0.0] * len(self.names), 0
 
 # %% ../nbs/02a_training.ipynb #fae84318
 def _stacked(step: int, terms) -> torch.Tensor:
     "A loss's terms as one tensor [T]; a `TrainingError` if they are not what a loss must return."
     if not isinstance(terms, dict) or not torch.is_tensor(terms.get("loss")):
-        got = f"a dict with {', '.join(map(str, terms)) or 'nothing'}" if isinstance(
-            terms, dict) else f"a {type(terms).__name__}"
-        raise TrainingError(
-            f"step {step}: a model's loss must return a dict with a tensor 'loss', which is minimized; got {got}"
-        )
-    values = [
-        v.detach().float() if torch.is_tensor(v) else torch.tensor(float(v),
-                                                                   device=terms["loss"].device)
-        for v in terms.values()
-    ]
-    for k, v in zip(terms, values):
+        got = f"a {type(terms).__name__}"
+        if isinstance(terms, dict):
+            got = f"a dict with {', '.join(map(str, terms)) or 'nothing'}"
+        wanted = "a dict with a tensor 'loss', which is minimized"
+        raise TrainingError(f"step {step}: a model's loss must return {wanted}; got {got}")
+    values, device = [], terms["loss"].device
+    for k, v in terms.items():
+        v = v.detach().float() if torch.is_tensor(v) else torch.tensor(float(v), device=device)
         if v.dim():
-            raise TrainingError(
-                f"step {step}: the loss's term {k!r} has shape {list(v.shape)}; every term must be one number"
-            )
+            what = f"the loss's term {k!r} has shape {list(v.shape)}"
+            raise TrainingError(f"step {step}: {what}; every term must be one number")
+        values.append(v)
     return torch.stack(values)
+
 
 def adam(
     params: Iterable[torch.nn.Parameter],  # what to train
@@ -463,10 +476,9 @@ def adam(
 ) -> torch.optim.Adam:
     "Adam in one pass over the weights (`fused`) where the device has it."
     params = list(params)
-    return torch.optim.Adam(params,
-                            lr,
-                            fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point()
-                                      for p in params))
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params)
+    return torch.optim.Adam(params, lr, fused=fused)
+
 
 def _optimizers(model, config: FitConfig) -> list:
     "Adam for all parameters, unless the model brings optimizers of its own."
@@ -482,7 +494,8 @@ def _optimizers(model, config: FitConfig) -> list:
 MAY_CHANGE = ("device", "compile", "channels_last", "plots", "samples", "new_steps")
 
 class Run:
-    "Everything that changes while a model is trained; `state` and `restore` carry it through a checkpoint."
+    "All that changes in training; `state` and `restore` carry it through a checkpoint."
+
     def __init__(
         self,
         model: torch.nn.Module,  # has `loss`
@@ -492,13 +505,12 @@ class Run:
         milestones: tuple = (),  # epochs whose checkpoints are kept
     ):
         if not callable(getattr(model, "loss", None)):
-            raise TrainingError(
-                f"{type(model).__name__} has no loss(batch, step, rng); `fit` trains whatever has one"
-            )
+            none = f"{type(model).__name__} has no loss(batch, step, rng)"
+            raise TrainingError(f"{none}; `fit` trains whatever has one")
         if not len(data):
             raise TrainingError("there are no images to train on")
-        self.model, self.data, self.config, self.N, self.folder = model, data, config, len(
-            data), folder and Path(folder)
+        self.model, self.data, self.config = model, data, config
+        self.N, self.folder = len(data), folder and Path(folder)
         self.device = pick_device(config.device)
         self.world = World(self.device)
         model.to(self.device)
@@ -510,83 +522,97 @@ class Run:
         self.per_epoch = -(-self.N // config.batch)
         self.total = config.steps or config.epochs * self.per_epoch
         self.milestones = tuple(e * self.per_epoch for e in milestones)
-        self.step, self.history, self.log, self.seconds, self.saved = 0, [], Log(), 0., None
-        self.autocast = (lambda: torch.autocast(self.device.type, torch.bfloat16)
-                         ) if config.precision == "bf16" else nullcontext
+        self.step, self.history, self.log, self.seconds, self.saved = 0, [], Log(), 0.0, None
 
     @cached_property
     def images(self) -> str:
-        "Which images these are: name, number and shape, and a checksum of all labels and 1,000 evenly spaced images."
-        d = self.data
-        return f"{d.name} {d.split}, {self.N:,} images {'x'.join(map(str, d.x.shape[1:]))}, sha256 {d.fingerprint()[:16]}"
+        "Which images these are: name, number, shape, and the beginning of their fingerprint."
+        d, size = self.data, "x".join(map(str, self.data.x.shape[1:]))
+        return f"{d.name} {d.split}, {self.N:,} images {size}, sha256 {d.fingerprint()[:16]}"
 
     @property
     def best(self) -> str:
         "Where one can go on after an error."
-        return f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint to go back to"
+        good = f"the last good checkpoint is {self.saved}"
+        return good if self.saved else "there is no checkpoint to go back to"
 
 # %% ../nbs/02a_training.ipynb #f542e249
+@patch
+def autocast(self: Run):
+    "The precision of the forward pass."
+    half = self.config.precision == "bf16"
+    return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+
+
 @patch
 def identity(self: Run) -> dict:
     "What a checkpoint must agree on with the run that continues it."
     c = {k: v for k, v in asdict(self.config).items() if k not in MAY_CHANGE}
     if self.config.lr_schedule == "constant":
         c = {k: v for k, v in c.items() if k not in ("epochs", "steps")}
-    return {
-        "config": type(self.config).__name__,
-        **c, "model": type(self.model).__name__,
-        "data": self.images
-    }
+    kind, model = type(self.config).__name__, type(self.model).__name__
+    return {"config": kind, **c, "model": model, "data": self.images}
+
 
 @patch
 def state(self: Run) -> dict:
-    "What a checkpoint holds. Noise, data order and schedules need no state: they follow from seed and step."
-    return dict(identity=self.identity(),
-                step=self.step,
-                model=self.model.state_dict(),
-                opts=[o.state_dict() for o in self.opts],
-                average=self.average.mean if self.average else [],
-                history=self.history,
-                seconds=self.seconds,
-                log=(self.log.names, self.log.sums, self.log.count))
+    "What a checkpoint holds; noise, data order and schedules follow from seed and step."
+    return {
+        "identity": self.identity(),
+        "step": self.step,
+        "model": self.model.state_dict(),
+        "opts": [o.state_dict() for o in self.opts],
+        "average": self.average.mean if self.average else [],
+        "history": self.history,
+        "seconds": self.seconds,
+        "log": (self.log.names, self.log.sums, self.log.count),
+    }
 
 # %% ../nbs/02a_training.ipynb #f880169b
+@patch
+def agree(
+    self: Run,
+    s: dict,  # of `load_checkpoint`
+) -> None:
+    "A `TrainingError` if the checkpoint belongs to something else."
+
+    def differs(name: str, theirs: Any, ours: Any) -> None:
+        other = f"{s.get('path', 'the checkpoint')} is of another run"
+        fix = "Use another folder, or the settings, data and model it was made with"
+        raise TrainingError(f"{other}: {name} is {theirs!r} there and {ours!r} here. {fix}")
+
+    theirs, ours = s.get("identity", {}), self.identity()
+    for k in {**ours, **theirs}:
+        known = k in ours and k in theirs
+        if known and theirs[k] != ours[k] or not known and k not in ("epochs", "steps"):
+            differs(k, theirs.get(k), ours.get(k))
+    states = (s["model"], self.model.state_dict())
+    a, b = ({k: list(v.shape) for k, v in m.items() if torch.is_tensor(v)} for m in states)
+    for k in {**a, **b}:
+        if a.get(k) != b.get(k):
+            differs(f"the shape of {k}", a.get(k), b.get(k))
+    if s["step"] > self.total:
+        differs("the number of steps", s["step"], self.total)
+
+# %% ../nbs/02a_training.ipynb #f880169c
 @patch
 def restore(
     self: Run,
     s: dict,  # of `load_checkpoint`
 ) -> None:
     "Continue from `s`; a `TrainingError` if it belongs to something else."
-    def differs(name: str, theirs: Any, ours: Any) -> None:
-        raise TrainingError(
-            f"{s.get('path', 'the checkpoint')} is of another run: {name} is {theirs!r} there and {ours!r} here. "
-            "Use another folder, or the settings, data and model it was made with")
-    theirs, ours = s.get("identity", {}), self.identity()
-    for k in {**ours, **theirs}:
-        if k in ours and k in theirs and theirs[k] != ours[k] or (k in ours) != (
-                k in theirs) and k not in ("epochs", "steps"):
-            differs(k, theirs.get(k), ours.get(k))
-    a, b = ({
-        k: list(v.shape)
-        for k, v in m.items() if torch.is_tensor(v)
-    } for m in (s["model"], self.model.state_dict()))
-    for k in {**a, **b}:
-        if a.get(k) != b.get(k):
-            differs(f"the shape of {k}", a.get(k), b.get(k))
-    if s["step"] > self.total:
-        differs("the number of steps", s["step"], self.total)
+    self.agree(s)
     self.model.load_state_dict(s["model"])
     for o, v in zip(self.opts, s["opts"], strict=True):
         o.load_state_dict(v)
     if self.average:
-        self.average.mean = [
-            m.to(p.device) for m, p in zip(s["average"], self.average.params, strict=True)
-        ]
-    self.step, self.history, self.seconds, self.saved = s["step"], s["history"], s[
-        "seconds"], s.get("path")
+        pairs = zip(s["average"], self.average.params, strict=True)
+        self.average.mean = [m.to(p.device) for m, p in pairs]
+    self.step, self.history = s["step"], s["history"]
+    self.seconds, self.saved = s["seconds"], s.get("path")
     self.log.names, self.log.sums, self.log.count = s["log"]
-    if self.step < self.total and self.step % self.per_epoch and self.history and self.history[-1][
-            "step"] == self.step:
+    begun = self.step < self.total and self.step % self.per_epoch
+    if begun and self.history and self.history[-1]["step"] == self.step:
         self.history.pop()
 
 # %% ../nbs/02a_training.ipynb #f8757a01
@@ -597,13 +623,15 @@ def check(self: Run) -> None:
         return
     step, row = bad
     found = dict(zip([*self.log.names, last := "the gradient's length"], row))
-    name = min((k for k, v in found.items() if not math.isfinite(v)),
-               key=lambda k: (k == last)*2 + (k == "loss"))  # the cause, not the sum
+    broken = [k for k, v in found.items() if not math.isfinite(v)]
+    name = min(broken, key=lambda k: (k == last) * 2 + (k == "loss"))  # the cause, not the sum
     listed = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
     raise TrainingError(
         f"step {step}: {name} is {found[name]} ({listed}). Training stops here; {self.best}. "
-        "A smaller step size (lr), a longer lr_warmup or a clip often helps")
+        "A smaller step size (lr), a longer lr_warmup or a clip often helps"
+    )
 
+# %% ../nbs/02a_training.ipynb #f8757a02
 @patch
 def save(self: Run) -> None:
     "Write a checkpoint, if all is well."
@@ -613,40 +641,43 @@ def save(self: Run) -> None:
     ok = torch.stack([t.detach().isfinite().all() for t in tensors]).tolist()
     if not all(ok):
         where = names.get(id(tensors[ok.index(False)]), "the averaged weights")
-        raise TrainingError(
-            f"step {self.step}: {where} holds numbers that are not finite, although the losses were. "
-            f"Training stops here; {self.best}. A smaller lr often helps")
+        what = f"{where} holds numbers that are not finite, although the losses were"
+        end = f"Training stops here; {self.best}. A smaller lr often helps"
+        raise TrainingError(f"step {self.step}: {what}. {end}")
     if self.folder is None:
         return
+
     def write() -> str:
+        at = (self.folder, self.step, self.state())
         try:
-            return str(
-                save_checkpoint(self.folder, self.step, self.state(), milestones=self.milestones))
+            return str(save_checkpoint(*at, milestones=self.milestones))
         except OSError as e:
-            raise TrainingError(
-                f"the checkpoint of step {self.step} cannot be written: {e.filename or self.folder}: {e.strerror or e}; "
-                f"{self.best}. Make room or allow writing, and start again: training goes on from there"
-            ) from None
+            why = f"{e.filename or self.folder}: {e.strerror or e}"
+            fix = "Make room or allow writing, and start again: training goes on from there"
+            said = f"the checkpoint of step {self.step} cannot be written: {why}"
+            raise TrainingError(f"{said}; {self.best}. {fix}") from None
+
     self.saved = self.world.first(write)
 
 # %% ../nbs/02a_training.ipynb #1631ac2b
 @patch
 def batches(self: Run) -> Iterator[tuple[Batch, int]]:
-    "The rest of this epoch: this process's rows of every batch, and how many rows the whole batch has."
+    "The rest of this epoch: this process's rows of every batch, and the rows of the whole batch."
     c, (epoch, k) = self.config, divmod(self.step, self.per_epoch)
-    order = torch.randperm(self.N,
-                           generator=torch.Generator().manual_seed(seed_of(c.seed, 1, epoch)))
+    shuffle = torch.Generator().manual_seed(seed_of(c.seed, 1, epoch))
+    order = torch.randperm(self.N, generator=shuffle)
     if torch.is_tensor(self.rows.x):
         order = order.to(self.device)
-    whole = order.split(c.batch)[k:k + self.total - self.step]
+    whole = order.split(c.batch)[k : k + self.total - self.step]
     shares = [self.world.share(len(rows)) for rows in whole]
-    yield from zip(self.rows.batches([rows[a:b] for rows, (a, b, _) in zip(whole, shares)]),
-                   map(len, whole))
+    mine = [rows[a:b] for rows, (a, b, _) in zip(whole, shares)]
+    yield from zip(self.rows.batches(mine), map(len, whole))
 
 # %% ../nbs/02a_training.ipynb #76b264cf
 def _own_randomness(device):
     "Leave the caller's global random numbers as they were."
     return torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else [])
+
 
 def _reseed(seed: int, device):
     "What torch.manual_seed(seed) does, for the one device in use: a hundred times faster."
@@ -655,21 +686,27 @@ def _reseed(seed: int, device):
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 # %% ../nbs/02a_training.ipynb #d17561ff
+# steps between two looks at the numbers on a GPU: each look waits until the GPU has caught up
+EVERY = 20
+
+
 def _length(grads: list):
     "The length of all gradients together."
-    return torch.linalg.vector_norm(torch.stack(
-        torch._foreach_norm(grads))) if grads else torch.zeros(())
+    if not grads:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
+# %% ../nbs/02a_training.ipynb #d1756200
 def train_step(
     run: Run,  # moves on by one step
     batch: Batch,  # this process's rows
     n: int,  # rows of the whole batch
 ) -> None:
-    "One step: the loss on this process's rows, gradients added up over processes, clipping, optimizers, averages."
+    "One step: loss, gradients summed over processes, clipping, optimizers, averages."
     c, w, step = run.config, run.world, run.step
     a, b, weight = w.share(n)
     rng = Noise(c.seed, 0, step, device=run.device, rows=(a, b) if w.size > 1 else None, total=n)
-    _reseed(seed_of(c.seed, 2, step, w.rank), run.device)                # for dropout and the like
+    _reseed(seed_of(c.seed, 2, step, w.rank), run.device)  # for dropout and the like
     with run.autocast():
         terms = run.model.loss(batch, step, rng)
     values, loss = _stacked(step, terms) * weight, terms["loss"]
@@ -681,7 +718,7 @@ def train_step(
     w.sum([*dense, values])
     length = _length(dense)
     if c.clip and dense:
-        torch._foreach_mul_(dense, (c.clip / (length + 1e-6)).clamp(max=1.))
+        torch._foreach_mul_(dense, (c.clip / (length + 1e-6)).clamp(max=1.0))
     for p in run.model.parameters():
         if p.grad is not None and p.grad.is_sparse:
             p.grad = w.sum_sparse(p.grad)
@@ -698,7 +735,6 @@ def train_step(
     if run.average:
         run.average.update(run.step)
 
-EVERY = 20  # steps between two looks at the numbers on a GPU: each look waits until the GPU has caught up
 
 # %% ../nbs/02a_training.ipynb #6b175ca2
 @torch.no_grad()
@@ -722,8 +758,8 @@ def evaluate(
             found.append((k, list(terms), len(parts[k]) * _stacked(step, terms).double()))
     finally:
         model.train(was)
-    found = [(k, names, v.tolist())
-             for k, names, v in found]  # one look at the device, after all is done
+    # one look at the device, after all is done
+    found = [(k, names, v.tolist()) for k, names, v in found]
     if size > 1:
         shares = [None] * size
         dist.all_gather_object(shares, found)
@@ -732,12 +768,13 @@ def evaluate(
 
 # %% ../nbs/02a_training.ipynb #e0a60163
 class Stop:
-    "The first Ctrl-C (or SIGTERM) is remembered until a step is done; a second one interrupts at once."
+    "The first Ctrl-C (or SIGTERM) is remembered until a step is done; a second interrupts at once."
+
     def __enter__(self) -> "Stop":
         self.asked, self.old = 0, {}
         if threading.current_thread() is threading.main_thread():
-            for s, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM,
-                                                                           signal.SIG_DFL)):
+            usual_of = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+            for s, usual in usual_of.items():
                 if signal.getsignal(s) == usual:
                     self.old[s] = signal.signal(s, self._ask)
         return self
@@ -749,8 +786,9 @@ class Stop:
 
     def now(self, message: str) -> None:
         "Do what was asked for."
-        raise SystemExit(
-            128 + signal.SIGTERM) if self.asked == signal.SIGTERM else KeyboardInterrupt(message)
+        if self.asked == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt(message)
 
     def __exit__(self, *error):
         for s, handler in self.old.items():
@@ -771,6 +809,7 @@ def ready(self: Run) -> Iterator[None]:
             self.average.swap()
         self.model.train()
 
+
 @patch
 def end_epoch(
     self: Run,
@@ -779,20 +818,19 @@ def end_epoch(
 ) -> None:
     "Write the epoch's row, and look at the model."
     self.check()
-    row = dict(epoch=-(-self.step // self.per_epoch),
-               step=self.step,
-               seconds=round(self.seconds, 2),
-               **self.log.mean())
+    row = dict(epoch=-(-self.step // self.per_epoch), step=self.step)
+    row |= dict(seconds=round(self.seconds, 2), **self.log.mean())
+
+    def look() -> None:
+        on_epoch(row["epoch"], self.model, pd.DataFrame(self.history))
+
     with self.ready():
         if held is not None:
-            row |= {
-                f"val_{k}": v
-                for k, v in evaluate(self.model, held, self.config, self.step, self.world).items()
-            }
+            means = evaluate(self.model, held, self.config, self.step, self.world)
+            row |= {f"val_{name}": value for name, value in means.items()}
         self.history.append(row)
         if on_epoch:
-            self.world.first(
-                lambda: (on_epoch(row["epoch"], self.model, pd.DataFrame(self.history)), None)[1])
+            self.world.first(look)
     if self.step % self.per_epoch == 0:
         self.log.clear()
 
@@ -802,11 +840,11 @@ def start(
     self: Run,
     val: ImageData | None,  # images of the validation
 ) -> Rows | None:  # the same on the device
-    "Take up the newest checkpoint, and bring the images to the device if there is anything left to do."
-    if val is not None and (not len(val) or tuple(val.x.shape[1:]) != tuple(self.data.x.shape[1:])):
-        raise TrainingError(
-            f"validation images are {len(val):,} of {list(val.x.shape[1:])}, training images {self.N:,} of {list(self.data.x.shape[1:])}"
-        )
+    "Take up the newest checkpoint, and bring the images to the device if there is a step left."
+    size = list(self.data.x.shape[1:])
+    if val is not None and (not len(val) or list(val.x.shape[1:]) != size):
+        other = f"validation images are {len(val):,} of {list(val.x.shape[1:])}"
+        raise TrainingError(f"{other}, training images {self.N:,} of {size}")
     if self.folder is not None and (s := self.world.first(lambda: load_checkpoint(self.folder))):
         self.restore(s)
     elif self.world.size > 1:
@@ -820,6 +858,7 @@ def start(
     self.rows = Rows(self.data, self.device, **layout)
     return Rows(val, self.device, known=False, **layout) if val is not None else None
 
+
 @patch
 def can_write(self: Run) -> None:
     "Find out now, not after an hour; and sweep up what a killed process left half written."
@@ -830,16 +869,15 @@ def can_write(self: Run) -> None:
         with tempfile.TemporaryFile(dir=self.folder):
             pass
     except OSError as e:
-        raise TrainingError(
-            f"no checkpoints can be written to {self.folder}: {e.strerror or e}; {self.best}"
-        ) from None
+        why = f"no checkpoints can be written to {self.folder}: {e.strerror or e}"
+        raise TrainingError(f"{why}; {self.best}") from None
 
 # %% ../nbs/02a_training.ipynb #88aaf13a
 @contextmanager
 def _compiled(run: Run):
     "The model's networks compiled, for as long as training lasts."
-    parts = [m for m in run.model.children()
-             if not getattr(m, "sparse", False)] if run.config.compile else []
+    parts = list(run.model.children()) if run.config.compile else []
+    parts = [m for m in parts if not getattr(m, "sparse", False)]
     for m in parts:
         m.compile()
     try:
@@ -847,37 +885,44 @@ def _compiled(run: Run):
     except Exception as e:
         if not parts or not isinstance(e, torch._dynamo.exc.TorchDynamoException):
             raise
-        raise ConfigError(
-            "compile is true, but torch.compile does not work here: " +
-            str(e).strip().splitlines()[0][:200] +
-            "; it needs a C++ compiler. Set compile to false, the results are the same") from e
+        why = str(e).strip().splitlines()[0][:200]
+        fix = "it needs a C++ compiler. Set compile to false, the results are the same"
+        said = f"compile is true, but torch.compile does not work here: {why}; {fix}"
+        raise ConfigError(said) from e
     finally:
         for m in parts:
             m._compiled_call_impl = None
 
 # %% ../nbs/02a_training.ipynb #3c08410b
-def keep_memory(
-) -> bool:  # whether that could be arranged: with the GNU C library, as on most Linux systems
-    "Keep freed memory for the next step instead of giving it back to the system (mallopt: trim above 1 GB, map alone from 32 MB up)."
+def keep_memory() -> bool:  # could it be arranged? with the GNU C library, as on most Linux systems
+    "Keep freed memory for the next step instead of giving it back to the system."
     try:
-        return all(ctypes.CDLL("libc.so.6").mallopt(k, v) for k, v in ((-1, 2**30), (-3, 2**25)))
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        # trim above 1 GB, map alone from 32 MB up
+        return all(mallopt(k, v) for k, v in ((-1, 2**30), (-3, 2**25)))
     except (OSError, AttributeError):
         return False
+
+
+def _agreed(run: Run, due: bool, late: bool, asked: bool) -> tuple[bool, bool]:
+    "Save now, and stop? Several processes agree on what depends on time every `EVERY` steps."
+    if run.world.size == 1 or run.step % EVERY == 0:
+        return tuple(run.world.any(due or late, asked))
+    return due, False
 
 # %% ../nbs/02a_training.ipynb #2e14b36b
 class Bar:
     "A progress bar with steps, images per second, and the loss's terms so far in this epoch."
+
     def __init__(
         self,
         run: Run,  # whose steps are shown
         progress: bool,  # show it at all
     ):
         self.run, self.shown, self.images = run, time.time(), 0
-        self.bar = tqdm(total=run.total,
-                        initial=run.step,
-                        disable=not progress or run.world.rank > 0,
-                        unit="step",
-                        leave=False)
+        hidden = not progress or run.world.rank > 0
+        how = dict(disable=hidden, unit="step", leave=False)
+        self.bar = tqdm(total=run.total, initial=run.step, **how)
 
     def __call__(
         self,
@@ -890,34 +935,30 @@ class Bar:
         self.images += n
         if now - self.shown < 1:
             return
-        terms = {
-            k: f"{v:.4g}"
-            for k, v in self.run.log.mean().items()
-        } if self.run.log.count else {}
+        means = self.run.log.mean() if self.run.log.count else {}
+        terms = {k: f"{v:.4g}" for k, v in means.items()}
         self.bar.set_postfix(terms | {"images/s": f"{self.images / (now - self.shown):,.0f}"})
         self.shown, self.images = now, 0
 
 # %% ../nbs/02a_training.ipynb #045d941f
 def fit(
-    model: torch.nn.
-    Module,  # has loss(batch, step, rng) -> dict of named scalars; the one called `loss` is minimized
+    model: torch.nn.Module,  # its loss(batch, step, rng) gives named scalars; `loss` is minimized
     data: ImageData,  # to train on
-    config: FitConfig,  # how
+    config: FitConfig,  # how; a `ConfigError` if its device cannot be used here
     val: ImageData | None = None,  # the loss on it, without training, after every epoch
     folder: str | Path | None = None,  # for checkpoints; None: none are made
-    on_epoch: Callable[[int, torch.nn.Module, pd.DataFrame], Any] |
-    None = None,  # called as on_epoch(epoch, model, history) after every epoch, the model in eval mode with its averaged weights
-    save_every: float = 60.,  # seconds between checkpoints (0: after every step)
+    # on_epoch(epoch, model, history) after every epoch: in eval mode, with averaged weights
+    on_epoch: Callable[[int, torch.nn.Module, pd.DataFrame], Any] | None = None,
+    save_every: float = 60.0,  # seconds between checkpoints (0: after every step)
     progress: bool = True,  # show a bar
     milestones: tuple = (),  # epochs whose checkpoints are kept; of all others only the last two
-) -> pd.DataFrame:  # a row per epoch: epoch, step, seconds, the loss's terms, and the validation's as val_...
-    "Train `model`; continue from the newest checkpoint in `folder`, if there is one."
+) -> pd.DataFrame:  # a row per epoch: epoch, step, seconds, the loss's terms, val_... of `val`
+    "Train `model`, going on from `folder`'s newest checkpoint; a `TrainingError` if it cannot."
     run = Run(model, data, config, folder, milestones)
     if run.device.type == "cpu":
         keep_memory()
     with _own_randomness(run.device), Stop() as stop, _compiled(run):
-        held = run.start(val)
-        show = Bar(run, progress)
+        held, show = run.start(val), Bar(run, progress)
         begin, saved = time.time() - run.seconds, time.time()
         model.train()
         try:
@@ -930,12 +971,9 @@ def fit(
                     last, whole = run.step == run.total, run.step % run.per_epoch == 0
                     if last or whole:
                         run.end_epoch(held, on_epoch)
-                    due, asked = save_every == 0 or last or run.step in run.milestones, bool(
-                        stop.asked)
-                    if run.world.size == 1 or run.step % EVERY == 0:
-                        due, asked = run.world.any(due or now - saved >= save_every, asked)
-                    else:
-                        asked = False
+                    due = save_every == 0 or last or run.step in run.milestones
+                    late = now - saved >= save_every
+                    due, asked = _agreed(run, due, late, bool(stop.asked))
                     if due or asked:
                         run.save()
                         saved = time.time()
@@ -947,3 +985,6 @@ def fit(
         run.average.swap()
     model.eval()
     return pd.DataFrame(run.history)
+
+# %% ../nbs/02a_training.ipynb #3a0fc1a7
+explain(__name__)

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
@@ -79,14 +81,33 @@ def tool(name):
     return module
 
 
+def shared(tmp_path_factory, worker_id, name, make):
+    """What `make(folder)` left in a folder that all workers share: made by the first, once.
+
+    A worker that comes later waits for the first one, and finds the folder whole.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
+def copy_of_the_tree(folder):
+    "A copy of the source tree in `folder`, with uncommitted files, without git."
+    ignored = shutil.ignore_patterns(*IGNORED)
+    return Path(shutil.copytree(ROOT, folder / "genmix-copy", symlinks=True, ignore=ignored))
+
+
 @pytest.fixture
 def tree(tmp_path):
     "A copy of the source tree, with uncommitted files, without git."
-    return Path(
-        shutil.copytree(
-            ROOT, tmp_path / "genmix-copy", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)
-        )
-    )
+    return copy_of_the_tree(tmp_path)
 
 
 @pytest.fixture
@@ -107,6 +128,37 @@ def real_vowels():
     if not found:
         pytest.skip("needs the real vowels: GENMIX_DATA is set, but holds no pb52.csv")
     return found[0]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Do what `genmix ...` does, in this process: command('train', 'vae') -> CompletedProcess.
+
+    It begins in an empty folder. `process` is the real thing, for what a process of its own
+    decides: signals, pipes, terminals, encodings, what is loaded.
+    """
+    from genmix import cli
+
+    def run(*words, cwd=tmp_path, env=None):
+        words = [str(word) for word in words]
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["genmix", *words])
+            patch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            code = cli.main(words)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(["genmix", *words], code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def process(python, tmp_path):
+    "Run `python -m genmix ...` in an empty folder: process('train', 'vae') -> CompletedProcess."
+    return lambda *args, **kw: python("-m", "genmix", *args, **{"cwd": tmp_path, **kw})
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"Which room may import which: arrows go down, or sideways without a circle; a story never imports its study."
+"""Which room may import which: arrows go down, or sideways without a circle.
+
+A story never imports its study.
+"""
 
 import ast
 from graphlib import TopologicalSorter

@@ -1,4 +1,4 @@
-"Chapter 05: the linear world, the model and its two phases, stacks, tables and figures, and what impossible settings are told."
+"Chapter 05: the linear world, the model and its two phases, stacks, tables, figures, mistakes."
 
 import json
 import math
@@ -10,18 +10,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from genmix import beta_vae, configs, experiments, figures, reproduce, runs
-from genmix.beta_vae import LinearVAE, LinearWorld, best_decoder, best_encoder, fixed_point, gain
-from genmix.beta_vae import (
+from genmix.beta_stack import Stack
+from genmix.configs import BetaVAEConfig, ConfigError
+from genmix.data import DataError, load
+from genmix.linear_world import (
+    LinearVAE,
+    LinearWorld,
+    best_decoder,
+    best_encoder,
+    fixed_point,
+    gain,
+    gains,
     linear_loss,
     linear_scores,
     linear_start,
     linear_terms,
     linear_world,
+    theory_table,
     water_filling,
 )
-from genmix.configs import BetaVAEConfig, ConfigError
-from genmix.data import DataError, load
+from genmix.studies import beta_run
+from genmix.studies import beta_vae as study
 from genmix.training import Batch, Noise
 
 REFERENCE = Path(os.environ.get("GENMIX_DATA", "nowhere")) / "linear_beta"
@@ -65,14 +76,14 @@ def trained(tmp_path_factory):
     ],
 )
 def test_published_table(n, rows):
-    "arXiv 2602.09277: the reconstructions to all digits, SAP and I_m within what 50 other starts change."
+    "arXiv 2602.09277: reconstructions to all digits, SAP and I_m within what other starts change."
     f, g = (
         runs.load_arrays(REFERENCE / f"{name}_n{n}_m10_s5.npz")
         for name in ("Gamma_Sigma_Y", "Sigma_V")
     )
     world = LinearWorld(f["Gamma"], g["Sigma_V"], f["Sigma_Y"])
     starts = 50 if n == 50 else 20
-    t = beta_vae.theory_table(world, list(rows), starts=starts).set_index(["beta", "lambda"])
+    t = theory_table(world, list(rows), starts=starts).set_index(["beta", "lambda"])
     for setting, (recon, sap, im) in rows.items():
         r = t.loc[setting]
         assert abs(r.recon - recon) < 6e-4
@@ -102,7 +113,7 @@ def test_gain_shrinks_by_beta(beta):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_water_filling_is_the_fixed_point(seed):
-    "Also where some factors lie under the level, and where there are fewer latent variables than factors."
+    "Also where factors lie under the level, and where there are fewer latents than factors."
     world = linear_world(20, 4, seed=seed)
     top = np.linalg.eigvalsh(world.Sigma_Y)[::-1]
     for level, m in ((0.3, 6), (math.sqrt(top[1] * top[2]), 6), (0.3, 2)):
@@ -143,7 +154,7 @@ def test_half_steps_never_raise_the_loss():
 
 
 def test_scores_of_known_codes():
-    "Latent i hears factor i through noise: I_m is the sum over channels, however the latents are ordered."
+    "Latent i hears factor i through noise: I_m is the sum over channels, in any order."
     world = LinearWorld(
         np.eye(3), np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 1e-9 * np.eye(3)
     )
@@ -378,7 +389,7 @@ def test_figures_are_drawn_again(trained, tmp_path):
 
 def test_film(trained, tmp_path):
     s = runs.load_arrays(trained[0] / "figures.npz")
-    path = beta_vae.traversal_film(s | dict(traversals=s["traversals"][:1]), tmp_path / "film.gif")
+    path = beta_run.traversal_film(s | dict(traversals=s["traversals"][:1]), tmp_path / "film.gif")
     from PIL import Image
 
     assert Image.open(path).n_frames == 20
@@ -406,11 +417,11 @@ def test_stack_is_each_alone():
         torch.manual_seed(c.seed)
         return Double(c, (1, 64, 64)).double()
 
-    stack = beta_vae.Stack([fresh(c) for c in members], members, train)
+    stack = Stack([fresh(c) for c in members], members, train)
     history = training.fit(stack, train, members[0], progress=False)
     models = [fresh(c) for c in members]
     before = [p.clone() for p in models[0].parameters()]
-    beta_vae.Stack(models, members, train)
+    Stack(models, members, train)
     assert all(
         (a == b).all() for a, b in zip(before, models[0].parameters())
     )  # the models that it was made of are still whole
@@ -425,15 +436,15 @@ def test_stack_is_each_alone():
 def test_members_of_a_stack_must_agree():
     train = load("sprites", "train", n=50, seed=0)
     with pytest.raises(ConfigError, match="agree"):
-        beta_vae.Stack([beta_vae.model_of(C, train)] * 2, [C, replace(C, batch=16)], train)
+        Stack([beta_vae.model_of(C, train)] * 2, [C, replace(C, batch=16)], train)
     with pytest.raises(ConfigError, match="agree"):
-        beta_vae.Stack([beta_vae.model_of(C, train)] * 2, [C, replace(C, lr=1.0)], train)
+        Stack([beta_vae.model_of(C, train)] * 2, [C, replace(C, lr=1.0)], train)
     with pytest.raises(ConfigError, match="clip"):
-        beta_vae.Stack([beta_vae.model_of(C, train)], [replace(C, clip=1.0)], train)
+        Stack([beta_vae.model_of(C, train)], [replace(C, clip=1.0)], train)
 
 
 def test_a_stacked_sweep_leaves_the_runs_that_training_one_by_one_leaves(tmp_path, capsys):
-    "Two seeds with images of their own, two betas, a second phase with another beta: weights and metrics as alone; nothing is trained twice."
+    "Two seeds, two betas, another second beta: weights and metrics as alone, nothing twice."
     members = [
         replace(
             C,
@@ -565,26 +576,26 @@ TABLE = pd.DataFrame(
 
 
 def test_change_is_against_beta_1_lambda_0():
-    t = beta_vae.change(TABLE).set_index(["data", "lambda", "beta"])
+    t = study.change(TABLE).set_index(["data", "lambda", "beta"])
     assert t.loc[("rooms", 0, 1)].drop("runs").abs().max() < 1e-9
     assert t.loc[("rooms", 0, 4), "mig"] == pytest.approx(-75) and t.loc[
         ("sprites", 8, 1), "recon_test"
     ] == pytest.approx(100 * (92.5 / 100.5 - 1))
     with pytest.raises(ConfigError, match="beta = 1 and lambda = 0"):
-        beta_vae.change(TABLE[TABLE.beta > 1])
+        study.change(TABLE[TABLE.beta > 1])
 
 
 def test_every_figure_of_a_study_can_be_drawn(tmp_path):
     def percent(df, text):
-        return beta_vae.plot_heat(df, text, percent=True)
+        return study.plot_heat(df, text, percent=True)
 
     for draw in (
-        beta_vae.plot_boxes,
-        beta_vae.plot_heat,
+        study.plot_boxes,
+        study.plot_heat,
         percent,
-        beta_vae.plot_pareto,
-        beta_vae.plot_tchebycheff,
-        beta_vae.plot_rate,
+        study.plot_pareto,
+        study.plot_tchebycheff,
+        study.plot_rate,
     ):
         fig = draw(TABLE, "a caption")
         fig.savefig(tmp_path / "x.png")
@@ -598,10 +609,10 @@ def test_figures_of_a_grid_leave_second_phases_with_another_beta_out():
     "Their points would be taken for those of the first beta."
     odd = TABLE.assign(second_beta=TABLE.beta / 2, recon_test=1e6, mig=50.0)
     for draw in (
-        beta_vae.plot_boxes,
-        beta_vae.plot_heat,
-        beta_vae.plot_pareto,
-        beta_vae.plot_tchebycheff,
+        study.plot_boxes,
+        study.plot_heat,
+        study.plot_pareto,
+        study.plot_tchebycheff,
     ):
         one, both = (draw(df, "") for df in (TABLE, pd.concat([TABLE, odd])))
         for a, b in zip(one.axes, both.axes):
@@ -618,15 +629,15 @@ def test_rates_leave_out_what_only_some_seeds_have():
             TABLE[(TABLE.seed == 1) & (TABLE.beta == 4)].assign(beta=8.0, second_beta=8.0),
         ]
     )
-    assert [len(ax.texts) for ax in beta_vae.plot_rate(more, "").axes] == [
-        len(ax.texts) for ax in beta_vae.plot_rate(TABLE, "").axes
+    assert [len(ax.texts) for ax in study.plot_rate(more, "").axes] == [
+        len(ax.texts) for ax in study.plot_rate(TABLE, "").axes
     ]
-    shown = beta_vae.plot_rate(pd.concat([TABLE, TABLE.assign(second_beta=2.0)]), "").axes[0].texts
+    shown = study.plot_rate(pd.concat([TABLE, TABLE.assign(second_beta=2.0)]), "").axes[0].texts
     assert {"→2", "second β", "4"} <= {t.get_text() for t in shown}
 
 
 def test_equal_kl_leaves_no_difference_on_a_curve():
-    "Runs with lambda whose numbers are those of the curve, in a setting where the curve is known; those outside it are left out."
+    "Runs with lambda whose numbers are those of a known curve; those outside it are left out."
 
     def at(beta, lambda_, kl, more=0.0):
         numbers = {
@@ -645,22 +656,22 @@ def test_equal_kl_leaves_no_difference_on_a_curve():
 
     others = [at(4, 8.0, 14), at(16, 8.0, 8, 7.0), at(1, 8.0, 40), at(9, 8.0, 4)]
     df = pd.DataFrame([at(b, 0.0, k) for b, k in ((1, 30), (4, 10), (16, 5))] + others)
-    found = beta_vae.at_equal_kl(df, ("recon_test", "mig")).set_index("beta")
+    found = study.at_equal_kl(df, ("recon_test", "mig")).set_index("beta")
     assert set(found.index) == {4, 16}
     more = pd.DataFrame(
         [at(2, 0.0, 20, -3.0) | {"second_beta": 1}, at(8, 0.0, 12, 2.0) | {"penalty": "tc"}]
     )  # neither changes the curve
-    both = beta_vae.at_equal_kl(pd.concat([df, more]), ("recon_test", "mig")).set_index("beta")
+    both = study.at_equal_kl(pd.concat([df, more]), ("recon_test", "mig")).set_index("beta")
     np.testing.assert_allclose(both.recon_test[[4, 16, 2, 8]], [0, 7, -3, 2], atol=1e-9)
     np.testing.assert_allclose(found.recon_test[[4, 16]], [0, 7], atol=1e-9)
     np.testing.assert_allclose(found.mig, 0, atol=1e-9)
-    one = beta_vae.at_equal_kl(df[(df["lambda"] > 0) | (df.beta == 1)], ("recon_test",))
+    one = study.at_equal_kl(df[(df["lambda"] > 0) | (df.beta == 1)], ("recon_test",))
     assert not len(one)  # a single run is no curve
 
 
 def test_gains_are_those_of_the_iteration():
     world, start = linear_world(12, 3, seed=1), linear_start(4, 12, seed=2)
-    found = beta_vae.gains(world, 4, 2, start, 5)
+    found = gains(world, 4, 2, start, 5)
     v = fixed_point(
         world.Sigma_Y, start, 4, 2, 4
     )  # four rounds later the encoder is that of the fifth call
@@ -677,8 +688,8 @@ def test_what_the_study_consists_of():
             df.assign(second_beta=3.0),
         ]
     )
-    assert len(beta_vae.main_study(more)) == len(df)
-    said = beta_vae.study_text(more[(more.data != "rooms") | (more.seed == 0)])
+    assert len(study.main_study(more)) == len(df)
+    said = study.study_text(more[(more.data != "rooms") | (more.seed == 0)])
     assert (
         said
         == "sprites (rebuilt): seeds 0, 1; rooms (synthetic): seed 0. 10 + 3 steps, 20 test images"
@@ -686,20 +697,20 @@ def test_what_the_study_consists_of():
 
 
 def test_summary_tells_second_phases_with_another_beta_apart():
-    assert "second_beta" not in beta_vae.summary(TABLE) and beta_vae.summary(
+    assert "second_beta" not in study.summary(TABLE) and study.summary(
         TABLE
     ).runs.sum() == len(TABLE)
-    t = beta_vae.summary(pd.concat([TABLE, TABLE.assign(second_beta=3.0)]))
-    assert len(t) == 2 * len(beta_vae.summary(TABLE)) and set(t.second_beta) == {1, 3, 4}
-    assert beta_vae.change(pd.concat([TABLE, TABLE.assign(second_beta=3.0, mig=9.0)])).equals(
-        beta_vae.change(TABLE)
+    t = study.summary(pd.concat([TABLE, TABLE.assign(second_beta=3.0)]))
+    assert len(t) == 2 * len(study.summary(TABLE)) and set(t.second_beta) == {1, 3, 4}
+    assert study.change(pd.concat([TABLE, TABLE.assign(second_beta=3.0, mig=9.0)])).equals(
+        study.change(TABLE)
     )
 
 
 def test_pareto_by_brute_force():
     rng = np.random.default_rng(0)
     cost, profit = rng.integers(0, 6, 40), rng.integers(0, 6, 40)
-    found = beta_vae.pareto(cost, profit)
+    found = study.pareto(cost, profit)
     for i in range(40):
         beaten = any(
             cost[j] <= cost[i]
@@ -711,7 +722,7 @@ def test_pareto_by_brute_force():
 
 
 def test_verdict_follows_the_table():
-    said = " ".join(reproduce.verdict_beta_vae(beta_vae.change(TABLE), TABLE))
+    said = " ".join(study.verdict(TABLE))
     assert (
         "from β = 1 to β = 4 the code's KL falls from 20.0 to 5.0 nats" in said
         and "λ = 8 gives back 8.0 nats of KL" in said
@@ -740,7 +751,7 @@ def test_published_presets():
         50_000,
         False,
     )
-    grid = reproduce.study_beta_vae("paper", "auto")
+    grid = study.study("paper", "auto")
     assert len(grid) == 3 * 5 * 5 * 10 and {c.data for c in grid} == {
         "dsprites",
         "shapes3d",
@@ -781,7 +792,7 @@ def test_config_json_round_trip(trained):
 
 @pytest.mark.parametrize("name", ["sprites", "rooms", "arms"])
 def test_published_models_do_what_the_table_says(name):
-    "Weights by name, in half precision: on some other test images within a few percent of the row that they come from."
+    "Half precision: on other test images within a few percent of the row that they come from."
     model = experiments.load_model(f"beta-vae-{name}")
     c = runs.pretrained(f"beta-vae-{name}").config
     df = runs.published("beta_vae", "study").value
@@ -798,7 +809,7 @@ def test_published_summaries_are_the_study():
     df = runs.published("beta_vae", "study").value
     for name in ("sprites", "rooms", "arms"):
         found = runs.published("beta_vae", f"summary_{name}").value.astype(str)
-        again = beta_vae.summary(df[(df["data"] == name) & (df.precision == "bf16")]).astype(str)
+        again = study.summary(df[(df["data"] == name) & (df.precision == "bf16")]).astype(str)
         assert list(found["runs"]) == list(again["runs"]) and list(found.recon_test) == list(
             again.recon_test
         )

@@ -1,7 +1,7 @@
 """One door to the data: where files lie, what is missing, splits, the real sets.
 
-And fetching from a server that misbehaves. Nothing here needs a network or a data file. Tests of real data run when GENMIX_DATA holds it,
-and are skipped with a message when it does not.
+And fetching from a server that misbehaves. Nothing here needs a network or a data file. Tests of
+real data run when GENMIX_DATA holds it, and are skipped with a message when it does not.
 """
 
 import functools

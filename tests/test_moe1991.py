@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from genmix import configs, experiments, moe1991, reproduce
+from genmix import configs, experiments, moe1991, moe_pictures
 from genmix.data import four_vowels, load
+from genmix.studies import moe1991 as study
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def recomputed(task, rows, average):
     "The published rows' runs, trained again."
-    models = moe1991.systems(expert=rows.expert.iloc[0])
+    models = study.systems(expert=rows.expert.iloc[0])
     return pd.concat(
         [
-            moe1991.measure({s: models[s]}, task, {s: [lr]}, sorted(g.seed), average=average)
+            study.measure({s: models[s]}, task, {s: [lr]}, sorted(g.seed), average=average)
             for (s, lr), g in rows.groupby(["system", "lr"], sort=False)
         ]
     )
@@ -39,7 +40,7 @@ def compare(published, again):
 
 
 def test_published_table_on_formants():
-    rows = moe1991.variant(moe1991.published("table1"), data="formants", rule="smooth")
+    rows = study.variant(study.published("table1"), data="formants", rule="smooth")
     compare(
         rows[rows.seed < 2], recomputed(four_vowels(load("formants")), rows[rows.seed < 2], "half")
     )
@@ -54,8 +55,8 @@ def test_published_table_on_formants():
     ],
 )
 def test_published_table_on_the_real_vowels(real_vowels, split, expert, average):
-    rows = moe1991.variant(
-        moe1991.published("table1"), split=split, expert=expert, average=average, rule="smooth"
+    rows = study.variant(
+        study.published("table1"), split=split, expert=expert, average=average, rule="smooth"
     )
     rows = rows[rows.seed.isin([3, 24])]
     compare(rows, recomputed(four_vowels(load("vowels"), split=split), rows, average))
@@ -72,7 +73,7 @@ def test_the_earlier_run_on_the_real_vowels(real_vowels, tmp_path, capsys):
         0.75,
         0.0799,
     )
-    assert list(moe1991.published("earlier")["runs"][0]["responsibilities"][1]) == pytest.approx(
+    assert list(study.published("earlier")["runs"][0]["responsibilities"][1]) == pytest.approx(
         [0.008, 0.006, 0.959, 0.027], abs=5e-4
     )
 
@@ -81,7 +82,7 @@ def test_the_quick_table_is_the_published_one(tmp_path):
     "`table1` without step sizes takes those of the published search, for either rule."
     config = configs.Table1Config(data="formants", trials=2, plots=False)
     runs = pd.read_csv(experiments.train(config, out=tmp_path) / "history.csv")
-    published = moe1991.variant(moe1991.published("table1"), data="formants")
+    published = study.variant(study.published("table1"), data="formants")
     for rule, g in runs.groupby("rule"):
         mine = published[(published.rule == rule) & (published.seed < 2)]
         np.testing.assert_allclose(sorted(g.lr.unique()), sorted(mine.lr.unique()), rtol=1e-4)
@@ -157,13 +158,13 @@ def test_the_benchmark_compares_like_with_like():
         "3",
     ]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert all(system in out for system in moe1991.systems())
+    assert all(system in out for system in study.systems())
 
 
 def test_the_explorer_is_a_plain_function_of_its_sliders():
     import matplotlib.pyplot as plt
 
-    box = moe1991.explore(four_vowels(load("formants")))
+    box = moe_pictures.explore(four_vowels(load("formants")))
     settings = {w.description: w.value for w in box.children[:-1]}
     assert set(settings) == {"experts", "expert", "error", "eta", "sigma", "tau", "epochs", "seed"}
     with warnings.catch_warnings():
@@ -175,10 +176,10 @@ def test_the_explorer_is_a_plain_function_of_its_sliders():
 
 @pytest.mark.parametrize("name", ["formants", "vowels"])
 def test_every_table_of_the_quick_study_finds_its_step_sizes(name):
-    for config in reproduce.study_moe1991("quick", name)["tables"]:
-        steps = experiments.step_sizes(config, None)
-        assert set(steps) == set(moe1991.RULES) and all(
-            set(s) == set(moe1991.systems()) for s in steps.values()
+    for config in study.study("quick", name)["tables"]:
+        steps = study.step_sizes(config, None)
+        assert set(steps) == set(study.RULES) and all(
+            set(s) == set(study.systems()) for s in steps.values()
         )
 
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from genmix import cli, moe1991
+from genmix import cli
+from genmix.studies import moe1991
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

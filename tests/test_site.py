@@ -5,18 +5,16 @@ Every formula converts, every link leads somewhere, every image is there.
 
 import html
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from configparser import ConfigParser
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
-from conftest import IGNORED, NBS, ROOT, tool
+from conftest import NBS, ROOT, copy_of_the_tree, shared, tool
 
 SETTINGS = ConfigParser(delimiters=["="], interpolation=None)
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
@@ -77,17 +75,15 @@ def dead_ends(pages):
     return dead
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    "The pages of this checkout, made in a copy: path -> Page."
-    folder = tmp_path_factory.mktemp("site")
-    tree = Path(
-        shutil.copytree(
-            ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)
-        )
-    )
-    done = build(tree, folder / "pages")
-    assert done.returncode == 0, "\n".join([done.stdout[-1000:], done.stderr[-5000:]])
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, worker_id):
+    "The pages of this checkout, made once in a copy, for all workers: path -> Page."
+
+    def make(folder):
+        done = build(copy_of_the_tree(folder), folder / "pages")
+        assert done.returncode == 0, "\n".join([done.stdout[-1000:], done.stderr[-5000:]])
+
+    folder = shared(tmp_path_factory, worker_id, "site", make)
     return {path.resolve(): Page(path) for path in (folder / "pages").glob("*.html")}
 
 

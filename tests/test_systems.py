@@ -1,4 +1,7 @@
-"One system, one place: the general rooms name no system, and one from outside comes in by the same door."
+"""One system, one place: the general rooms name no system.
+
+And a system from outside comes in by the same door.
+"""
 
 import importlib
 import re

@@ -8,23 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from genmix import configs, experiments, figures, reproduce, runs, vlae
+from genmix import configs, experiments, figures, messages, reproduce, runs, vlae
 from genmix.cli import main
 from genmix.configs import ConfigError, VLAEConfig
 from genmix.data import load
+from genmix.priors import MADE, ClassNormal, Flow, Normal, TwoLevel
+from genmix.studies import vlae as study
 from genmix.training import Batch, Noise, Rows, TrainingError, fit
 from genmix.vae import VAEError, log_normal
-from genmix.vlae import (
-    MADE,
-    ClassNormal,
-    Flow,
-    Normal,
-    PixelCNN,
-    Pixels,
-    TwoLevel,
-    reaches,
-    seen_by,
-)
+from genmix.vlae import PixelCNN, Pixels, reaches, seen_by
 
 C = VLAEConfig(
     n=100,
@@ -149,20 +141,20 @@ def test_gray_levels_are_those_there_are():
 
 @pytest.mark.parametrize("window", [(1, 1), (3, 2), None])
 def test_code_length_splits_into_entropy_and_two_prices(window):
-    world = vlae.tiny_world(2, 3, 0.6, 0.9)
+    world = messages.tiny_world(2, 3, 0.6, 0.9)
     entropy = -(world.p * np.log2(world.p)).sum()
     for a, rho in ((0, 1), (0.4, 1), (0.9, 0.3)):
-        m = vlae.code_length(world, a, window, rho)
+        m = messages.code_length(world, a, window, rho)
         assert m["total"] == pytest.approx(entropy + m["mismatch"] + m["posterior"], abs=1e-9)
         assert m["mismatch"] > -1e-9 and m["posterior"] > -1e-9
         if window is None:
             assert m["mismatch"] == pytest.approx(0, abs=1e-9)
-    assert vlae.code_length(world, 0.9, None, 0.3)["posterior"] > 0.01
+    assert messages.code_length(world, 0.9, None, 0.3)["posterior"] > 0.01
 
 
 def test_tiny_world_by_hand():
     "Two pixels: four probabilities written out."
-    world = vlae.tiny_world(1, 2, 0.7, 0.8)
+    world = messages.tiny_world(1, 2, 0.7, 0.8)
     by_hand = {
         (0, 0): 0.5 * 0.2 * (0.7 + 0.3 * 0.2) + 0.5 * 0.8 * (0.7 + 0.3 * 0.8),
         (1, 0): 0.5 * 0.8 * 0.3 * 0.2 + 0.5 * 0.2 * 0.3 * 0.8,
@@ -280,7 +272,7 @@ def test_without_a_code_log_p_is_exact(digits):
 
 def test_loss_is_the_bound(digits):
     "Against the mean of log-weights drawn apart, for every prior."
-    for prior in reproduce.PRIORS:
+    for prior in study.PRIORS:
         model = loosened(vlae.model_of(replace(C, prior=prior), digits), 0.02).eval()
         x, y = (Rows(digits)(torch.arange(8)).x > 0.5).double(), torch.arange(8) % 10
         with torch.no_grad():
@@ -539,7 +531,7 @@ def test_reproduce(tmp_path, capsys):
     text = report.with_name("report.md").read_text(encoding="utf-8")
     assert "bundled" in text and "### Priors" in text and "two-level" in text
     t = pd.read_csv(tmp_path / "tables" / "vlae-priors.csv")
-    assert list(t.prior) == list(reproduce.PRIORS) and t.KL[0] == 0 and t["paper: NLL"].isna().all()
+    assert list(t.prior) == list(study.PRIORS) and t.KL[0] == 0 and t["paper: NLL"].isna().all()
     assert {p.stem for p in (tmp_path / "figures" / "vlae").glob("*.png")} == {
         "windows",
         "rates",
@@ -555,14 +547,14 @@ def test_reproduce(tmp_path, capsys):
 def test_published_study_and_model():
     df, made = runs.published("vlae", "study")
     assert made["data"] and made["command"].count("genmix train vlae") == len(df)
-    for which in vlae.PARTS:
-        d = vlae.part(df, which)
+    for which in study.PARTS:
+        d = study.part(df, which)
         assert len(d) >= 3, which
     assert (
-        set(vlae.part(df, "ablation").prior) == {"none", "gaussian", "flow"}
-        and len(vlae.part(df, "windows")) == 5
+        set(study.part(df, "ablation").prior) == {"none", "gaussian", "flow"}
+        and len(study.part(df, "windows")) == 5
     )
-    assert set(vlae.part(df, "priors").prior) == {
+    assert set(study.part(df, "priors").prior) == {
         "gaussian",
         "flow",
         "class",
@@ -609,7 +601,7 @@ def test_numbers_in_prose_are_those_of_the_study():
         if "06_vlae.ipynb" in line and "What does a code keep" in line
     )
     df = runs.published("vlae", "study").value
-    a, p, e = (vlae.part(df, which) for which in ("ablation", "priors", "earlier"))
+    a, p, e = (study.part(df, which) for which in ("ablation", "priors", "earlier"))
     nll = -a.set_index("prior").log_p_test
     for text in (said, readme):
         assert all(f"{v:.1f}" in text for v in nll)
@@ -619,11 +611,11 @@ def test_numbers_in_prose_are_those_of_the_study():
         f"{-e[e.steps == 469].elbo_test.mean():.1f}" in said
         and f"{-e[e.steps == e.steps.max()].elbo_test.iloc[0]:.1f} after thirty" in said
     )
-    assert all(f"{v:.1f}" in said for v in vlae.part(df, "windows").kl_test)
-    world, grid = vlae.tiny_world(), np.linspace(0, 1, 61) ** 2 * 4
+    assert all(f"{v:.1f}" in said for v in study.part(df, "windows").kl_test)
+    world, grid = messages.tiny_world(), np.linspace(0, 1, 61) ** 2 * 4
     best = [
         max(
-            vlae.code_length(world, 0, w)["total"] - vlae.code_length(world, a, w)["total"]
+            messages.code_length(world, 0, w)["total"] - messages.code_length(world, a, w)["total"]
             for a in grid
         )
         for w in ((1, 1), (3, 1), (3, 2))

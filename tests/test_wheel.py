@@ -12,40 +12,28 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_of_the_tree, shared
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """(sdist, wheel, what was said), built from a copy.
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, worker_id):
+    """(sdist, wheel, what was said), built once from a copy, for all workers.
 
     `build` makes the wheel from the sdist, so the sdist must be complete.
     """
-    import shutil
 
-    from conftest import IGNORED
+    def make(folder):
+        command = [sys.executable, "-W", "default", "-m", "build", "--no-isolation", "--outdir"]
+        command += [str(folder / "dist"), str(copy_of_the_tree(folder))]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+        (folder / "said.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
 
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = shutil.copytree(
-        ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED)
-    )
-    command = [
-        sys.executable,
-        "-W",
-        "default",
-        "-m",
-        "build",
-        "--no-isolation",
-        "--outdir",
-        str(folder / "dist"),
-        str(tree),
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    folder = shared(tmp_path_factory, worker_id, "wheel", make)
     (sdist,), (wheel,) = (folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl")
-    return sdist, wheel, done.stdout + done.stderr
+    return sdist, wheel, (folder / "said.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

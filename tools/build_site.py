@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Make the site's pages from the notebooks.
 
-    python tools/build_site.py                    process the notebooks into _proc/, ready for Quarto
-    python tools/build_site.py --render           ... and build the site in _docs/ (needs the `quarto` command)
-    python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc, to look at without Quarto
+    python tools/build_site.py                    process the notebooks into _proc/, for Quarto
+    python tools/build_site.py --render           ... and build the site in _docs/ with `quarto`
+    python tools/build_site.py --preview DIR      ... and make plain pages in DIR with pandoc
 
 nbdev does the processing (front matter, signatures, exported source, links to symbols). This script
 mends what nbdev leaves rough: where a page shows a symbol's source it need not show its signature
@@ -341,8 +341,9 @@ def page_markdown(nb, folder):
 
 
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="stylesheet" href="preview.css"><link rel="stylesheet" href="styles.css"></head>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<link rel="stylesheet" href="preview.css"><link rel="stylesheet" href="styles.css"></head>
 <body class="{theme}"><nav>{nav}</nav><main><h1 class="title">{title}</h1>
 <p class="lead">{description}</p>
 {body}
@@ -350,13 +351,20 @@ PAGE = """<!DOCTYPE html>
 </main></body></html>
 """
 
-PREVIEW_CSS = """body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
-nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; } nav a { margin-right: 1rem; }
-nav details { display: inline-block; margin-right: 1rem; vertical-align: top; } nav details a { display: block; }
-.turn { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem; border-top: 1px solid #8885; padding-top: .6rem; }
-* { box-sizing: border-box; } figure { margin: 1rem 0; } main { max-width: 800px; margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
-pre { background: #f3f4f6; padding: .6rem; font-size: .85rem; } pre.output { background: none; border-left: 2px solid #a3adb8; margin-top: -.6rem; }
-.quarto-dark { color: #ddd; background: #1b1d21; } .quarto-dark pre { background: #2a2d33; } .quarto-dark a { color: #8ab8f0; }
+PREVIEW_CSS = """
+body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
+nav { padding: .6rem 1rem; border-bottom: 1px solid #8885; font-size: .9rem; }
+nav a { margin-right: 1rem; }
+nav details { display: inline-block; margin-right: 1rem; vertical-align: top; }
+nav details a { display: block; }
+.turn { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem;
+  border-top: 1px solid #8885; padding-top: .6rem; }
+* { box-sizing: border-box; } figure { margin: 1rem 0; } main { max-width: 800px;
+  margin: 0 auto; padding: 0 1rem 4rem; } a { color: #2761a8; }
+pre { background: #f3f4f6; padding: .6rem; font-size: .85rem; } pre.output { background: none;
+  border-left: 2px solid #a3adb8; margin-top: -.6rem; }
+.quarto-dark { color: #ddd; background: #1b1d21; } .quarto-dark pre { background: #2a2d33; }
+.quarto-dark a { color: #8ab8f0; }
 .lead { color: #777; } .quarto-dark .lead { color: #aaa; } code { font-size: .92em; }
 """
 

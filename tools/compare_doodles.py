@@ -152,7 +152,8 @@ def main():
     torch.set_num_threads(1)
     x, strokes, sums = read(args.real / "quickdraw")
 
-    # some of the 25 simplified faces are among the 800; the first 25 bitmaps are drawings that we have in both forms;
+    # some of the 25 simplified faces are among the 800; the first 25 bitmaps are drawings that we
+    # have in both forms;
     # the last HELD_OUT are for the test
     faces = len(x["face"])
     x["face"] = x["face"][different(x["face"], strokes["face"])]
@@ -178,9 +179,11 @@ def main():
     }
     result = {
         "provenance": {
-            "data": "Google QuickDraw, CC BY 4.0: 800 faces (pen movements, a subset chosen by others), 4,959 cats, 3,000 eyes,"
+            "data": "Google QuickDraw, CC BY 4.0: 800 faces (pen movements, a subset chosen by "
+            "others), 4,959 cats, 3,000 eyes,"
             " 500 snowflakes (official bitmaps), the first 25 simplified drawings of each category",
-            "what": f"small convolutional networks, {SEEDS} seeds, 1,500 steps of 100 drawings, all classes equally often; the"
+            "what": f"small convolutional networks, {SEEDS} seeds, 1,500 steps of 100 drawings, "
+            "all classes equally often; the"
             f" last {HELD_OUT} real drawings of each category and the first 25 of cat, snowflake, "
             "eye kept out of training,"
             f" {twins} of the 800 faces left out because they are among the 25 simplified ones; "

@@ -81,9 +81,11 @@ def main():
     }
     result = {
         "provenance": {
-            "data": f"dSprites (DeepMind, Apache-2.0): {len(index):,} images of the real set, with their numbers in the official file",
+            "data": f"dSprites (DeepMind, Apache-2.0): {len(index):,} images of the real set, with "
+            "their numbers in the official file",
             "sha256": hashlib.sha256(args.real.read_bytes()).hexdigest(),
-            "what": "pixels in which genmix.worlds.sprites.render_packed differs from the real image of the same number",
+            "what": "pixels in which genmix.worlds.sprites.render_packed differs from the real "
+            "image of the same number",
             "goal": "at least 99.98 % identical, the others off by one pixel",
             "genmix": genmix.__version__,
             "numpy": np.__version__,

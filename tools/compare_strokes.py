@@ -96,10 +96,12 @@ def main():
     ]
     result = {
         "provenance": {
-            "data": "Google QuickDraw, CC BY 4.0: the first 25 drawings each of the simplified files, and the official 28 x 28 bitmaps"
+            "data": "Google QuickDraw, CC BY 4.0: the first 25 drawings each of the simplified "
+            "files, and the official 28 x 28 bitmaps"
             " of the same drawings",
             "sha256": {name: s for _, _, sums in data.values() for name, s in sums.items()},
-            "what": "mean absolute difference (levels of 255) of genmix.worlds.strokes.rasterize and the official bitmaps;"
+            "what": "mean absolute difference (levels of 255) of genmix.worlds.strokes.rasterize "
+            "and the official bitmaps;"
             " pen and padding fitted on the cats only",
             "genmix": genmix.__version__,
             "numpy": np.__version__,

@@ -8,14 +8,17 @@
 
 Every notebook runs in a process of its own, with execnb (the shell that nbdev tests with), in the
 folder nbs/, on one thread. Old outputs are cleared first. Cells marked `#| eval: false`, and cells
-with one of pyproject.toml's tst_flags (`#| slow`, `#| data`), do not run and keep what they had. What
-would differ from run to run is left out of the stored outputs: stderr, execution counts, memory
-addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells ran;
-after an error the file is as it was, and the message names the notebook and the cell.
+with one of pyproject.toml's tst_flags (`#| slow`, `#| data`), do not run and keep what they had.
+What would differ from run to run is left out of the stored outputs: stderr, execution counts,
+memory addresses, the reprs of matplotlib objects. A notebook is replaced only when all of its cells
+ran; after an error the file is as it was, and the message names the notebook and the cell.
 """
 
 import argparse
+import atexit
 import base64
+import contextlib
+import io
 import json
 import os
 import re
@@ -23,6 +26,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import traceback
+import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +67,6 @@ def tidy(outputs):
 
 def smaller(png):
     "A figure with a palette of 160 colors: it looks the same and takes a third of the space."
-    import io
-
     from PIL import Image
 
     packed = io.BytesIO()
@@ -234,36 +237,32 @@ def differences(old, new):
     return lines
 
 
-def execute(path, check=False, flags=(), timeout=3600):
+def worker(path, dest, flags, timeout):
+    "Run a notebook in a new process -> its exit status."
+    command = [sys.executable, str(Path(__file__).resolve()), str(path), "--worker", str(dest)]
+    with tempfile.TemporaryDirectory() as scratch:
+        return subprocess.run(
+            [*command, "--flags", " ".join(flags)],
+            env=environment(scratch, "data" in flags),
+            timeout=timeout,
+        ).returncode
+
+
+def execute(path, check=False, flags=(), timeout=3600, run=worker):
     "Run one notebook in a process of its own and replace the file; True if all went well."
     name = os.path.relpath(path)
     with tempfile.TemporaryDirectory() as scratch:
         dest = Path(scratch) / path.name
-        command = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            str(path),
-            "--worker",
-            str(dest),
-            "--flags",
-            " ".join(flags),
-        ]
         try:
-            done = subprocess.run(
-                command, env=environment(scratch, "data" in flags), timeout=timeout
-            )
+            status = run(path, dest, flags, timeout)
         except subprocess.TimeoutExpired:
-            print(
-                f"{name}: not done after {timeout} seconds; the file is as it was.", file=sys.stderr
-            )
+            late = f"{name}: not done after {timeout} seconds; the file is as it was."
+            print(late, file=sys.stderr)
             return False
-        if done.returncode or not dest.exists():
-            if done.returncode < 0:
-                print(
-                    f"{name}: its process was ended by signal {-done.returncode}; the file is as "
-                    "it was.",
-                    file=sys.stderr,
-                )
+        if status < 0:
+            killed = f"{name}: its process was ended by signal {-status}; the file is as it was."
+            print(killed, file=sys.stderr)
+        if status or not dest.exists():
             return False
         old, new = path.read_text(encoding="utf-8"), dest.read_text(encoding="utf-8")
     if check:
@@ -276,6 +275,59 @@ def execute(path, check=False, flags=(), timeout=3600):
         os.replace(part, path)
     print(f"{name}: {'same' if old == new else 'written'} ({len(new) // 1000} kB)")
     return True
+
+
+def preload():
+    "Import what most notebooks import, before forking: it takes longer than many a notebook."
+    import execnb.shell  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import nbdev.clean  # noqa: F401
+    import pandas  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+    import torch
+    import torchvision  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def serve():
+    """Check the notebooks whose paths arrive on stdin, each in a process forked from this one.
+
+    For every path there is one line of JSON: whether all went well, and what was said. Its reader
+    is tests/test_notebooks.py.
+    """
+    preload()
+    for line in sys.stdin:
+        path, said = Path(line.strip()), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            good = execute(path, check=True, run=forked)
+        print(json.dumps({"good": good, "said": said.getvalue()}), flush=True)
+
+
+def forked(path, dest, flags, timeout):
+    "Run a notebook in a child of this process -> its exit status, as `worker` gives it."
+    with tempfile.TemporaryFile() as log:
+        child = os.fork()
+        if not child:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            sys.stdin, sys.stdout, sys.stderr = open(os.devnull), sys.__stdout__, sys.__stderr__
+            status = 1
+            weakref.finalize._registry.clear()  # the parent's folders are the parent's to remove
+            try:
+                status = run_notebook(path, dest, flags)
+                atexit._run_exitfuncs()  # temporary folders and worker processes end here
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        log.seek(0)
+        print(log.read().decode(errors="replace"), end="", file=sys.stderr)
+    return status
 
 
 def main():
@@ -295,7 +347,10 @@ def main():
         "--timeout", type=float, default=3600, help="seconds for one notebook (default: 3600)"
     )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        return serve()
     paths = [p.resolve() for p in args.notebooks] or sorted(NBS.glob("*.ipynb"))
     for path in paths:
         if not path.is_file() or path.suffix != ".ipynb":

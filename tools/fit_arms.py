@@ -46,7 +46,8 @@ FOOT = {
     1: (33.5, 43.8),
     2: (29.5, 50.2),
 }  # middle of the robot's disk per camera, read off by eye
-FOCAL = 95.0  # where the fit begins: the landmarks hardly tell focal length from distance, so the images decide, later
+# where the fit begins: the landmarks hardly tell focal length from distance, the images do
+FOCAL = 95.0
 RING = {
     0: ("toy1", 12),
     1: ("toy1", 0),
@@ -558,14 +559,18 @@ def main():
     held["by_region"] = by_region(arms.parameters(), X, F, odd)
     held["naive"] = naive(X, F)
     provenance = {
-        "data": "one-factor sweeps of MPI3D's toy set (sets toy1 and toy2), from the GIF animations in"
+        "data": "one-factor sweeps of MPI3D's toy set (sets toy1 and toy2), from the GIF "
+        "animations in"
         " rr-learning/disentanglement_dataset, CC BY 4.0",
         "file": "mpi3d/gif_frames.npz",
         "sha256": hashlib.sha256(raw).hexdigest(),
-        "split": "even frames fitted, odd frames evaluated; errors are mean |difference| of 8-bit RGB over all pixels and channels",
-        "mask": "object pixels by one color rule (blue or red, or nearly black) applied to the real and the drawn image alike;"
+        "split": "even frames fitted, odd frames evaluated; errors are mean |difference| of 8-bit "
+        "RGB over all pixels and channels",
+        "mask": "object pixels by one color rule (blue or red, or nearly black) applied to the "
+        "real and the drawn image alike;"
         " white, green, brown and olive objects are not counted",
-        "factors": "sequence of disentanglement_lib's cycle_factor; starting values of the motions from the landmarks",
+        "factors": "sequence of disentanglement_lib's cycle_factor; starting values of the motions "
+        "from the landmarks",
         "start": {n: list(s) for n, s in START.items()},
         "landmark_rms_pixels": round(rms, 4),
         "seeds": "none, the fit is deterministic",

@@ -65,7 +65,8 @@ START = {
     "sky": [153, 226, 249],
 }
 
-# What is fitted, and by how much it may reasonably move in one step. The sphere's height stays twice its radius.
+# What is fitted, and by how much it may reasonably move in one step. The sphere's height stays
+# twice its radius.
 STEPS = {
     "focal": 1.0,
     "center": [0.15, 0.15],
@@ -462,17 +463,21 @@ def main():
         if k not in ("edge", "inside", "edge_share")
     }
     provenance = {
-        "data": f"{SOURCE}: 53 frames of the data set's GIF (palette colors, factors known) and 100 pictures of its notebook "
+        "data": f"{SOURCE}: 53 frames of the data set's GIF (palette colors, factors known) and "
+        "100 pictures of its notebook "
         "(no labels)",
         "sha256": {"gif_53.npz": gif_sha, "notebook_100.npz": book_sha},
         "genmix": genmix.__version__,
         "command": "OMP_NUM_THREADS=1 python tools/fit_rooms.py --real DIR",
         "seed": "none: nothing is random",
-        "split": "fit: frames 0, 2, ... 52 and pictures 50, 52, ... 98; test: the odd ones (without frame 39, the double of 46); "
+        "split": "fit: frames 0, 2, ... 52 and pictures 50, 52, ... 98; test: the odd ones "
+        "(without frame 39, the double of 46); "
         "cropped: pictures 0 to 49, whose border ring was copied, never fitted",
-        "units": "errors in gray levels of 255, mean over pixels and channels; unlabelled pictures: nearest rendering, moved by "
+        "units": "errors in gray levels of 255, mean over pixels and channels; unlabelled "
+        "pictures: nearest rendering, moved by "
         "their shift, without a ring of two pixels",
-        "mask": "real object: pixels nearest to the object's hue at some brightness, thin lines removed, largest piece, holes filled; "
+        "mask": "real object: pixels nearest to the object's hue at some brightness, thin lines "
+        "removed, largest piece, holes filled; "
         "ours: more than half of a pixel's rays. Left out where the object shares its hue with "
         "floor or wall",
     }

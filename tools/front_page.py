@@ -24,7 +24,8 @@ from build_site import effort
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = re.compile(r"<!-- shared: ([\w-]+) -->\n(.*?)<!-- end -->", re.S)
 COMPUTED = re.compile(
-    r"(<!-- shared: ([\w-]+) -->\n(?:(?!<!-- end -->).)*?<!-- computed -->\n).*?(<!-- /computed -->)",
+    r"(<!-- shared: ([\w-]+) -->\n(?:(?!<!-- end -->).)*?<!-- computed -->\n)"
+    r".*?(<!-- /computed -->)",
     re.S,
 )
 CHAPTERS = {  # as `genmix reproduce` calls them -> notebook, name

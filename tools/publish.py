@@ -1,10 +1,13 @@
 """Put a finished run among the published results: its config, metrics and provenance, and its
 history.
 
-    python tools/publish.py RUN latent_opt/amortized            # result.json, config.json -> amortized.json; history.csv -> amortized_history.csv
+    # result.json, config.json -> amortized.json; history.csv -> amortized_history.csv
+    python tools/publish.py RUN latent_opt/amortized
     python tools/publish.py RUN vae/mnist --weights vae-mnist   # and the weights, at half precision
-    python tools/publish.py RUN moe1991/linear --arrays         # figures.npz -> linear.npz, with config and provenance in linear.json: what its figures need
-    python tools/publish.py RUN latent_opt/gaps --table DIR/tables/latent-opt-gaps.csv   # a table of many runs, with the provenance of one of them
+    # figures.npz -> linear.npz, with config and provenance in linear.json: what its figures need
+    python tools/publish.py RUN moe1991/linear --arrays
+    # a table of many runs, with the provenance of one of them
+    python tools/publish.py RUN latent_opt/gaps --table DIR/tables/latent-opt-gaps.csv
 
 RUN is a run's folder, as `genmix train` and `genmix reproduce` leave it. Everything goes to
 genmix/published of this clone.

@@ -1,9 +1,8 @@
-"""Publish a study of chapter 05: the table of all runs, summaries, untrained encoders for
-comparison, arrays and weights of chosen runs.
+"""Publish a study of chapter 05: a table of all runs, untrained encoders, arrays and weights.
 
-    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 lambda_steps=3000 n=50000 lr=.0005 precision=bf16 \\
-        channels_last=yes plots=no
-    genmix sweep beta-vae data=rooms ...        # and so on: any runs of beta-vae with a second phase will do
+    genmix sweep beta-vae data=sprites beta=1,4,16 lambda=0,8 seed=0,1,2 steps=10000 \\
+        lambda_steps=3000 n=50000 lr=.0005 precision=bf16 channels_last=yes plots=no
+    genmix sweep beta-vae data=rooms ...        # and so on: any runs with a second phase will do
     python tools/publish_beta.py runs/beta-vae  # or several such folders
 
 Every finished run with a second phase goes into the table. Everything goes to
@@ -18,6 +17,8 @@ import numpy as np
 import pandas as pd
 from genmix import beta_vae, data, experiments, metrics, runs
 from genmix.configs import load_config, to_dict
+from genmix.studies.beta_run import MEASURED, measure
+from genmix.studies.beta_vae import collect, one_beta, summary
 from joblib import Parallel, delayed
 
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
@@ -69,28 +70,32 @@ def commands(df):
 
 
 def measured(folder):
-    """A run's row, its metrics computed again from the stored codes (the same version of the
-    metrics for all), with bootstrap standard errors."""
-    row = beta_vae.collect([folder]).iloc[0].to_dict()
+    """A run's row, its metrics computed again from the stored codes, with standard errors.
+
+    So all rows have the same version of the metrics; the errors are bootstrapped.
+    """
+    row = collect([folder]).iloc[0].to_dict()
     s = runs.load_arrays(folder / "figures.npz")
     what = s["mu"], s["factors"], tuple(s["factor_sizes"])
     t, se = (
-        metrics.evaluate(*what, beta_vae.MEASURED),
+        metrics.evaluate(*what, MEASURED),
         metrics.standard_error(*what, ("mig", "sap", "im")),
     )
     return row | dict(zip(t.metric, t.value)) | dict(zip(se.metric + "_se", se.se))
 
 
 def untrained(name, seed):
-    """Metrics of codes of an encoder that was never trained, on the study's test images; every code
-    scaled to variance 1, for SAP's sake."""
+    """Metrics of codes of an encoder that was never trained, on the study's test images.
+
+    Every code is scaled to variance 1, for SAP's sake.
+    """
     test = data.load(name, "test", n=10_000, seed=0)
     model = beta_vae.model_of(
         replace(experiments.configs.preset("quick", "beta-vae"), data=name, seed=seed), test
     )
     mu = beta_vae.view(model, test)["mu"].astype(float)
     t = metrics.evaluate(
-        (mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, beta_vae.MEASURED
+        (mu - mu.mean(0)) / mu.std(0), test.factors, test.factor_sizes, MEASURED
     )
     return {"data": name, "seed": seed, **dict(zip(t.metric, t.value))}
 
@@ -114,11 +119,9 @@ def main():
         if load_config(p.parent).lambda_steps
     )
     if not folders:
-        parser.exit(
-            2,
-            "publish_beta: no finished run of beta-vae with a second phase in "
-            f"{', '.join(map(str, a.runs))}\n",
-        )
+        where = ", ".join(map(str, a.runs))
+        why = f"no finished run of beta-vae with a second phase in {where}"
+        parser.exit(2, f"publish_beta: {why}\n")
     by = ["data", "penalty", "precision", "beta", "second_beta", "lambda"]
     df = pd.DataFrame(Parallel(-1)(delayed(measured)(f) for f in folders)).sort_values(
         [*by, "seed"]
@@ -130,7 +133,7 @@ def main():
         about(folders, commands(df), note="seconds: with the first phase if it was not there yet"),
     )
     for name, d in df[df.precision == df.precision.mode()[0]].groupby("data"):
-        runs.save_table(PUBLISHED / f"summary_{name}.csv", beta_vae.summary(d))
+        runs.save_table(PUBLISHED / f"summary_{name}.csv", summary(d))
         runs.save_json(
             PUBLISHED / f"summary_{name}.json",
             about([f for f in folders if load_config(f).data == name], commands(d)),
@@ -165,7 +168,7 @@ def main():
             continue
         _, task = experiments.load_images(c)
         model = experiments.load_model(f)
-        _, arrays = beta_vae.measure(model, task.train, task.test, replace(c, plots=True))
+        _, arrays = measure(model, task.train, task.test, replace(c, plots=True))
         kept = {k: v for k, v in arrays.items() if k not in ("mu", "factors")}
         kept["traversals"] = kept["traversals"][:3]
         runs.save_arrays(PUBLISHED / f"{c.data}.npz", kept)
@@ -175,10 +178,8 @@ def main():
             & (df.beta == c.beta)
             & (df["lambda"] == c.lambda_)
         ]
-        one = one[(one.penalty == "kl") & (one.second_beta == one.beta)]
-        runs.save_json(
-            PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | about([f], commands(one))
-        )
+        made = about([f], commands(one_beta(one)))
+        runs.save_json(PUBLISHED / f"{c.data}.json", {"config": to_dict(c)} | made)
         runs.save_weights(
             ALL / "weights" / f"beta-vae-{c.data}.safetensors",
             model,

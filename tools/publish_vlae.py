@@ -1,10 +1,12 @@
 """Publish a study of chapter 06: the table of all runs, and arrays and weights of chosen ones.
 
-    genmix train vlae --preset mnist --prior flow                                         # and none, gaussian: the ablation
+    genmix train vlae --preset mnist --prior flow             # and none, gaussian: the ablation
     genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=1x1,3x2,5x3,7x4,11x6
-    genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=5x3 prior=flow,class,class-flow,two-level
-    genmix train vlae --preset mnist --epochs 8 --samples 200 --images 300 --window 5 3 --prior class --width 16    # with weights
-    genmix train vlae --preset earlier-two-level                                          # and one epoch of it, with five seeds
+    genmix sweep vlae --preset mnist epochs=6 samples=200 images=300 window=5x3 \\
+        prior=flow,class,class-flow,two-level
+    genmix train vlae --preset mnist --epochs 8 --samples 200 --images 300 --window 5 3 \\
+        --prior class --width 16                              # with weights
+    genmix train vlae --preset earlier-two-level              # and one epoch of it, five seeds
     python tools/publish_vlae.py runs/vlae
 
 Every finished run goes into the table. Everything goes to genmix/published/vlae and
@@ -16,8 +18,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from genmix import experiments, runs, vlae
+from genmix import experiments, runs
 from genmix.configs import NAMED, load_config, to_dict
+from genmix.studies import vlae, vlae_run
 
 ALL = Path(__file__).resolve().parent.parent / "genmix" / "published"
 PUBLISHED = ALL / "vlae"
@@ -84,7 +87,7 @@ def main():
     for name, folder in shown.items():
         folder = a.runs / folder
         _, task = experiments.load_images(load_config(folder))
-        caption = np.array(vlae.about(task.train, load_config(folder)))
+        caption = np.array(vlae_run.about(task.train, load_config(folder)))
         runs.save_arrays(
             PUBLISHED / f"{name}.npz",
             runs.load_arrays(folder / "figures.npz") | {"caption": caption},

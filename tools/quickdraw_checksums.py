@@ -26,7 +26,8 @@ def main(path):
                 categories.setdefault(category, {})[kind] = md5
     complete = {c: m for c, m in sorted(categories.items()) if set(m) == set(KINDS)}
     provenance = {
-        "data": "md5 of the official files of Quick, Draw! (Google, CC BY 4.0), as published in its storage bucket",
+        "data": "md5 of the official files of Quick, Draw! (Google, CC BY 4.0), as published in "
+        "its storage bucket",
         "sha256": hashlib.sha256(raw).hexdigest(),
         "command": "python tools/quickdraw_checksums.py MD5SUMS",
     }

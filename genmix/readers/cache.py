@@ -30,7 +30,8 @@ def user_cache() -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "genmix"
     if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA") or home/"AppData"/"Local")/"genmix"/"Cache"
+        local = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        return local / "genmix" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "genmix"
 
 # %% ../../nbs/00e_cache.ipynb #f40444e0
@@ -42,33 +43,34 @@ def cache_root() -> Path:
 # %% ../../nbs/00e_cache.ipynb #8ac4ec4a
 def _npy_header(shape: tuple, dtype: np.dtype) -> bytes:
     "The first bytes of a .npy file: from them `np.load` knows shape and type."
-    f = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        f, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape))
+    f, descr = io.BytesIO(), np.lib.format.dtype_to_descr(dtype)
+    header = dict(descr=descr, fortran_order=False, shape=shape)
+    np.lib.format.write_array_header_1_0(f, header)
     return f.getvalue()
 
 # %% ../../nbs/00e_cache.ipynb #651c6a4b
 class _Plan:
     "What shall stand in a file, and the names of the files beside it."
-    def __init__(self, target, shape, dtype, made_of, what):
-        self.target, self.shape, self.dtype, self.what = Path(target), tuple(
-            int(s) for s in shape), np.dtype(dtype), what
-        if not self.shape or min(self.shape) < 1 or self.dtype.hasobject:
-            raise DataError(
-                f"{self.target.name}: {what} of shape {list(self.shape)} and type {self.dtype} cannot be stored; "
-                "expected at least one row, of numbers")
-        self.N, self.head = self.shape[0], _npy_header(self.shape, self.dtype)
-        self.row = self.dtype.itemsize*int(np.prod(self.shape[1:],
-                                                   dtype=np.int64))  # bytes in a row
-        self.bytes = self.end(self.N)  # of the whole file
-        self.claim = json.loads(
-            json.dumps(
-                dict(made_of=made_of, shape=self.shape, dtype=self.dtype.str, bytes=self.bytes)))
-        names = (".json", ".part", ".part.json", ".lock")
-        self.side, self.part, self.note, self.lock = (self.target.with_name(self.target.name + s)
-                                                      for s in names)
 
-    def end(self, rows: int) -> int: return len(self.head) + rows * self.row  # equation 0e.1
+    def __init__(self, target, shape, dtype, made_of, what):
+        self.target, self.what = Path(target), what
+        self.shape, self.dtype = tuple(int(s) for s in shape), np.dtype(dtype)
+        if not self.shape or min(self.shape) < 1 or self.dtype.hasobject:
+            thing = f"{what} of shape {list(self.shape)} and type {self.dtype}"
+            wanted = "expected at least one row, of numbers"
+            raise DataError(f"{self.target.name}: {thing} cannot be stored; {wanted}")
+        self.N, self.head = self.shape[0], _npy_header(self.shape, self.dtype)
+        # bytes in a row
+        self.row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        self.bytes = self.end(self.N)  # of the whole file
+        claim = dict(made_of=made_of, shape=self.shape, dtype=self.dtype.str, bytes=self.bytes)
+        self.claim = json.loads(json.dumps(claim))
+        beside = (".json", ".part", ".part.json", ".lock")
+        names = (self.target.with_name(self.target.name + s) for s in beside)
+        self.side, self.part, self.note, self.lock = names
+
+    def end(self, rows: int) -> int:
+        return len(self.head) + rows * self.row  # equation 0e.1
 
 # %% ../../nbs/00e_cache.ipynb #b7e1522f
 def _read_note(path: Path) -> tuple[dict, dict]:
@@ -80,6 +82,7 @@ def _read_note(path: Path) -> tuple[dict, dict]:
     if not isinstance(note, dict):
         return {}, {}
     return {k: note.pop(k, None) for k in ("made_of", "shape", "dtype", "bytes")}, note
+
 
 def _write_note(path: Path, note: dict):
     "Replace a side file in one step."
@@ -113,20 +116,24 @@ def _crc(path: Path, end: int, chunk: int = 2**22) -> int | None:
         return None
     return crc if end == 0 else None
 
+
 def _resume(plan: _Plan) -> tuple[int, int]:
-    "Rows of the unfinished file that can be kept, and the CRC-32 up to their end; (0, 0) to begin anew."
+    "Rows of the unfinished file to keep, and the CRC-32 up to their end; (0, 0) to begin anew."
     claim, note = _read_note(plan.note)
     rows, crc = note.get("rows"), note.get("crc32")
-    if claim != plan.claim or type(crc) is not int or type(
-            rows) is not int or not 0 < rows <= plan.N:
+    if claim != plan.claim or type(crc) is not int or type(rows) is not int:
+        return 0, 0
+    if not 0 < rows <= plan.N:
         return 0, 0
     return (rows, crc) if _crc(plan.part, plan.end(rows)) == crc else (0, 0)
 
 # %% ../../nbs/00e_cache.ipynb #7d03de7c
 SAVE = 2**25  # bytes after which the unfinished file is made safe
 
+
 class _Part:
-    "The unfinished file: rows are added at its end, and a note beside it says how many of them are safe."
+    "The unfinished file: rows are added at its end; a note beside it says how many are safe."
+
     def __init__(self, plan: _Plan):
         self.plan, (self.rows, self.crc) = plan, _resume(plan)
         _check_space(plan, self.rows)
@@ -140,9 +147,9 @@ class _Part:
     def _write(self, data, rows: int):
         view = memoryview(data)
         while len(view):
-            view = view[self.f.write(view):]
-        self.rows, self.crc = self.rows + rows, zlib.crc32(data,
-                                                           self.crc)  # only when all is written
+            view = view[self.f.write(view) :]
+        # only when all is written
+        self.rows, self.crc = self.rows + rows, zlib.crc32(data, self.crc)
 
     def append(self, block: np.ndarray) -> None:
         self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8), len(block))
@@ -161,9 +168,10 @@ def _check_space(plan: _Plan, rows: int):
     "Refuse to start what cannot end."
     need, free = plan.bytes - plan.end(rows) + 2**20, shutil.disk_usage(plan.target.parent).free
     if need > free:
-        raise DataError(
-            f"{plan.target}: {need / 1e6:,.0f} MB more are needed, but only {free / 1e6:,.0f} MB are free in "
-            f"{plan.target.parent}. Make room, or set GENMIX_CACHE to a folder on another disk.")
+        sizes = f"{need / 1e6:,.0f} MB more are needed, but only {free / 1e6:,.0f} MB are free"
+        fix = "Make room, or set GENMIX_CACHE to a folder on another disk."
+        raise DataError(f"{plan.target}: {sizes} in {plan.target.parent}. {fix}")
+
 
 @contextmanager
 def _disk(plan: _Plan):
@@ -172,31 +180,35 @@ def _disk(plan: _Plan):
         yield
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-        why, remedy = ("the disk is full", "Make room") if full else (e.strerror or e,
-                                                                      "Allow writing there")
+        why, remedy = e.strerror or e, "Allow writing there"
+        if full:
+            why, remedy = "the disk is full", "Make room"
         raise DataError(
-            f"{plan.target}: cannot be written ({why}). {remedy}, or set GENMIX_CACHE to another folder. "
-            "The unfinished file is kept, and the next call goes on from there.") from None
+            f"{plan.target}: cannot be written ({why}). "
+            f"{remedy}, or set GENMIX_CACHE to another folder. "
+            "The unfinished file is kept, and the next call goes on from there."
+        ) from None
 
 # %% ../../nbs/00e_cache.ipynb #8431bf19
 def _check_block(plan: _Plan, rows: int, block):
     "Is this what comes next?"
     array = isinstance(block, np.ndarray) and block.ndim > 0
     if not array or block.dtype != plan.dtype or block.shape[1:] != plan.shape[1:]:
-        found = f"{block.dtype} {list(block.shape)}" if isinstance(
-            block, np.ndarray) else f"a {type(block).__name__}"
-        want = ", ".join(["b", *map(str, plan.shape[1:])])
-        raise DataError(
-            f"{plan.target.name}: the block from row {rows:,} on is {found}; expected {plan.dtype} [{want}]"
-        )
+        found = f"a {type(block).__name__}"
+        if isinstance(block, np.ndarray):
+            found = f"{block.dtype} {list(block.shape)}"
+        want = f"{plan.dtype} [{', '.join(['b', *map(str, plan.shape[1:])])}]"
+        where = f"{plan.target.name}: the block from row {rows:,} on"
+        raise DataError(f"{where} is {found}; expected {want}")
     if rows + len(block) > plan.N:
-        raise DataError(
-            f"{plan.target.name}: the source gives more than the {plan.N:,} {plan.what} that were announced"
-        )
+        more = f"the source gives more than the {plan.N:,} {plan.what} that were announced"
+        raise DataError(f"{plan.target.name}: {more}")
+
 
 def _fill(plan: _Plan, part: _Part, blocks, progress: bool):
     "Write what is missing."
     from tqdm import tqdm
+
     style = dict(desc=plan.target.name, unit=f" {plan.what}", disable=not progress, file=sys.stderr)
     with tqdm(total=plan.N, initial=part.rows, **style) as bar:
         for block in blocks(part.rows) if part.rows < plan.N else ():
@@ -207,9 +219,8 @@ def _fill(plan: _Plan, part: _Part, blocks, progress: bool):
                 part.append(block)
             bar.update(len(block))
     if part.rows < plan.N:
-        raise DataError(
-            f"{plan.target.name}: the source ended after {part.rows:,} of {plan.N:,} {plan.what}; is it complete?"
-        )
+        ended = f"the source ended after {part.rows:,} of {plan.N:,} {plan.what}"
+        raise DataError(f"{plan.target.name}: {ended}; is it complete?")
 
 # %% ../../nbs/00e_cache.ipynb #922acf1d
 def _make(plan: _Plan, blocks, progress: bool):
@@ -234,15 +245,14 @@ def _make(plan: _Plan, blocks, progress: bool):
 def _alone(plan: _Plan):
     "Hold the lock of a target."
     from filelock import FileLock, Timeout
+
     lock = FileLock(str(plan.lock))
     with _disk(plan):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(
-                f"genmix: another process is writing {plan.target.name}; waiting until it is done",
-                file=sys.stderr,
-                flush=True)
+            said = f"another process is writing {plan.target.name}; waiting until it is done"
+            print(f"genmix: {said}", file=sys.stderr, flush=True)
             lock.acquire()
     try:
         yield
@@ -251,19 +261,18 @@ def _alone(plan: _Plan):
 
 # %% ../../nbs/00e_cache.ipynb #02388a0f
 def build(
-        target: str | Path,  # the .npy file
-        shape: tuple,  # of the whole array, rows first
-        dtype: type | str | np.dtype,  # of its numbers
-        blocks:
-    Callable[[int], Iterable[
-        np.
-        ndarray]],  # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
-        made_of:
-    object,  # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and its version
-        progress: bool = True,  # show a progress bar on stderr
-        what: str = "images",  # what the rows are called
+    target: str | Path,  # the .npy file
+    shape: tuple,  # of the whole array, rows first
+    dtype: type | str | np.dtype,  # of its numbers
+    # blocks(start) gives arrays [b, *shape[1:]] one after another, beginning at row `start`
+    blocks: Callable[[int], Iterable[np.ndarray]],
+    # what the rows are made of, ready for JSON: a file's name, size and time, or a generator and
+    # its version
+    made_of: object,
+    progress: bool = True,  # show a progress bar on stderr
+    what: str = "images",  # what the rows are called
 ) -> np.memmap:  # read-only
-    "Map an array that lies on the disk. If it is not there, write it first: once, by one process, resuming where another was stopped."
+    "Map an array that lies on the disk; first write what is missing of it, once, by one process."
     plan = _Plan(target, shape, dtype, made_of, what)
     if not _is_whole(plan):
         with _disk(plan):
@@ -288,6 +297,7 @@ def verify(
 # %% ../../nbs/00e_cache.ipynb #a9339f0b
 LIMIT = 2 * 10**9  # bytes; more than this is never unpacked or drawn in one go
 
+
 def _row_numbers(i, n: int) -> np.ndarray:
     "What stands in the brackets, as row numbers from 0 to n - 1."
     if isinstance(i, slice):
@@ -298,19 +308,19 @@ def _row_numbers(i, n: int) -> np.ndarray:
     if a.dtype == bool and a.shape == (n,):
         return np.flatnonzero(a)
     if a.dtype.kind not in "iu" or isinstance(i, tuple):
-        raise IndexError(
-            "images are chosen by a number, a slice, an array of numbers, or one True or False for each of the "
-            f"{n:,}; got {i!r:.60}")
+        ways = "a number, a slice, an array of numbers, or one True or False for each of the"
+        raise IndexError(f"images are chosen by {ways} {n:,}; got {i!r:.60}")
     if a.size and not -n <= a.min() <= a.max() < n:
-        raise IndexError(
-            f"image {a.min() if a.min() < -n else a.max()} is out of range: there are {n:,}, numbered 0 to {n - 1:,}"
-        )
+        wrong = a.min() if a.min() < -n else a.max()
+        there = f"there are {n:,}, numbered 0 to {n - 1:,}"
+        raise IndexError(f"image {wrong} is out of range: {there}")
     a = a.astype(np.int64)
     return np.where(a < 0, a + n, a)
 
 # %% ../../nbs/00e_cache.ipynb #fa056ab1
 class Images:
     "Images that look like an array uint8 [N, C, H, W], whatever lies behind them."
+
     dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(self, n: int, shape: tuple, rows=None):
@@ -319,8 +329,12 @@ class Images:
 
     def _get(self, rows: np.ndarray) -> np.ndarray:
         raise NotImplementedError  # rows [n] -> uint8 [n, C, H, W]
-    def __len__(self): return self._of if self._rows is None else len(self._rows)
-    def __repr__(self): return f"{type(self).__name__} uint8 {list(self.shape)}"
+
+    def __len__(self):
+        return self._of if self._rows is None else len(self._rows)
+
+    def __repr__(self):
+        return f"{type(self).__name__} uint8 {list(self.shape)}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -342,17 +356,19 @@ def __getitem__(
     rows = _row_numbers(i, len(self))
     size = rows.size * int(np.prod(self._shape))
     if size > LIMIT:
-        raise DataError(
-            f"{rows.size:,} images of {list(self._shape)} in one go take {size / 1e9:.1f} GB of memory; "
-            "take them in batches, as in x[0:1000]")
+        what = f"{rows.size:,} images of {list(self._shape)} in one go"
+        take = "take them in batches, as in x[0:1000]"
+        raise DataError(f"{what} take {size / 1e9:.1f} GB of memory; {take}")
     of = rows.reshape(-1) if self._rows is None else self._rows[rows.reshape(-1)]
     return self._get(of).reshape(*rows.shape, *self._shape)
+
 
 @patch
 def __array__(self: Images, dtype=None, copy=None) -> np.ndarray:
     if copy is False:
         raise ValueError("these images have to be copied to become an array")
     return np.asarray(self[:], dtype=dtype)
+
 
 @patch
 def take(
@@ -367,6 +383,7 @@ def take(
 # %% ../../nbs/00e_cache.ipynb #4129f431
 class Stored(Images):
     "Rows of an array or a memory map."
+
     def __init__(
         self,
         x: np.ndarray,  # uint8 [N, C, H, W]
@@ -374,11 +391,12 @@ class Stored(Images):
     ):
         self.x = np.asarray(x)
         if self.x.ndim != 4 or self.x.dtype != np.uint8:
-            raise DataError(
-                f"expected images uint8 [N, C, H, W], got {self.x.dtype} {list(self.x.shape)}")
+            got = f"{self.x.dtype} {list(self.x.shape)}"
+            raise DataError(f"expected images uint8 [N, C, H, W], got {got}")
         super().__init__(len(self.x), self.x.shape[1:], rows)
 
-    def _get(self, rows): return self.x[rows]
+    def _get(self, rows):
+        return self.x[rows]
 
 # %% ../../nbs/00e_cache.ipynb #ae95c4f6
 def pack(
@@ -388,8 +406,10 @@ def pack(
     x = np.asarray(x)
     return np.packbits(x.reshape(len(x), int(np.prod(x.shape[1:]))) > 0, axis=1)
 
+
 class Packed(Images):
-    "Black and white images that lie as bits in memory or on the disk, and are unpacked to 0 and 255."
+    "Black and white images that lie as bits in memory or on the disk; unpacked to 0 and 255."
+
     def __init__(
         self,
         bits: np.ndarray,  # uint8 [N, ceil(H*W/8)], an array or a memory map
@@ -398,9 +418,8 @@ class Packed(Images):
     ):
         self.bits, want = np.asarray(bits), -(-int(np.prod(size)) // 8)
         if self.bits.ndim != 2 or self.bits.dtype != np.uint8 or self.bits.shape[1] != want:
-            raise DataError(
-                f"images of {size[0]} x {size[1]} need bits uint8 [N, {want}], got {self.bits.dtype} {list(self.bits.shape)}"
-            )
+            need = f"images of {size[0]} x {size[1]} need bits uint8 [N, {want}]"
+            raise DataError(f"{need}, got {self.bits.dtype} {list(self.bits.shape)}")
         super().__init__(len(self.bits), (1, *size), rows)
 
     def _get(self, rows):
@@ -410,6 +429,7 @@ class Packed(Images):
 # %% ../../nbs/00e_cache.ipynb #9b885b42
 class Rendered(Images):
     "Images that are drawn when they are asked for."
+
     def __init__(
         self,
         render,  # render(int array [n]) -> uint8 [n, C, H, W]

@@ -24,6 +24,7 @@ from ..worlds.formants import FORMANTS, KINDS, VOWELS
 @dataclass(frozen=True, eq=False)
 class VowelData:
     "A table of vowels in memory, which knows where it came from."
+
     formants: np.ndarray  # [N, 4] float64: f0 f1 f2 f3 in Hz
     vowel: np.ndarray  # [N] str, one of formants.VOWELS
     speaker: np.ndarray  # [N] int
@@ -34,7 +35,8 @@ class VowelData:
     source: str  # path of the file, or the generator and its seed
     sha256: str | None = None  # of the file's bytes
 
-    def __len__(self): return len(self.vowel)
+    def __len__(self):
+        return len(self.vowel)
 
 # %% ../../nbs/00k_vowels.ipynb #b76098dc
 def _size_line(d: VowelData) -> str:
@@ -53,8 +55,8 @@ def describe(self: VowelData) -> str:
         "user": f"user file {Path(self.source).name} (not the official one, ",
         "synthetic": f"SYNTHETIC (no measured speech; {self.source}; ",
     }[self.origin]
-    return f"data: {self.name}, {who}{_size_line(self)}" + (f"; sha256 {self.sha256[:8]}...)"
-                                                            if self.sha256 else ")")
+    checksum = f"; sha256 {self.sha256[:8]}..." if self.sha256 else ""
+    return f"data: {self.name}, {who}{_size_line(self)}{checksum})"
 
 # %% ../../nbs/00k_vowels.ipynb #eb91c2f5
 @patch
@@ -69,6 +71,7 @@ def subset(
 # %% ../../nbs/00k_vowels.ipynb #8ba243ba
 HEADER = ("type", "sex", "speaker", "vowel", "repetition") + FORMANTS
 
+
 @patch
 def to_csv(self: VowelData) -> str:
     "The table as CSV text in the layout that `read_vowels` reads."
@@ -82,6 +85,7 @@ def to_csv(self: VowelData) -> str:
 
 # %% ../../nbs/00k_vowels.ipynb #c67d2497
 FIX = "Correct the file, or get the official one: genmix data fetch vowels"
+
 
 def _bad(
     path,  # the file
@@ -103,10 +107,8 @@ def _read_bytes(path: Path, limit: int = 10_000_000) -> bytes:
         with open(path, "rb") as f:
             raw = f.read(limit + 1)
     except (OSError, ValueError) as e:
-        raise _bad(path,
-                   f"cannot be read ({getattr(e, 'strerror', None) or e})",
-                   "a CSV file",
-                   fix=fix) from None
+        why = f"cannot be read ({getattr(e, 'strerror', None) or e})"
+        raise _bad(path, why, "a CSV file", fix=fix) from None
     if len(raw) > limit:
         raise _bad(path, "the file is too large", f"a table below {limit // 10**6} MB")
     return raw
@@ -120,8 +122,8 @@ def _decode(path: Path, raw: bytes) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = raw[: e.start].count(b"\n") + 1
-        raise _bad(path, f"byte {raw[e.start]:#04x} is not UTF-8", "a CSV file saved as UTF-8",
-                   line) from None
+        what = f"byte {raw[e.start]:#04x} is not UTF-8"
+        raise _bad(path, what, "a CSV file saved as UTF-8", line) from None
     if "\0" in text:
         raise _bad(path, "binary data", "text", text[: text.index("\0")].count("\n") + 1)
     if text.lstrip().startswith("<"):
@@ -135,8 +137,8 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if row]
     except csv.Error as e:
-        raise _bad(path, f"not CSV ({e})", "9 fields separated by commas",
-                   reader.line_num) from None
+        wanted = "9 fields separated by commas"
+        raise _bad(path, f"not CSV ({e})", wanted, reader.line_num) from None
     if not rows or rows[0][1] != list(HEADER):
         found = ascii(",".join(rows[0][1])[:60]) if rows else "missing"
         raise _bad(path, f"the header is {found}", ",".join(HEADER), 1)
@@ -145,31 +147,28 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     return rows[1:]
 
 # %% ../../nbs/00k_vowels.ipynb #f9f61d27
-HERTZ = {
-    "f0": (50, 700),
-    "f1": (100, 2000),
-    "f2": (300, 5000),
-    "f3": (800, 7000)
-}  # lowest and highest plausible
+# lowest and highest plausible frequency
+HERTZ = {"f0": (50, 700), "f1": (100, 2000), "f2": (300, 5000), "f3": (800, 7000)}
+
 
 def _hertz(path: Path, line: int, name: str, text: str) -> float:
     "One frequency."
     low, high = HERTZ[name]
     number = float(text) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{0,9})?", text) else None
     if number is None or not low <= number <= high:
-        raise _bad(path, f"{name} is {ascii(text[:20])}",
-                   f"a frequency between {low} and {high} Hz", line)
+        wanted = f"a frequency between {low} and {high} Hz"
+        raise _bad(path, f"{name} is {ascii(text[:20])}", wanted, line)
     return number
 
 # %% ../../nbs/00k_vowels.ipynb #e88d4207
 def _record(path: Path, line: int, row: list[str]) -> tuple:
     "One row: kind, speaker, vowel, repetition, four frequencies."
     if len(row) != len(HEADER):
-        raise _bad(path, f"the row has {len(row)} fields (is the file cut short?)",
-                   f"{len(HEADER)}", line)
+        what = f"the row has {len(row)} fields (is the file cut short?)"
+        raise _bad(path, what, f"{len(HEADER)}", line)
     kind, sex, speaker, vowel, repetition, *hertz = row
-    for name, value, allowed in (("type", kind, tuple(KINDS)), ("sex", sex, ("m", "f", "")),
-                                 ("vowel", vowel, VOWELS)):
+    allowed_of = {"type": tuple(KINDS), "sex": ("m", "f", ""), "vowel": VOWELS}
+    for value, (name, allowed) in zip((kind, sex, vowel), allowed_of.items()):
         if value not in allowed:
             raise _bad(path, f"{name} is {ascii(value[:20])}", "one of " + " ".join(allowed), line)
     for name, value in (("speaker", speaker), ("repetition", repetition)):
@@ -177,8 +176,8 @@ def _record(path: Path, line: int, row: list[str]) -> tuple:
             raise _bad(path, f"{name} is {ascii(value[:20])}", "a number from 1 up", line)
     f = [_hertz(path, line, *pair) for pair in zip(FORMANTS, hertz)]
     if not f[1] <= f[2] <= f[3]:
-        raise _bad(path, f"f1, f2, f3 are {', '.join(hertz[1:])}",
-                   "formants numbered from below: f1 <= f2 <= f3", line)
+        wanted = "formants numbered from below: f1 <= f2 <= f3"
+        raise _bad(path, f"f1, f2, f3 are {', '.join(hertz[1:])}", wanted, line)
     return kind, int(speaker), vowel, int(repetition), f
 
 # %% ../../nbs/00k_vowels.ipynb #18e1d240
@@ -188,24 +187,24 @@ def _check_whole(path: Path, lines: list[int], records: list[tuple]) -> None:
     for line, (kind, speaker, vowel, repetition, _) in zip(lines, records):
         key = (vowel, repetition)
         if key in said.setdefault(speaker, {}):
-            raise _bad(
-                path,
-                f"speaker {speaker}, vowel {vowel}, repetition {repetition} again (first in line {said[speaker][key]})",
-                "each once", line)
+            what = f"speaker {speaker}, vowel {vowel}, repetition {repetition} again"
+            what += f" (first in line {said[speaker][key]})"
+            raise _bad(path, what, "each once", line)
         if kinds.setdefault(speaker, kind) != kind:
-            raise _bad(path, f"speaker {speaker} is type {kind}, but was {kinds[speaker]} before",
-                       "one type for each speaker", line)
+            what = f"speaker {speaker} is type {kind}, but was {kinds[speaker]} before"
+            raise _bad(path, what, "one type for each speaker", line)
         said[speaker][key], last[speaker] = line, line
     everything = {key for keys in said.values() for key in keys}
     for speaker, keys in said.items():
         if missing := sorted(everything - set(keys)):
             vowel, repetition = missing[0]
-            raise _bad(path,
-                       f"speaker {speaker} ends without vowel {vowel}, repetition {repetition}",
-                       "the same utterances from every speaker", last[speaker])
+            what = f"speaker {speaker} ends without vowel {vowel}, repetition {repetition}"
+            raise _bad(path, what, "the same utterances from every speaker", last[speaker])
 
 # %% ../../nbs/00k_vowels.ipynb #b8d76140
-OFFICIAL = "a1cc7f9dcb23c7f626c90a09cfee6a6908cc4ccb7b321c5e0a1eabe5b42cc0bf"  # sha256 of Peterson & Barney's table as we fetch it
+# sha256 of Peterson & Barney's table as we fetch it
+OFFICIAL = "a1cc7f9dcb23c7f626c90a09cfee6a6908cc4ccb7b321c5e0a1eabe5b42cc0bf"
+
 
 def read_vowels(
     path: str | Path,  # a CSV file with the columns type,sex,speaker,vowel,repetition,f0,f1,f2,f3
@@ -219,8 +218,8 @@ def read_vowels(
     kind, speaker, vowel, repetition, f = (np.array(c) for c in zip(*records))
     sha256 = hashlib.sha256(raw).hexdigest()
     origin = "official" if sha256 == OFFICIAL else "user"
-    return VowelData(f.astype(float), vowel, speaker, kind, repetition, "vowels", origin, str(path),
-                     sha256)
+    columns = (f.astype(float), vowel, speaker, kind, repetition)
+    return VowelData(*columns, "vowels", origin, str(path), sha256)
 
 # %% ../../nbs/00k_vowels.ipynb #5bd71a0e
 def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
@@ -230,10 +229,8 @@ def _stratified(data: VowelData, seed: int | None) -> tuple[list, list, list]:
     for k, plural in KINDS.items():
         who = list(dict.fromkeys(data.speaker[data.kind == k].tolist()))  # in file order
         if 0 < len(who) < 3:
-            raise _bad(data.source,
-                       f"only {len(who)} {plural}",
-                       "at least 3 of a kind",
-                       fix="Add speakers, or use --split shifted.")
+            fix = "Add speakers, or use --split shifted."
+            raise _bad(data.source, f"only {len(who)} {plural}", "at least 3 of a kind", fix=fix)
         left_out += who[len(who) // 3 * 3 :]
         who = who[: len(who) // 3 * 3]
         if rng:
@@ -250,12 +247,14 @@ def _shifted(data: VowelData, seed: int | None) -> tuple[list, list, list]:
         raise _bad(data.source, f"only {len(who)} speakers", "at least 3", fix="Add speakers.")
     return who[: len(who) * 2 // 3], who[len(who) * 2 // 3 :], []
 
+
 VOWEL_SPLITS = {"stratified": _stratified, "shifted": _shifted}
 
 # %% ../../nbs/00k_vowels.ipynb #4a0e6d28
 @dataclass(frozen=True, eq=False)
 class FourVowels:
     "Four vowels, two formants in kHz, speakers on one side or the other."
+
     X_train: np.ndarray  # [N, 2] float64: f1, f2 in kHz
     y_train: np.ndarray  # [N] int in 0..3
     X_test: np.ndarray  # [M, 2] likewise, of the test speakers
@@ -276,24 +275,24 @@ def four_vowels(
     repetitions: str = "both",  # "both" utterances of a vowel, or only the "first"
     seed: int | None = None,  # stratified: which speakers test; None: every third in file order
 ) -> FourVowels:
-    "The task of the 1991 paper: tell [i] [I] [a] [Λ] apart by (f1, f2)."
+    "The task of the 1991 paper, [i] [I] [a] [Λ] apart; a `DataError` if the table cannot give it."
     if not isinstance(data, VowelData):
-        raise DataError(
-            f"{getattr(data, 'name', data)} is no table of vowels; choose vowels, formants, or a CSV file"
-        )
+        name, choose = getattr(data, "name", data), "choose vowels, formants, or a CSV file"
+        raise DataError(f"{name} is no table of vowels; {choose}")
     if split not in VOWEL_SPLITS:
         raise DataError(f"there is no split {split!r}; there are: {', '.join(VOWEL_SPLITS)}")
     if repetitions not in ("both", "first"):
         raise DataError(f"repetitions is {repetitions!r}; expected both or first")
     classes = FourVowels.classes
     if missing := set(classes) - set(data.vowel):
-        raise _bad(data.source, f"vowel {min(missing)} is missing",
-                   "the vowels " + " ".join(classes))
+        wanted = "the vowels " + " ".join(classes)
+        raise _bad(data.source, f"vowel {min(missing)} is missing", wanted)
     train, test, left_out = VOWEL_SPLITS[split](data, seed)
-    keep = np.isin(data.vowel, classes) & ((repetitions == "both") |
-                                           (data.repetition == data.repetition.min()))
+    keep = np.isin(data.vowel, classes)
+    if repetitions == "first":
+        keep &= data.repetition == data.repetition.min()
     d = data.subset(keep)
     X, y = d.formants[:, 1:3] / 1000, np.array([classes.index(v) for v in d.vowel])
     a, b = np.isin(d.speaker, train), np.isin(d.speaker, test)
-    return FourVowels(X[a], y[a], X[b], y[b], tuple(train), tuple(test), tuple(left_out), split,
-                      data.origin, data.describe())
+    who = (tuple(train), tuple(test), tuple(left_out))
+    return FourVowels(X[a], y[a], X[b], y[b], *who, split, data.origin, data.describe())

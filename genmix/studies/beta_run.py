@@ -7,7 +7,7 @@ __all__ = ['MEASURED', 'PLOTS', 'SHOWS', 'NEEDS', 'about', 'pictures', 'follows'
            'plot_traversal', 'plot_information', 'run_figures', 'traversal_film', 'run_films', 'as_png', 'explore']
 
 # %% ../../nbs/05e_beta_run.ipynb #d32ebb99
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any

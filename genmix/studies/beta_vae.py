@@ -70,7 +70,7 @@ def spread(
 
 def summary(
     df: pd.DataFrame,  # of `collect`
-) -> pd.DataFrame:  # columns of `BY` (second_beta if any differs), runs, "mean ± std" of every number
+) -> pd.DataFrame:  # a row per setting: `BY` (second_beta if any differs), runs, "mean ± std"
     "Every setting in a row."
     by = [k for k in BY if k != "second_beta" or (df.second_beta != df.beta).any()]
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import moe1991, runs, systems
+from .. import moe1991, moe_pictures, runs, systems
 from ..plots import subplots
 
 # %% ../../nbs/07b_overview.ipynb #e1876489
@@ -33,7 +33,7 @@ def draw_vowels(ax: Any, s: dict) -> None:
     "Who answers where on the plane of the vowels."
     model, last = moe1991.Mixture(4, expert="linear"), [s["p0"][-1], s["p1"][-1]]
     labels = [str(label) for label in s["labels"]]
-    moe1991.plot_regions(model, last, s["X_train"], s["y_train"], labels, ax=ax)
+    moe_pictures.plot_regions(model, last, s["X_train"], s["y_train"], labels, ax=ax)
     ax.set(xticks=[], yticks=[], xlabel="first formant", ylabel="second formant")
 
 

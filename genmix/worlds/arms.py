@@ -15,15 +15,8 @@ from importlib import resources
 import numpy as np
 
 # %% ../../nbs/00j_arms.ipynb #02772ca0
-FACTORS = {
-    "color": 6,
-    "shape": 6,
-    "size": 2,
-    "camera": 3,
-    "background": 3,
-    "horizontal": 40,
-    "vertical": 40
-}
+FACTORS = {"color": 6, "shape": 6, "size": 2, "camera": 3, "background": 3}
+FACTORS |= {"horizontal": 40, "vertical": 40}
 VALUES = {
     "color": ("white", "green", "red", "blue", "brown", "olive"),
     "shape": ("cone", "cube", "cylinder", "hexagonal", "pyramid", "sphere"),
@@ -42,11 +35,12 @@ def factors(
     "The seven factors of each image."
     i = np.atleast_1d(np.asarray(index))
     if i.ndim != 1 or i.dtype.kind not in "iu":
-        raise ValueError(
-            f"arms: an index is a whole number or a list of them, got {i.dtype} {list(i.shape)}")
+        wanted = "an index is a whole number or a list of them"
+        raise ValueError(f"arms: {wanted}, got {i.dtype} {list(i.shape)}")
     if i.size and (i.min() < 0 or i.max() >= COUNT):
         raise IndexError(f"arms: indices run from 0 to {COUNT - 1}, got {i.min()} to {i.max()}")
     return np.stack(np.unravel_index(i, tuple(FACTORS.values())), axis=-1)
+
 
 def index(
     factors: Sequence | np.ndarray,  # [n, 7] or one row of seven
@@ -54,13 +48,12 @@ def index(
     "Equation 0j.1: the official number of each row of factors."
     f = np.atleast_2d(np.asarray(factors))
     if f.ndim != 2 or f.shape[1] != 7 or f.dtype.kind not in "iu":
-        raise ValueError(
-            f"arms: factors are whole numbers [n, 7] in the order {', '.join(FACTORS)}; got {f.dtype} {list(f.shape)}"
-        )
+        wanted = f"factors are whole numbers [n, 7] in the order {', '.join(FACTORS)}"
+        raise ValueError(f"arms: {wanted}; got {f.dtype} {list(f.shape)}")
     for k, (name, size) in enumerate(FACTORS.items()):
         if len(f) and (f[:, k].min() < 0 or f[:, k].max() >= size):
-            raise IndexError(
-                f"arms: {name} runs from 0 to {size - 1}, got {f[:, k].min()} to {f[:, k].max()}")
+            got = f"{f[:, k].min()} to {f[:, k].max()}"
+            raise IndexError(f"arms: {name} runs from 0 to {size - 1}, got {got}")
     return np.ravel_multi_index(tuple(f.T), tuple(FACTORS.values()))
 
 # %% ../../nbs/00j_arms.ipynb #375c0a9d
@@ -70,12 +63,11 @@ def published() -> dict:
     text = resources.files("genmix").joinpath("published", "arms.json").read_text(encoding="utf-8")
     return json.loads(text)
 
+
 def parameters() -> dict:
     "The fitted parameters, a new copy each time: name -> float or array."
-    return {
-        k: np.array(v) if isinstance(v, list) else v
-        for k, v in published()["parameters"].items()
-    }
+    fitted = published()["parameters"].items()
+    return {name: np.array(v) if isinstance(v, list) else v for name, v in fitted}
 
 # %% ../../nbs/00j_arms.ipynb #4d336758
 def pose(
@@ -85,11 +77,11 @@ def pose(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # shoulder s, direction a, axis b, each [n, 3]
     "Equations 0j.2 and 0j.3: where the arm begins, where it points, what it turns about."
     h, v = np.broadcast_arrays(h, v)
-    theta = p["pitch"][0] + p["pitch"][1]*(h/39 - 0.5)
-    phi = p["azimuth"][0] + p["azimuth"][1]*(v/39 - 0.5)
-    a = np.stack([np.cos(theta)*np.cos(phi), np.cos(theta)*np.sin(phi), np.sin(theta)], axis=-1)
-    b = np.stack([-np.sin(phi), np.cos(phi), 0*phi], axis=-1)
-    return np.array([0, 0, p["height"]]) + p["offset"]*b, a, b
+    theta = p["pitch"][0] + p["pitch"][1] * (h / 39 - 0.5)
+    phi = p["azimuth"][0] + p["azimuth"][1] * (v / 39 - 0.5)
+    a = np.stack([np.cos(theta) * np.cos(phi), np.cos(theta) * np.sin(phi), np.sin(theta)], axis=-1)
+    b = np.stack([-np.sin(phi), np.cos(phi), 0 * phi], axis=-1)
+    return np.array([0, 0, p["height"]]) + p["offset"] * b, a, b
 
 # %% ../../nbs/00j_arms.ipynb #adfc3e60
 def camera(
@@ -98,9 +90,10 @@ def camera(
 ) -> tuple[np.ndarray, ...]:  # place C, right r, down d, forward f, each [n, 3]
     "Where a camera is and how it is turned."
     x, y, z, tilt, yaw = np.moveaxis(p["camera"][c], -1, 0)
-    f = np.stack([np.sin(yaw)*np.cos(tilt), np.cos(yaw)*np.cos(tilt), -np.sin(tilt)], axis=-1)
-    r = np.stack([np.cos(yaw), -np.sin(yaw), 0*yaw], axis=-1)
+    f = np.stack([np.sin(yaw) * np.cos(tilt), np.cos(yaw) * np.cos(tilt), -np.sin(tilt)], axis=-1)
+    r = np.stack([np.cos(yaw), -np.sin(yaw), 0 * yaw], axis=-1)
     return np.stack([x, y, z], axis=-1), r, np.cross(f, r), f
+
 
 def project(
     p: dict,  # parameters
@@ -109,22 +102,23 @@ def project(
 ) -> np.ndarray:  # column u, row v and depth w, [n, 3]
     "Equation 0j.4: where a point appears."
     C, r, d, f = camera(p, c)
-    w = ((X - C)*f).sum(-1)
-    return np.stack(
-        [32 + p["focal"]*((X - C)*r).sum(-1)/w, 32 + p["focal"]*((X - C)*d).sum(-1)/w, w], axis=-1)
+    x, y, w = (((X - C) * axis).sum(-1) for axis in (r, d, f))
+    return np.stack([32 + p["focal"] * x / w, 32 + p["focal"] * y / w, w], axis=-1)
 
 # %% ../../nbs/00j_arms.ipynb #859aa229
 SIDE = 64  # pixels
 
+
 def _lattice(x0, y0, width, height, ss):
-    "Places of ss x ss rays per pixel in boxes with corners (x0, y0): u - 32 [n, 1, width ss], v - 32 [n, height ss, 1]."
-    u, v = ((np.arange(k*ss) + 0.5)/ss - 32 for k in (width, height))
+    "Rays of boxes from (x0, y0): u - 32 [n, 1, width ss] and v - 32 [n, height ss, 1]."
+    u, v = ((np.arange(k * ss) + 0.5) / ss - 32 for k in (width, height))
     return (x0[:, None, None] + u).astype("f4"), (y0[:, None, None] + v[:, None]).astype("f4")
+
 
 def _pool(x, ss):
     "The mean over the rays of each pixel, always added in the same order."
-    x = x.reshape(len(x), x.shape[1]//ss, ss, x.shape[2]//ss, ss)
-    return sum(x[:, :, i, :, j] for i in range(ss) for j in range(ss))/np.float32(ss*ss)
+    x = x.reshape(len(x), x.shape[1] // ss, ss, x.shape[2] // ss, ss)
+    return sum(x[:, :, i, :, j] for i in range(ss) for j in range(ss)) / np.float32(ss * ss)
 
 # %% ../../nbs/00j_arms.ipynb #0089a660
 def backdrop(
@@ -136,56 +130,65 @@ def backdrop(
     "Floor and ring, without the robot."
     C, r, d, f = (x[..., None, None] for x in camera(p, c))
     u, v = _lattice(np.zeros(len(c)), np.zeros(len(c)), SIDE, SIDE, ss)
-    x, y, z = (f[:, i] + (u*r[:, i] + v*d[:, i])/p["focal"] for i in range(3))
-    t = -C[:, 2]/z
-    x, y = C[:, 0] + t*x, C[:, 1] + t*y
+    x, y, z = (f[:, i] + (u * r[:, i] + v * d[:, i]) / p["focal"] for i in range(3))
+    t = -C[:, 2] / z
+    x, y = C[:, 0] + t * x, C[:, 1] + t * y
     inner, outer = p["ring"]
-    on = _pool(((x*x + y*y > inner*inner) & (x*x + y*y < outer*outer) & (t > 0)).astype("f4"),
-               ss)[:, None]
-    color = p["ring_color"][g][:, :, None, None]*(1 - p["falloff"]*_pool(x*x, ss)[:, None])
-    return p["floor"]*(1 - on) + color*on
+    away = x * x + y * y
+    on = (away > inner * inner) & (away < outer * outer) & (t > 0)
+    on = _pool(on.astype("f4"), ss)[:, None]
+    color = p["ring_color"][g][:, :, None, None] * (1 - p["falloff"] * _pool(x * x, ss)[:, None])
+    return p["floor"] * (1 - on) + color * on
 
 # %% ../../nbs/00j_arms.ipynb #29b46bc2
 ROUND = 20  # sides of the polygon that stands for a circle
 
+
 def _prism(n, r, z0, z1, roll=0.0):
     "Normals [n+2, 3] and offsets [n+2] of a prism over a regular polygon with inner radius r."
-    t = np.arange(n)*2*np.pi/n + roll
-    N = np.concatenate([np.stack([np.cos(t), np.sin(t), 0*t], -1), [[0, 0, 1], [0, 0, -1]]])
+    t = np.arange(n) * 2 * np.pi / n + roll
+    N = np.concatenate([np.stack([np.cos(t), np.sin(t), 0 * t], -1), [[0, 0, 1], [0, 0, -1]]])
     return N, np.concatenate([np.full(n, r), [z1, -z0]])
 
+
 def _pyramid(n, r, h, roll=0.0):
-    "Normals [n+1, 3] and offsets [n+1] of a pyramid of height h over a regular polygon with inner radius r."
-    t = np.arange(n)*2*np.pi/n + roll
-    N = np.concatenate(
-        [np.stack([h*np.cos(t), h*np.sin(t), np.full(n, r)], -1)/np.hypot(r, h), [[0, 0, -1]]])
-    return N, np.concatenate([np.full(n, r*h/np.hypot(r, h)), [0]])
+    "Normals [n+1, 3] and offsets [n+1] of a pyramid of height h over such a polygon."
+    t = np.arange(n) * 2 * np.pi / n + roll
+    sides = np.stack([h * np.cos(t), h * np.sin(t), np.full(n, r)], -1) / np.hypot(r, h)
+    N = np.concatenate([sides, [[0, 0, -1]]])
+    return N, np.concatenate([np.full(n, r * h / np.hypot(r, h)), [0]])
+
 
 def _solid(p, s, z):
     "The faces of shape s (all but the sphere) in size z; the third axis points along the arm."
-    r, h = p["shape"][s]*p["size"][z]
-    circle = r*np.sqrt(np.pi/ROUND/np.tan(np.pi/ROUND))  # a polygon with the circle's area
-    return (_pyramid(ROUND, circle, h), _prism(4, r, 0, h,
-                                               p["roll"][0]), _prism(ROUND, circle, 0, h),
-            _prism(6, r, 0, h, p["roll"][1]), _pyramid(4, r, h, p["roll"][0]))[s]
+    r, h = p["shape"][s] * p["size"][z]
+    circle = r * np.sqrt(np.pi / ROUND / np.tan(np.pi / ROUND))  # a polygon with the circle's area
+    square, six = p["roll"]
+    cone, cube = _pyramid(ROUND, circle, h), _prism(4, r, 0, h, square)
+    cylinder, hexagonal = _prism(ROUND, circle, 0, h), _prism(6, r, 0, h, six)
+    return (cone, cube, cylinder, hexagonal, _pyramid(4, r, h, square))[s]
 
 # %% ../../nbs/00j_arms.ipynb #2b9d699a
 def _light(p, n):
     "Equation 0j.7: light on faces with normals n [..., 3]."
     c, gx, gy, gz, bend = p["light"]
-    return np.maximum(c + gx*n[..., 0] + gy*n[..., 1] + gz*n[..., 2] - bend*n[..., 2]*n[..., 2], 0)
+    x, y, z = n[..., 0], n[..., 1], n[..., 2]
+    return np.maximum(c + gx * x + gy * y + gz * z - bend * z * z, 0)
+
 
 def _gray_light(p, n):
     "The robot's light: faces that look up are brighter."
-    return np.maximum(1 + p["gray_light"]*n[..., 2], 0)
+    return np.maximum(1 + p["gray_light"] * n[..., 2], 0)
+
 
 def _faces(p, c, O, R, N, h, light=_light):
-    "Equation 0j.6 in the image: bounds q = k0 + k1 (u - 32) + k2 (v - 32) [n, P, 3]; faces that look at us; their light."
+    "Equation 0j.6: k0, k1, k2 of the bounds [n, P, 3]; does a face look at us; its light."
     C, r, d, f = camera(p, c)
-    n = sum(N[:, i, None]*R[:, None, :, i] for i in range(3))  # [n, P, 3], turned into the world
-    m = h - (n*(C - O)[:, None]).sum(-1)
+    n = sum(N[:, i, None] * R[:, None, :, i] for i in range(3))  # [n, P, 3], turned into the world
+    m = h - (n * (C - O)[:, None]).sum(-1)
     m = np.where(np.abs(m) < 1e-9, 1e-9, m)
-    k = np.stack([(n*x[:, None]).sum(-1)/m for x in (f, r/p["focal"], d/p["focal"])], axis=-1)
+    axes = (f, r / p["focal"], d / p["focal"])
+    k = np.stack([(n * x[:, None]).sum(-1) / m for x in axes], axis=-1)
     return k.astype("f4"), m < 0, light(p, n).astype("f4")
 
 # %% ../../nbs/00j_arms.ipynb #669420e1
@@ -193,19 +196,17 @@ def _cast(k, front, light, u, v):
     "Inverse depth (0: missed) and light of the nearest face, [n, H, W] each."
     near = np.full(np.broadcast_shapes(u.shape, v.shape), np.float32(9e9))
     far, lit = np.zeros_like(near), np.zeros_like(near)
-    order, count = np.argsort(~front, axis=1,
-                              kind="stable"), front.sum(axis=1)  # faces that look at us come first
-    k, light = np.take_along_axis(k, order[..., None], axis=1)[..., None,
-                                                               None], np.take_along_axis(light,
-                                                                                         order,
-                                                                                         axis=1)
+    # faces that look at us come first
+    order, count = np.argsort(~front, axis=1, kind="stable"), front.sum(axis=1)
+    k = np.take_along_axis(k, order[..., None], axis=1)[..., None, None]
+    light = np.take_along_axis(light, order, axis=1)
     for j in range(count.max()):
-        q = (k[:, j, 0] + k[:, j, 1]*u) + k[:, j, 2]*v
+        q = (k[:, j, 0] + k[:, j, 1] * u) + k[:, j, 2] * v
         seen = (q < near) & (j < count)[:, None, None]
         np.copyto(lit, light[:, j, None, None], where=seen)
         np.copyto(near, q, where=seen)
     for j in range(count.min(), k.shape[1]):
-        q = (k[:, j, 0] + k[:, j, 1]*u) + k[:, j, 2]*v
+        q = (k[:, j, 0] + k[:, j, 1] * u) + k[:, j, 2] * v
         np.maximum(far, q, out=far, where=(j >= count)[:, None, None])
     return np.where(near > far, near, np.float32(0)), lit
 
@@ -213,15 +214,15 @@ def _cast(k, front, light, u, v):
 def _ball(p, c, O, R, u, v):
     "A sphere around O with radius R: inverse depth (0: missed) and light, [n, H, W] each."
     C, r, d, f = (x.astype("f4")[..., None, None] for x in camera(p, c))
-    o, u, v, R = C - O.astype("f4")[..., None, None], u/np.float32(p["focal"]), v/np.float32(
-        p["focal"]), np.float32(R)
-    ray = [f[:, i] + u*r[:, i] + v*d[:, i] for i in range(3)]
-    A = ray[0]*ray[0] + ray[1]*ray[1] + ray[2]*ray[2]
-    B = ray[0]*o[:, 0] + ray[1]*o[:, 1] + ray[2]*o[:, 2]
-    D = B*B - A*(o[:, 0]*o[:, 0] + o[:, 1]*o[:, 1] + o[:, 2]*o[:, 2] - R*R)
-    t = -(B + np.sqrt(np.maximum(D, 0)))/A
-    n = np.stack([(o[:, i] + t*ray[i])/R for i in range(3)], axis=-1)
-    return np.where(D > 0, 1/t, np.float32(0)), _light(p, n).astype("f4")
+    o, R = C - O.astype("f4")[..., None, None], np.float32(R)
+    u, v = u / np.float32(p["focal"]), v / np.float32(p["focal"])
+    ray = [f[:, i] + u * r[:, i] + v * d[:, i] for i in range(3)]
+    A = ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2]
+    B = ray[0] * o[:, 0] + ray[1] * o[:, 1] + ray[2] * o[:, 2]
+    D = B * B - A * (o[:, 0] * o[:, 0] + o[:, 1] * o[:, 1] + o[:, 2] * o[:, 2] - R * R)
+    t = -(B + np.sqrt(np.maximum(D, 0))) / A
+    n = np.stack([(o[:, i] + t * ray[i]) / R for i in range(3)], axis=-1)
+    return np.where(D > 0, 1 / t, np.float32(0)), _light(p, n).astype("f4")
 
 # %% ../../nbs/00j_arms.ipynb #f82f8ba2
 def _parts(p, v):
@@ -230,9 +231,13 @@ def _parts(p, v):
     up, zero = np.broadcast_to([0.0, 0, 1], b.shape), np.zeros(b.shape)
     tall, flat = np.stack([np.cross(b, up), b, up], -1), np.stack([np.cross(b, up), up, b], -1)
     shoulder = zero + [0, 0, p["height"]]
-    return [(_prism(ROUND, r, z0, z1), R, O, (z0, z1, g0, g1))
-            for (r, z0, z1, g0, g1), R, O in ((p["base"], tall, zero), (p["pillar"], tall, zero),
-                                              (p["head"], flat, shoulder))]
+    places = {"base": (tall, zero), "pillar": (tall, zero), "head": (flat, shoulder)}
+    parts = []
+    for name, (R, O) in places.items():
+        r, z0, z1, g0, g1 = p[name]
+        parts.append((_prism(ROUND, r, z0, z1), R, O, (z0, z1, g0, g1)))
+    return parts
+
 
 def _nearest(p, c, parts, u, v):
     "Inverse depth (0: missed) and gray of the nearest of some parts, [n, H, W] each."
@@ -240,44 +245,48 @@ def _nearest(p, c, parts, u, v):
     C, _, d, f = (e[:, 2, None, None] for e in camera(p, c))
     for solid, R, O, (z0, z1, g0, g1) in parts:
         k, light = _cast(*_faces(p, c, O, R, *solid, _gray_light), u, v)
-        z = C + (f + v/p["focal"]*d)/np.maximum(
-            k, np.float32(1e-6))  # height of the place that was hit
-        gray = np.where(k > q, light*(g0 + (g1 - g0)*np.clip((z - z0)/(z1 - z0), 0, 1)), gray)
+        # height of the place that was hit
+        z = C + (f + v / p["focal"] * d) / np.maximum(k, np.float32(1e-6))
+        up = np.clip((z - z0) / (z1 - z0), 0, 1)
+        gray = np.where(k > q, light * (g0 + (g1 - g0) * up), gray)
         q = np.maximum(q, k)
     return q, gray.astype("f4")
+
 
 def _pillar(p, c, v, ss=4):
     "Disk, pillar and head: gray (times coverage) and coverage, [n, 64, 64] each."
     n, W, T = len(c), 20, 44
     foot = project(p, c, np.zeros((n, 3)))
-    x0, y0 = (np.clip(np.rint(x), 0, SIDE - k).astype(int)
-              for x, k in ((foot[:, 0] - W/2, W), (foot[:, 1] - T + 8, T)))
+    x0 = np.clip(np.rint(foot[:, 0] - W / 2), 0, SIDE - W).astype(int)
+    y0 = np.clip(np.rint(foot[:, 1] - T + 8), 0, SIDE - T).astype(int)
     q, gray = _nearest(p, c, _parts(p, v), *_lattice(x0, y0, W, T, ss))
     G, A = np.zeros((2, n, SIDE, SIDE), "f4")
-    box = np.arange(n)[:, None,
-                       None], y0[:, None, None] + np.arange(T)[:, None], x0[:, None,
-                                                                            None] + np.arange(W)
-    A[box], G[box] = _pool((q > 0).astype("f4"), ss), _pool(gray*(q > 0), ss)
+    rows, columns = y0[:, None, None] + np.arange(T)[:, None], x0[:, None, None] + np.arange(W)
+    box = (np.arange(n)[:, None, None], rows, columns)
+    A[box], G[box] = _pool((q > 0).astype("f4"), ss), _pool(gray * (q > 0), ss)
     return G, A
 
 # %% ../../nbs/00j_arms.ipynb #8bf5d1f4
 def _rod_gray(p, a):
     "Gray of the arm: a flat arm is brighter than an upright one."
-    return (p["rod"][2] + p["rod"][3]*np.sqrt(np.maximum(1 - a[:, 2]**2, 0))).astype("f4")
+    return (p["rod"][2] + p["rod"][3] * np.sqrt(np.maximum(1 - a[:, 2] ** 2, 0))).astype("f4")
+
 
 def _rod(p, z, c, h, v):
     "The arm up to an object of size z: gray (times coverage) and coverage, [n, 64, 64] each."
     s, a, _ = pose(p, h, v)
     radius, back = p["rod"][:2]
-    P, Q = project(p, c, s - back*a), project(p, c, s + (1 + p["gap"][z])[:, None]*a)
+    P, Q = project(p, c, s - back * a), project(p, c, s + (1 + p["gap"][z])[:, None] * a)
     x = np.arange(SIDE) + 0.5
     X, Y = (x - P[:, 0, None, None]).astype("f4"), (x[:, None] - P[:, 1, None, None]).astype("f4")
     dx, dy, _ = (Q - P).astype("f4").T[..., None, None]
-    t = np.clip((X*dx + Y*dy)/np.maximum(dx*dx + dy*dy, np.float32(1e-6)), 0,
-                1)  # place along the line
-    width = (radius*p["focal"]*((1 - t)/P[:, 2, None, None] + t/Q[:, 2, None, None])).astype("f4")
-    A = np.clip(width + np.float32(0.5) - np.hypot(X - t*dx, Y - t*dy), 0, 1)*np.minimum(2*width, 1)
-    return A*_rod_gray(p, a)[:, None, None], A
+    # place along the line
+    t = np.clip((X * dx + Y * dy) / np.maximum(dx * dx + dy * dy, np.float32(1e-6)), 0, 1)
+    nearness = (1 - t) / P[:, 2, None, None] + t / Q[:, 2, None, None]
+    width = (radius * p["focal"] * nearness).astype("f4")
+    A = np.clip(width + np.float32(0.5) - np.hypot(X - t * dx, Y - t * dy), 0, 1)
+    A = A * np.minimum(2 * width, 1)
+    return A * _rod_gray(p, a)[:, None, None], A
 
 # %% ../../nbs/00j_arms.ipynb #73ccd1b2
 def _arm(p, z, c, h, v, body=None):
@@ -286,42 +295,44 @@ def _arm(p, z, c, h, v, body=None):
     g, al = _rod(p, z, c, h, v)
     s, a, b = pose(p, h, v)
     C, foot = camera(p, c)[0], np.array([0, 0, p["height"]])
-    ahead = (((C - (s + foot)/2)*b).sum(-1)*np.sign(p["offset"]) > 0)[:, None, None]
-    return np.where(ahead, g + (1 - al)*G, G + (1 - A)*g), 1 - (1 - A)*(1 - al)
+    ahead = (((C - (s + foot) / 2) * b).sum(-1) * np.sign(p["offset"]) > 0)[:, None, None]
+    return np.where(ahead, g + (1 - al) * G, G + (1 - A) * g), 1 - (1 - A) * (1 - al)
 
 # %% ../../nbs/00j_arms.ipynb #3cdb7f4a
 def _box(p, s, z):
     "Side, in pixels, of a box that holds shape s in size z wherever it goes."
-    r, h = p["shape"][s]*p["size"][z]
-    R = r if s == 5 else np.hypot(r*{
-        1: np.sqrt(2),
-        3: 2/np.sqrt(3),
-        4: np.sqrt(2)
-    }.get(s, 1.01), h/2)
-    nearest = np.linalg.norm(p["camera"][:, :3] - [0, 0, p["height"]], axis=1).min() - np.hypot(
-        1 + p["gap"].max() + h/2, p["offset"])
-    return int(np.ceil(2*R*p["focal"]/(nearest - R))) + 2
+    r, h = p["shape"][s] * p["size"][z]
+    corner = {1: np.sqrt(2), 3: 2 / np.sqrt(3), 4: np.sqrt(2)}.get(s, 1.01)
+    R = r if s == 5 else np.hypot(r * corner, h / 2)
+    away = np.linalg.norm(p["camera"][:, :3] - [0, 0, p["height"]], axis=1).min()
+    nearest = away - np.hypot(1 + p["gap"].max() + h / 2, p["offset"])
+    return int(np.ceil(2 * R * p["focal"] / (nearest - R))) + 2
+
 
 def _base(p, z, s, a, b):
     "Middle of the base of an object of size z, [n, 3]."
-    return s + (1 + p["gap"][z])*a + p["aside"][0]*b + p["aside"][1]*np.cross(a, b)
+    return s + (1 + p["gap"][z]) * a + p["aside"][0] * b + p["aside"][1] * np.cross(a, b)
+
 
 def _object(p, s, z, color, c, h, v, ss=3):
-    "Shape s in size z: color (times coverage) [n, 3, B, B], coverage [n, B, B], corner, and is it in front of the robot?"
+    "Shape s in size z: color (times coverage) [n, 3, B, B], coverage [n, B, B], corner; in front?"
     o, a, b = pose(p, h, v)
     O, R = _base(p, z, o, a, b), np.stack([b, np.cross(a, b), a], -1)
-    r, tall = p["shape"][s]*p["size"][z]
-    middle = O + a*(r if s == 5 else tall/2)
+    r, tall = p["shape"][s] * p["size"][z]
+    middle = O + a * (r if s == 5 else tall / 2)
     B, m = _box(p, s, z), project(p, c, middle)
-    x0, y0 = (np.clip(np.rint(m[:, i] - B/2), 0, SIDE - B).astype(int) for i in (0, 1))
+    x0, y0 = (np.clip(np.rint(m[:, i] - B / 2), 0, SIDE - B).astype(int) for i in (0, 1))
     u, w = _lattice(x0, y0, B, B, ss)
-    q, lit = _ball(p, c, middle, r, u, w) if s == 5 else _cast(
-        *_faces(p, c, O, R, *_solid(p, s, z)), u, w)
+    if s == 5:
+        q, lit = _ball(p, c, middle, r, u, w)
+    else:
+        q, lit = _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
     hit = (q > 0).astype("f4")
     A = _pool(hit, ss)
-    lit = _pool(lit*hit, ss)/np.maximum(A, np.float32(1e-6))
-    rgb = np.minimum(p["albedo"][color].astype("f4")[:, :, None, None]*lit[:, None], 255)*A[:, None]
-    return rgb, A, x0, y0, ((camera(p, c)[0] - O)*a).sum(-1) > 0
+    lit = _pool(lit * hit, ss) / np.maximum(A, np.float32(1e-6))
+    rgb = p["albedo"][color].astype("f4")[:, :, None, None] * lit[:, None]
+    rgb = np.minimum(rgb, 255) * A[:, None]
+    return rgb, A, x0, y0, ((camera(p, c)[0] - O) * a).sum(-1) > 0
 
 # %% ../../nbs/00j_arms.ipynb #9274d399
 @lru_cache(maxsize=1)
@@ -330,29 +341,31 @@ def _backdrops():
     c, g = np.divmod(np.arange(9), 3)
     return np.rint(backdrop(parameters(), c, g)).astype(np.uint8).reshape(9, 3, -1)
 
+
 @lru_cache(maxsize=6)
 def _robots(z, c):
-    "All poses before camera c with an object of size z: pixel numbers [1600, K], gray and coverage in 255ths [1600, K]."
+    "All poses before camera c, for objects of size z: pixels, gray, coverage in 255ths [1600, K]."
     p, h, rows = parameters(), np.arange(40), []
     for v in range(40):
         body = tuple(np.repeat(x, 40, axis=0) for x in _pillar(p, np.array([c]), np.array([v])))
         G, A = _arm(p, np.full(40, z), np.full(40, c), h, np.full(40, v), body)
-        rows.append(
-            np.rint(np.stack([G, 255*A], axis=1)).clip(0, 255).astype(np.uint8).reshape(40, 2, -1))
+        both = np.rint(np.stack([G, 255 * A], axis=1)).clip(0, 255)
+        rows.append(both.astype(np.uint8).reshape(40, 2, -1))
     rows = np.stack(rows, axis=1).reshape(1600, 2, -1)  # horizontal slowest
     K = int((rows[:, 1] > 0).sum(-1).max())
-    order = np.argsort(rows[:, 1] == 0, axis=1,
-                       kind="stable")[:, :K]  # pixels the robot touches first
+    # pixels the robot touches first
+    order = np.argsort(rows[:, 1] == 0, axis=1, kind="stable")[:, :K]
     G, A = (np.take_along_axis(rows[:, k], order, axis=1) for k in (0, 1))
     return order.astype(np.uint16), np.where(A > 0, G, 0).astype(np.uint8), A
 
 # %% ../../nbs/00j_arms.ipynb #b4b158d8
 def _paint(canvas, which, pixels, rgb, A):
-    "Paint premultiplied colors [m, 3 or 1, K] with coverage [m, K] over pixels [m, K] of images `which` of canvas [n, 3, 4096]."
-    at = ((which[:, None]*3 + np.arange(3))*canvas.shape[2])[:, :, None] + pixels[:, None].astype(
-        np.int64)
+    "Paint colors (times coverage A [m, K]) [m, 3 or 1, K] over pixels [m, K] of some images."
+    first = (which[:, None] * 3 + np.arange(3)) * canvas.shape[2]  # canvas [n, 3, 4096]
+    at = first[:, :, None] + pixels[:, None].astype(np.int64)
     flat = canvas.reshape(-1)
-    flat[at] = (rgb + (1 - A[:, None])*flat[at] + np.float32(0.5)).astype(np.uint8)
+    flat[at] = (rgb + (1 - A[:, None]) * flat[at] + np.float32(0.5)).astype(np.uint8)
+
 
 def _paint_robots(canvas, f):
     "Paint the robots of a batch with factors f [n, 7]."
@@ -360,24 +373,25 @@ def _paint_robots(canvas, f):
         i = np.flatnonzero((f[:, 2] == z) & (f[:, 3] == c))
         if len(i):
             pixels, G, A = _robots(z, c)
-            at = f[i, 5]*40 + f[i, 6]
-            _paint(canvas, i, pixels[at], G[at].astype("f4")[:, None],
-                   A[at].astype("f4")/np.float32(255))
+            at = f[i, 5] * 40 + f[i, 6]
+            gray, cover = G[at].astype("f4")[:, None], A[at].astype("f4") / np.float32(255)
+            _paint(canvas, i, pixels[at], gray, cover)
+
 
 def _paint_scene(p, canvas, f):
     "Paint the objects behind the robot, the robot, and the objects in front of it."
     late = []
-    for s in range(6):
-        for z in range(2):
-            i = np.flatnonzero((f[:, 1] == s) & (f[:, 2] == z))
-            if len(i):
-                rgb, A, x0, y0, front = _object(p, s, z, f[i, 0], f[i, 3], f[i, 5], f[i, 6])
-                k = np.arange(A.shape[1])
-                pixels = ((y0[:, None] + k)[:, :, None]*SIDE + (x0[:, None] + k)[:, None]).reshape(
-                    len(i), -1)
-                rgb, A = rgb.reshape(len(i), 3, -1), A.reshape(len(i), -1)
-                _paint(canvas, i[~front], pixels[~front], rgb[~front], A[~front])
-                late.append((i[front], pixels[front], rgb[front], A[front]))
+    for s, z in np.ndindex(6, 2):
+        i = np.flatnonzero((f[:, 1] == s) & (f[:, 2] == z))
+        if not len(i):
+            continue
+        rgb, A, x0, y0, front = _object(p, s, z, f[i, 0], f[i, 3], f[i, 5], f[i, 6])
+        k = np.arange(A.shape[1])
+        pixels = (y0[:, None] + k)[:, :, None] * SIDE + (x0[:, None] + k)[:, None]
+        pixels, rgb = pixels.reshape(len(i), -1), rgb.reshape(len(i), 3, -1)
+        A = A.reshape(len(i), -1)
+        _paint(canvas, i[~front], pixels[~front], rgb[~front], A[~front])
+        late.append((i[front], pixels[front], rgb[front], A[front]))
     _paint_robots(canvas, f)
     for layer in late:
         _paint(canvas, *layer)
@@ -386,13 +400,13 @@ def _paint_scene(p, canvas, f):
 def render(
     index: int | Sequence[int] | np.ndarray,  # official numbers, [n] or one
 ) -> np.ndarray:  # uint8 [n, 3, 64, 64]
-    "Draw images by their official number; SYNTHETIC. The same number gives the same bytes in any company."
+    "Draw SYNTHETIC images by their official number; it gives the same bytes in any company."
     f, p = factors(index), parameters()
-    out = np.empty((len(f), 3, SIDE*SIDE), np.uint8)
+    out = np.empty((len(f), 3, SIDE * SIDE), np.uint8)
     for i in range(0, len(f), 512):  # keeps memory small
-        part = f[i:i + 512]
-        out[i:i + 512] = _backdrops()[part[:, 3]*3 + part[:, 4]]
-        _paint_scene(p, out[i:i + 512], part)
+        part = f[i : i + 512]
+        out[i : i + 512] = _backdrops()[part[:, 3] * 3 + part[:, 4]]
+        _paint_scene(p, out[i : i + 512], part)
     return out.reshape(-1, 3, SIDE, SIDE)
 
 # %% ../../nbs/00j_arms.ipynb #8ead19c4
@@ -400,19 +414,23 @@ def raycast(
     index: int,  # official number of one image
     ss: int = 6,  # rays per pixel and direction
 ) -> np.ndarray:  # [3, 64, 64], 0 to 255
-    "The same image the slow way, with a depth test: the oracle for `render`, and the baseline of its benchmark."
+    "The same image the slow way, with a depth test: `render` is tested and timed against it."
     p, (color, s, z, *_) = parameters(), factors(index)[0]
     c, g, h, v = factors(index)[:, 3:].T
     u, w = _lattice(np.zeros(1), np.zeros(1), SIDE, SIDE, ss)
     o, a, b = pose(p, h, v)
-    R, r = np.stack([b, np.cross(a, b), a], -1), p["shape"][s, 0]*p["size"][z, 0]
+    R, r = np.stack([b, np.cross(a, b), a], -1), p["shape"][s, 0] * p["size"][z, 0]
     O = _base(p, z, o, a, b)
     q, gray = _nearest(p, c, _parts(p, v), u, w)
-    k, _ = _cast(*_faces(p, c, o, R, *_prism(8, p["rod"][0], -p["rod"][1], 1 + p["gap"][z])), u, w)
+    rod = _prism(8, p["rod"][0], -p["rod"][1], 1 + p["gap"][z])
+    k, _ = _cast(*_faces(p, c, o, R, *rod), u, w)
     gray, q = np.where(k > q, _rod_gray(p, a), gray), np.maximum(q, k)
-    k, light = _ball(p, c, O +
-                     r*a, r, u, w) if s == 5 else _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
-    rgb = np.where(k > q, np.minimum(p["albedo"][color][:, None, None]*light, 255), gray)*(
-        np.maximum(k, q) > 0)  # [3, 64 ss, 64 ss]
-    hit = _pool((np.maximum(k, q) > 0).astype("f4"), ss)
-    return _pool(rgb, ss) + (1 - hit)*backdrop(p, c, g)[0]
+    if s == 5:
+        k, light = _ball(p, c, O + r * a, r, u, w)
+    else:
+        k, light = _cast(*_faces(p, c, O, R, *_solid(p, s, z)), u, w)
+    hit = np.maximum(k, q) > 0
+    rgb = np.minimum(p["albedo"][color][:, None, None] * light, 255)  # [3, 64 ss, 64 ss]
+    rgb = np.where(k > q, rgb, gray) * hit
+    hit = _pool(hit.astype("f4"), ss)
+    return _pool(rgb, ss) + (1 - hit) * backdrop(p, c, g)[0]

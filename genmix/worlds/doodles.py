@@ -23,6 +23,7 @@ CATEGORIES = tuple(STYLES)
 # %% ../../nbs/00g_doodles.ipynb #24d433c1
 _K = 600  # random numbers that each doodle owns; Philox gives 4 at a time
 
+
 def _numbers(
     seed: int,  # key of the generator
     start: int,  # number of the first doodle
@@ -36,6 +37,7 @@ def _numbers(
 # %% ../../nbs/00g_doodles.ipynb #c7576d06
 class _Pens:
     "B drawings of one style, drawn stroke by stroke; each call takes the next columns of u."
+
     def __init__(self, u):  # [B, K] in [0, 1)
         self.u, self.column, self.strokes = u, 0, []
 
@@ -43,9 +45,9 @@ class _Pens:
         "The next k columns [B, k]."
         self.column += k
         if self.column > self.u.shape[1]:
-            raise IndexError(
-                f"a doodle owns {self.u.shape[1]} numbers, but its style asks for {self.column}")
-        return self.u[:, self.column - k:self.column]
+            own = f"a doodle owns {self.u.shape[1]} numbers"
+            raise IndexError(f"{own}, but its style asks for {self.column}")
+        return self.u[:, self.column - k : self.column]
 
     def uniform(self, low: float, high: float) -> np.ndarray:
         "A number per drawing between low and high [B]."
@@ -57,48 +59,52 @@ class _Pens:
 
     def draw(self, x: np.ndarray, y: np.ndarray, when: bool | np.ndarray = True) -> None:
         "Add a stroke through the points x, y, each [B, m]."
-        xy = np.stack(np.broadcast_arrays(x, y, np.zeros((len(self.u), 1)))[:2],
-                      axis=-1)  # [B, m, 2]
+        # [B, m, 2]
+        xy = np.stack(np.broadcast_arrays(x, y, np.zeros((len(self.u), 1)))[:2], axis=-1)
         self.strokes.append((xy, np.broadcast_to(when, len(self.u))))
 
 # %% ../../nbs/00g_doodles.ipynb #4a42e9b7
-def _col(v): return np.asarray(v, dtype=float).reshape(-1, 1)  # [B] or a number -> [B, 1] or [1, 1]
+def _col(v):
+    return np.asarray(v, dtype=float).reshape(-1, 1)  # [B] or a number -> [B, 1] or [1, 1]
+
 
 def _loop(p, x, y, rx, ry, when=True, m=18, egg=0.0):
     "Equation 0g.2."
-    start, over, way = p.uniform(-2.4, -.8), p.uniform(-.15, .35), np.where(p.chance(.6), -1, 1)
-    a = _col(start) + _col(way * (2*np.pi + over)) * np.linspace(0, 1, m)
+    start, over, way = p.uniform(-2.4, -0.8), p.uniform(-0.15, 0.35), np.where(p.chance(0.6), -1, 1)
+    a = _col(start) + _col(way * (2 * np.pi + over)) * np.linspace(0, 1, m)
     p.draw(
-        _col(x) + _col(rx)*(1 + _col(egg)*np.sin(a))*np.cos(a),
-        _col(y) + _col(ry)*np.sin(a), when)
+        _col(x) + _col(rx) * (1 + _col(egg) * np.sin(a)) * np.cos(a),
+        _col(y) + _col(ry) * np.sin(a), when,
+    )
+
 
 def _curve(p, x0, y0, x1, y1, bx=0.0, by=0.0, when=True, m=7):
     "Equation 0g.3, in either direction."
-    t = np.where(_col(p.chance(.5)), np.linspace(0, 1, m), np.linspace(1, 0, m))
+    t = np.where(_col(p.chance(0.5)), np.linspace(0, 1, m), np.linspace(1, 0, m))
     bend = 4 * t * (1 - t)
     p.draw(
-        _col(x0) + (_col(x1) - _col(x0))*t + _col(bx)*bend,
-        _col(y0) + (_col(y1) - _col(y0))*t + _col(by)*bend, when)
+        _col(x0) + (_col(x1) - _col(x0)) * t + _col(bx) * bend,
+        _col(y0) + (_col(y1) - _col(y0)) * t + _col(by) * bend, when,
+    )
+
 
 def _path(p, x, y, when=True, rho=None):
     "Corners x, y, each [B, m] or [m]; every inner one is cut at the share rho of its sides."
-    rho = _col(p.uniform(0, .2) if rho is None else rho)
+    rho = _col(p.uniform(0, 0.2) if rho is None else rho)
     cut = []
     for c in np.broadcast_arrays(np.atleast_2d(x), np.atleast_2d(y), np.zeros((len(p.u), 1)))[:2]:
         mid = c[:, 1:-1]
         before, after = mid + rho * (c[:, :-2] - mid), mid + rho * (c[:, 2:] - mid)
-        cut.append(
-            np.concatenate(
-                [c[:, :1],
-                 np.stack([before, after], axis=2).reshape(len(c), -1), c[:, -1:]],
-                axis=1))
+        inner = np.stack([before, after], axis=2).reshape(len(c), -1)
+        cut.append(np.concatenate([c[:, :1], inner, c[:, -1:]], axis=1))
     p.draw(*cut, when)
+
 
 def _fill(p, x, y, rx, ry, when=True, m=9):
     "A zigzag from top to bottom."
     side = np.where(np.arange(m) % 2, 1.0, -1.0)
     t = np.linspace(-1, 1, m)
-    p.draw(_col(x) + _col(rx) * side * np.sqrt(1.1 - t*t), _col(y) + _col(ry) * t, when)
+    p.draw(_col(x) + _col(rx) * side * np.sqrt(1.1 - t * t), _col(y) + _col(ry) * t, when)
 
 # %% ../../nbs/00g_doodles.ipynb #04b5db14
 def _shaky(
@@ -113,8 +119,8 @@ def _shaky(
         a = (p.columns(12) * 2 - 1).reshape(-1, 2, 6) * (hand * size)[:, None, None]
         w = np.zeros(xy.shape)
         for k, c in zip((1, 2, 5), range(0, 6, 2)):
-            w += (a[:, None, :, c]*np.sin(k*t)[:, None] +
-                  a[:, None, :, c + 1]*np.cos(k*t)[:, None])/k
+            sine, cosine = np.sin(k * t)[:, None], np.cos(k * t)[:, None]
+            w += (a[:, None, :, c] * sine + a[:, None, :, c + 1] * cosine) / k
         out.append(xy + w)
     return np.concatenate(out, axis=1)
 
@@ -141,293 +147,252 @@ def _rows(
 # %% ../../nbs/00g_doodles.ipynb #083e4582
 def _finish(
     p,  # _Pens with all strokes drawn
-    tilt=.2,  # up to so many radians
+    tilt=0.2,  # up to so many radians
     mirror=True,  # may left and right be exchanged?
 ):  # int16 rows, and their number per drawing
     "Forget a stroke, shake, tilt, stretch and mirror, and turn the positions into pen movements."
-    _curve(p,
-           p.uniform(-1, 1),
-           p.uniform(-1, 1),
-           p.uniform(-1, 1),
-           p.uniform(-1, 1),
-           when=p.chance(.02),
-           m=3)  # a slip of the pen
+    ends = [p.uniform(-1, 1) for _ in range(4)]
+    _curve(p, *ends, when=p.chance(0.02), m=3)  # a slip of the pen
     when = np.stack([w for _, w in p.strokes], axis=1)  # [B, strokes]
-    kept = when & (p.columns(len(p.strokes)) > .015)  # now and then a stroke is forgotten,
+    kept = when & (p.columns(len(p.strokes)) > 0.015)  # now and then a stroke is forgotten,
     kept[:, 0] = when[:, 0]  # but not the first,
     when = np.where(kept.any(axis=1, keepdims=True), kept, when)  # and never all
-    q = _shaky(p, .01 + .08 * p.uniform(0, 1)**2)  # [B, M, 2]
-    angle, stretch = p.uniform(-tilt, tilt), np.exp(p.uniform(-.15, .15))
-    flip = np.where(p.chance(.5 * mirror), -1, 1)
+    q = _shaky(p, 0.01 + 0.08 * p.uniform(0, 1) ** 2)  # [B, M, 2]
+    angle, stretch = p.uniform(-tilt, tilt), np.exp(p.uniform(-0.15, 0.15))
+    flip = np.where(p.chance(0.5 * mirror), -1, 1)
     x, y = q[..., 0] * _col(stretch * flip), q[..., 1] / _col(stretch)
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
     lengths = [xy.shape[1] for xy, _ in p.strokes]
-    return _rows(np.stack([c*x - s*y, s*x + c*y], axis=-1), lengths, np.repeat(when,
-                                                                               lengths,
-                                                                               axis=1))
+    q = np.stack([c * x - s * y, s * x + c * y], axis=-1)
+    return _rows(q, lengths, np.repeat(when, lengths, axis=1))
 
 # %% ../../nbs/00g_doodles.ipynb #ba9551b3
 def _eyes(p, x, y, r, when=True):
     "Two eyes of the same kind: dots, rings, rings with pupils, or dashes."
     kind = p.uniform(0, 4)
     for side in (-1, 1):
-        cx, cy = side * x + p.uniform(-.04, .04), y + p.uniform(-.04, .04)
-        _loop(p, cx, cy, .25*r, .3*r, when & (kind < 1.3), m=5)
-        _loop(p, cx, cy, r, r * p.uniform(.7, 1.2), when & (kind > 1.3) & (kind < 3.3), m=11)
-        _loop(p, cx, cy, .25*r, .25*r, when & (kind > 2.4) & (kind < 3.3), m=5)
-        _curve(p, cx, cy - r, cx + p.uniform(-.3, .3) * r, cy + r, when=when & (kind > 3.3), m=3)
+        cx, cy = side * x + p.uniform(-0.04, 0.04), y + p.uniform(-0.04, 0.04)
+        _loop(p, cx, cy, 0.25 * r, 0.3 * r, when & (kind < 1.3), m=5)
+        _loop(p, cx, cy, r, r * p.uniform(0.7, 1.2), when & (kind > 1.3) & (kind < 3.3), m=11)
+        _loop(p, cx, cy, 0.25 * r, 0.25 * r, when & (kind > 2.4) & (kind < 3.3), m=5)
+        _curve(p, cx, cy - r, cx + p.uniform(-0.3, 0.3) * r, cy + r, when=when & (kind > 3.3), m=3)
+
 
 def _face(p, mouth=1.0):
     "A head, two eyes and, with this probability, a smile."
-    rx, ry = p.uniform(.65, 1), p.uniform(.8, 1)
-    _loop(p, 0, 0, rx, ry, m=22, egg=p.uniform(-.2, .1))
-    _eyes(p, p.uniform(.25, .4) * rx, p.uniform(-.4, -.15), p.uniform(.07, .17))
-    w = p.uniform(.2, .5) * rx
-    _curve(p,
-           -w,
-           p.uniform(.3, .5),
-           w,
-           p.uniform(.3, .5),
-           by=p.uniform(-.02, .3),
-           when=p.chance(mouth))
+    rx, ry = p.uniform(0.65, 1), p.uniform(0.8, 1)
+    _loop(p, 0, 0, rx, ry, m=22, egg=p.uniform(-0.2, 0.1))
+    _eyes(p, p.uniform(0.25, 0.4) * rx, p.uniform(-0.4, -0.15), p.uniform(0.07, 0.17))
+    w = p.uniform(0.2, 0.5) * rx
+    _curve(
+        p, -w, p.uniform(0.3, 0.5), w, p.uniform(0.3, 0.5), by=p.uniform(-0.02, 0.3),
+        when=p.chance(mouth),
+    )
     return rx, ry
+
 
 def _smile(p):
     _face(p)
 
+
 def _nose(p):
-    _face(p, mouth=.9)
-    line = p.chance(.6)
-    _path(
-        p,
-        np.hstack([_col(p.uniform(-.02, .05)),
-                   _col(p.uniform(-.2, -.05)),
-                   _col(p.uniform(0, .1))]), [-.15, .18, .2], line)
-    _loop(p, 0, p.uniform(0, .15), p.uniform(.05, .12), p.uniform(.05, .1), ~line, m=8)
+    _face(p, mouth=0.9)
+    line = p.chance(0.6)
+    x = [_col(p.uniform(*ends)) for ends in ((-0.02, 0.05), (-0.2, -0.05), (0, 0.1))]
+    _path(p, np.hstack(x), [-0.15, 0.18, 0.2], line)
+    _loop(p, 0, p.uniform(0, 0.15), p.uniform(0.05, 0.12), p.uniform(0.05, 0.1), ~line, m=8)
 
 # %% ../../nbs/00g_doodles.ipynb #3df17515
 def _hair(p):
     rx, ry = _face(p)
-    long, count = p.chance(.35), p.uniform(4, 11)
+    long, count = p.chance(0.35), p.uniform(4, 11)
     for side in (-1, 1):  # long hair falls at both sides
         x = side * rx * p.uniform(1, 1.25)
-        _curve(p,
-               side*.05,
-               -ry*p.uniform(1, 1.15),
-               x,
-               p.uniform(.3, 1),
-               bx=side*p.uniform(.3, .5),
-               when=long,
-               m=9)
+        _curve(
+            p, side * 0.05, -ry * p.uniform(1, 1.15), x, p.uniform(0.3, 1),
+            bx=side * p.uniform(0.3, 0.5), when=long, m=9,
+        )
     for k in range(10):  # short hair stands up
-        a = -np.pi/2 + (k - 4.5) * .2 + p.uniform(-.1, .1)
-        r, bend, x, y = p.uniform(1.1, 1.45), p.uniform(-.1, .1), rx * np.cos(a), ry * np.sin(a)
-        _curve(p, x, y, r*x + bend, r*y, when=~long & (np.abs(k - 4.5) < count/2), m=3)
+        a = -np.pi / 2 + (k - 4.5) * 0.2 + p.uniform(-0.1, 0.1)
+        r, bend, x, y = p.uniform(1.1, 1.45), p.uniform(-0.1, 0.1), rx * np.cos(a), ry * np.sin(a)
+        _curve(p, x, y, r * x + bend, r * y, when=~long & (np.abs(k - 4.5) < count / 2), m=3)
+
 
 def _ears(p):
     rx, _ = _face(p)
-    y, r = p.uniform(-.25, .1), p.uniform(.12, .25)
+    y, r = p.uniform(-0.25, 0.1), p.uniform(0.12, 0.25)
     for side in (-1, 1):
-        _curve(p,
-               side*rx*.97,
-               y - r,
-               side*rx*.97,
-               y + r,
-               bx=side*p.uniform(.15, .35),
-               when=p.chance(.93),
-               m=8)
-    _curve(p, 0, -.05, p.uniform(-.1, .1), .15, bx=p.uniform(-.1, .1), when=p.chance(.4), m=4)
+        _curve(
+            p, side * rx * 0.97, y - r, side * rx * 0.97, y + r, bx=side * p.uniform(0.15, 0.35),
+            when=p.chance(0.93), m=8,
+        )
+    _curve(
+        p, 0, -0.05, p.uniform(-0.1, 0.1), 0.15, bx=p.uniform(-0.1, 0.1), when=p.chance(0.4), m=4
+    )
+
 
 def _laugh(p):
     rx, _ = _face(p, mouth=0)
-    w, y, depth = p.uniform(.3, .55) * rx, p.uniform(.15, .35), p.uniform(.2, .45)
+    w, y, depth = p.uniform(0.3, 0.55) * rx, p.uniform(0.15, 0.35), p.uniform(0.2, 0.45)
     t = np.linspace(0, np.pi, 9)
     x = np.hstack([_col(w) * np.cos(t), _col(w)])  # along the lower lip and back along the upper
     p.draw(x, _col(y) + np.hstack([_col(depth) * np.sin(t), np.zeros((len(x), 1))]))
-    _curve(p, -.8*w, y + .4*depth, .8*w, y + .4*depth, when=p.chance(.3), m=3)
+    _curve(p, -0.8 * w, y + 0.4 * depth, 0.8 * w, y + 0.4 * depth, when=p.chance(0.3), m=3)
 
 # %% ../../nbs/00g_doodles.ipynb #35749a92
 def _cat_head(p, x, y, rx, ry, nose, whiskers=0):
     "A head with ears in one line or three, eyes, nose, mouth and whiskers."
-    one, a, tip = p.chance(.6), p.uniform(.6, .85), p.uniform(1.4, 1.85)
-    wide, point, x, y = p.uniform(.22, .36), p.uniform(-.2, .02), _col(x), _col(y)
-    ear = [
-        np.stack([a - wide, a + point, a + wide], axis=1),
-        np.stack([0*a + 1, tip, 0*a + 1], axis=1)
-    ]  # angle from the top, radius
-    low = np.linspace(0, 1, 11)[1:-1] * (2*np.pi - 2*_col(a + wide)) + _col(a + wide)
-    angle = np.hstack([ear[0], low, -ear[0][:, ::-1], ear[0][:, :1]])
-    radius = np.hstack([ear[1], 1 + 0*low, ear[1][:, ::-1], ear[1][:, :1]])
-    _path(p,
-          x + _col(rx)*radius*np.sin(angle),
-          y - _col(ry)*radius*np.cos(angle),
-          one,
-          rho=p.uniform(0, .12))
+    one, a, tip = p.chance(0.6), p.uniform(0.6, 0.85), p.uniform(1.4, 1.85)
+    wide, point, x, y = p.uniform(0.22, 0.36), p.uniform(-0.2, 0.02), _col(x), _col(y)
+    # of an ear: angle from the top, radius
+    turn, base = np.stack([a - wide, a + point, a + wide], axis=1), 0 * a + 1
+    far = np.stack([base, tip, base], axis=1)
+    low = np.linspace(0, 1, 11)[1:-1] * (2 * np.pi - 2 * _col(a + wide)) + _col(a + wide)
+    angle = np.hstack([turn, low, -turn[:, ::-1], turn[:, :1]])
+    radius = np.hstack([far, 1 + 0 * low, far[:, ::-1], far[:, :1]])
+    dx, dy = _col(rx) * radius * np.sin(angle), _col(ry) * radius * np.cos(angle)
+    _path(p, x + dx, y - dy, one, rho=p.uniform(0, 0.12))
     _loop(p, x, y, rx, ry, ~one)
     for side in (-1, 1):
-        _path(p, x + side*_col(rx)*ear[1]*np.sin(ear[0]), y - _col(ry)*ear[1]*np.cos(ear[0]), ~one)
+        _path(p, x + side * _col(rx) * far * np.sin(turn), y - _col(ry) * far * np.cos(turn), ~one)
     x, y, r = x[:, 0], y[:, 0], np.minimum(rx, ry)
-    _cat_eyes(p, x, y, r, p.chance(.9))
-    w, h = p.uniform(.06, .14) * r, p.uniform(.05, .12) * r
-    _path(p,
-          _col(x) + _col(w)*[-1, 1, 0, -1],
-          _col(y + .15*r) + _col(h)*[-1, -1, 1, -1], p.chance(nose))
+    _cat_eyes(p, x, y, r, p.chance(0.9))
+    w, h = p.uniform(0.06, 0.14) * r, p.uniform(0.05, 0.12) * r
+    _path(
+        p, _col(x) + _col(w) * [-1, 1, 0, -1], _col(y + 0.15 * r) + _col(h) * [-1, -1, 1, -1],
+        p.chance(nose),
+    )
     for side in (-1, 1):
-        _curve(p, x, y + .25*r, x + side * .3*r, y + .4*r, by=.15*r, when=p.chance(.5), m=5)
+        _curve(
+            p, x, y + 0.25 * r, x + side * 0.3 * r, y + 0.4 * r, by=0.15 * r, when=p.chance(0.5),
+            m=5,
+        )
     if whiskers:
         _whiskers(p, x, y, rx, ry, p.chance(whiskers))
 
 # %% ../../nbs/00g_doodles.ipynb #b8c03287
 def _cat_eyes(p, x, y, r, when):
     "Two dots, rings or slits."
-    kind, dx, dy = p.uniform(0, 3), p.uniform(.3, .45) * r, p.uniform(-.3, -.05) * r
+    kind, dx, dy = p.uniform(0, 3), p.uniform(0.3, 0.45) * r, p.uniform(-0.3, -0.05) * r
     for side in (-1, 1):
-        _loop(p, x + side*dx, y + dy, .05*r, .06*r, when & (kind < 1.2), m=5)
-        _loop(p,
-              x + side*dx,
-              y + dy,
-              p.uniform(.1, .2)*r,
-              p.uniform(.08, .18)*r,
-              when & (kind > 1.2) & (kind < 2.3),
-              m=9)
-        _curve(p,
-               x + side*dx,
-               y + dy - .15*r,
-               x + side*dx,
-               y + dy + .1*r,
-               when=when & (kind > 2.3),
-               m=3)
+        _loop(p, x + side * dx, y + dy, 0.05 * r, 0.06 * r, when & (kind < 1.2), m=5)
+        _loop(
+            p, x + side * dx, y + dy, p.uniform(0.1, 0.2) * r, p.uniform(0.08, 0.18) * r,
+            when & (kind > 1.2) & (kind < 2.3), m=9,
+        )
+        _curve(
+            p, x + side * dx, y + dy - 0.15 * r, x + side * dx, y + dy + 0.1 * r,
+            when=when & (kind > 2.3), m=3,
+        )
+
 
 def _whiskers(p, x, y, rx, ry, when=True):
     "Two or three lines at either side of the nose."
-    count, reach = p.uniform(1.6, 3.6), p.uniform(.9, 1.7)
+    count, reach = p.uniform(1.6, 3.6), p.uniform(0.9, 1.7)
     for side in (-1, 1):
         for k in range(3):
-            fan = (k - 1) * p.uniform(.15, .4)
-            x0, y0 = x + side * rx * p.uniform(.25, .6), y + ry * (.25 + .12 * (k - 1))
-            _curve(p,
-                   x0,
-                   y0,
-                   x + side*rx*reach,
-                   y + ry*(.25 + fan),
-                   by=p.uniform(-.08, .08),
-                   when=when & (k < count - .5),
-                   m=4)
+            fan = (k - 1) * p.uniform(0.15, 0.4)
+            x0, y0 = x + side * rx * p.uniform(0.25, 0.6), y + ry * (0.25 + 0.12 * (k - 1))
+            _curve(
+                p, x0, y0, x + side * rx * reach, y + ry * (0.25 + fan), by=p.uniform(-0.08, 0.08),
+                when=when & (k < count - 0.5), m=4,
+            )
 
 # %% ../../nbs/00g_doodles.ipynb #d7ed78c5
 def _head(p):
-    _cat_head(p, 0, 0, p.uniform(.8, 1.1), p.uniform(.75, 1.05), nose=.75)
+    _cat_head(p, 0, 0, p.uniform(0.8, 1.1), p.uniform(0.75, 1.05), nose=0.75)
 
 def _whiskered(p):
-    rx, ry = p.uniform(.75, 1.1), p.uniform(.7, 1)
-    _cat_head(p, 0, 0, rx, ry, nose=.8)
+    rx, ry = p.uniform(0.75, 1.1), p.uniform(0.7, 1)
+    _cat_head(p, 0, 0, rx, ry, nose=0.8)
     _whiskers(p, 0, 0, rx, ry)
 
 def _sitting(p):
-    r, rx, ry = p.uniform(.38, .55), p.uniform(.4, .65), p.uniform(.6, .9)
-    top = ry + .75 * r  # of the head's center above the body's
-    _cat_head(p,
-              p.uniform(-.1, .1),
-              -top,
-              r*p.uniform(.95, 1.25),
-              r*p.uniform(.8, 1),
-              nose=.5,
-              whiskers=.4)
-    _loop(p, 0, 0, rx, ry, egg=p.uniform(0, .3))
-    x, y = rx + p.uniform(.3, .7), p.uniform(-.4, .4)  # where the tail ends
-    _curve(p,
-           .8*rx,
-           .6*ry,
-           x,
-           y,
-           bx=p.uniform(.05, .35),
-           by=p.uniform(.1, .4),
-           when=p.chance(.85),
-           m=8)
+    r, rx, ry = p.uniform(0.38, 0.55), p.uniform(0.4, 0.65), p.uniform(0.6, 0.9)
+    top = ry + 0.75 * r  # of the head's center above the body's
+    _cat_head(
+        p, p.uniform(-0.1, 0.1), -top, r * p.uniform(0.95, 1.25), r * p.uniform(0.8, 1), nose=0.5,
+        whiskers=0.4,
+    )
+    _loop(p, 0, 0, rx, ry, egg=p.uniform(0, 0.3))
+    x, y = rx + p.uniform(0.3, 0.7), p.uniform(-0.4, 0.4)  # where the tail ends
+    _curve(
+        p, 0.8 * rx, 0.6 * ry, x, y, bx=p.uniform(0.05, 0.35), by=p.uniform(0.1, 0.4),
+        when=p.chance(0.85), m=8,
+    )
     for side in (-1, 1):
-        _path(p, _col(side * rx) * [.25, .25, .6], _col(ry) * [.3, 1, 1], p.chance(.55))
+        _path(p, _col(side * rx) * [0.25, 0.25, 0.6], _col(ry) * [0.3, 1, 1], p.chance(0.55))
 
+# %% ../../nbs/00g_doodles.ipynb #d7ed78c6
 def _walking(p):
-    rx, ry, r = p.uniform(.75, 1.1), p.uniform(.25, .4), p.uniform(.3, .45)
-    _cat_head(p,
-              -rx*p.uniform(.9, 1.1),
-              -ry*p.uniform(.6, 1.3),
-              r*p.uniform(.95, 1.25),
-              r*p.uniform(.8, 1),
-              nose=.4,
-              whiskers=.45)
+    rx, ry, r = p.uniform(0.75, 1.1), p.uniform(0.25, 0.4), p.uniform(0.3, 0.45)
+    _cat_head(
+        p, -rx * p.uniform(0.9, 1.1), -ry * p.uniform(0.6, 1.3), r * p.uniform(0.95, 1.25),
+        r * p.uniform(0.8, 1), nose=0.4, whiskers=0.45,
+    )
     _loop(p, 0, 0, rx, ry)
-    _curve(p,
-           .95*rx,
-           -.2*ry,
-           rx + p.uniform(.1, .5),
-           -p.uniform(.3, .9),
-           bx=p.uniform(-.2, .3),
-           when=p.chance(.92),
-           m=8)
-    long, thick = p.uniform(.35, .7), p.chance(.3)
-    for k, at in enumerate((-.65, -.4, .4, .65)):
-        x, y = rx * (at + p.uniform(-.05, .05)), .75*ry
-        _curve(p,
-               x,
-               y,
-               x + p.uniform(-.08, .08),
-               y + long*p.uniform(.9, 1.1),
-               when=~thick & p.chance(.95),
-               m=3)
-        w = p.uniform(.05, .1)
+    _curve(
+        p, 0.95 * rx, -0.2 * ry, rx + p.uniform(0.1, 0.5), -p.uniform(0.3, 0.9),
+        bx=p.uniform(-0.2, 0.3), when=p.chance(0.92), m=8,
+    )
+    long, thick = p.uniform(0.35, 0.7), p.chance(0.3)
+    for k, at in enumerate((-0.65, -0.4, 0.4, 0.65)):
+        x, y = rx * (at + p.uniform(-0.05, 0.05)), 0.75 * ry
+        _curve(
+            p, x, y, x + p.uniform(-0.08, 0.08), y + long * p.uniform(0.9, 1.1),
+            when=~thick & p.chance(0.95), m=3,
+        )
+        w = p.uniform(0.05, 0.1)
         _path(p, _col(x) + _col(w) * [-1, -1, 1, 1], _col(y) + _col(long) * [0, 1, 1, 0], thick)
 
 # %% ../../nbs/00g_doodles.ipynb #11c2f777
 def _ray(p, a, r0, r1, when=True):
     "A straight stroke from radius r0 to radius r1 in direction a."
-    x, y = p.uniform(-.06, .06), p.uniform(-.06, .06)
-    _curve(p,
-           x + r0*np.cos(a),
-           y + r0*np.sin(a),
-           x + r1*np.cos(a),
-           y + r1*np.sin(a),
-           when=when,
-           m=3)
+    x, y = p.uniform(-0.06, 0.06), p.uniform(-0.06, 0.06)
+    c, s = np.cos(a), np.sin(a)
+    _curve(p, x + r0 * c, y + r0 * s, x + r1 * c, y + r1 * s, when=when, m=3)
 
 def _lines(p):
     count, turn = np.floor(p.uniform(2, 5)), p.uniform(0, np.pi)
     for k in range(4):
-        _ray(p, turn + np.pi*k/count + p.uniform(-.15, .15), -p.uniform(.6, 1.05),
-             p.uniform(.6, 1.05), k < count)
+        _ray(
+            p, turn + np.pi * k / count + p.uniform(-0.15, 0.15), -p.uniform(0.6, 1.05),
+            p.uniform(0.6, 1.05), k < count,
+        )
 
 def _branches(p):
-    count, turn, levels = np.floor(p.uniform(2, 4.5)), p.uniform(0, np.pi), p.uniform(.3, 1.6)
-    at, spread, size = p.uniform(.55, .9), p.uniform(.5, 1), p.uniform(.2, .4) - .04*(count - 2)
+    count, turn, levels = np.floor(p.uniform(2, 4.5)), p.uniform(0, np.pi), p.uniform(0.3, 1.6)
+    at, spread = p.uniform(0.55, 0.9), p.uniform(0.5, 1)
+    size = p.uniform(0.2, 0.4) - 0.04 * (count - 2)
     for k in range(4):
-        a, there = turn + np.pi * k / count + p.uniform(-.12, .12), k < count
+        a, there = turn + np.pi * k / count + p.uniform(-0.12, 0.12), k < count
         _ray(p, a, -1, 1, there)
         for end in (0, np.pi):
             for level in range(2):  # branches in the shape of a V
-                r, s = at * (1 - .4*level) + p.uniform(-.05, .05), size * p.uniform(.7, 1.3)
+                r, s = at * (1 - 0.4 * level) + p.uniform(-0.05, 0.05), size * p.uniform(0.7, 1.3)
                 b, c = a + end - spread, a + end + spread
                 x, y = r * np.cos(a + end), r * np.sin(a + end)
-                _path(p,
-                      np.stack([x + s*np.cos(b), x, x + s*np.cos(c)], axis=1),
-                      np.stack([y + s*np.sin(b), y, y + s*np.sin(c)], axis=1),
-                      there & (level < levels) & p.chance(.9),
-                      rho=0)
+                corners_x = np.stack([x + s * np.cos(b), x, x + s * np.cos(c)], axis=1)
+                corners_y = np.stack([y + s * np.sin(b), y, y + s * np.sin(c)], axis=1)
+                _path(p, corners_x, corners_y, there & (level < levels) & p.chance(0.9), rho=0)
 
+# %% ../../nbs/00g_doodles.ipynb #11c2f778
 def _burst(p):
-    count, turn = np.floor(p.uniform(9, 14)), p.uniform(0, 2*np.pi)
+    count, turn = np.floor(p.uniform(9, 14)), p.uniform(0, 2 * np.pi)
     for k in range(13):
-        _ray(p, turn + 2*np.pi*k/count + p.uniform(-.2, .2), p.uniform(-.1, .15),
-             p.uniform(.6, 1.1), k < count)
+        _ray(
+            p, turn + 2 * np.pi * k / count + p.uniform(-0.2, 0.2), p.uniform(-0.1, 0.15),
+            p.uniform(0.6, 1.1), k < count,
+        )
 
 def _outline(p):
-    points, inner, soft, turn = np.floor(p.uniform(5, 10)), p.uniform(.35,
-                                                                      .65), p.chance(.4), p.uniform(
-                                                                          0, 2*np.pi)
+    points, inner = np.floor(p.uniform(5, 10)), p.uniform(0.35, 0.65)
+    soft, turn = p.chance(0.4), p.uniform(0, 2 * np.pi)
     j = np.minimum(np.arange(37), 4 * _col(points))  # four steps per point of the star
-    wave = np.where(_col(soft), .5 + .5*np.cos(np.pi * j / 2), 1 - np.abs(j % 4 - 2) / 2)
+    wave = np.where(_col(soft), 0.5 + 0.5 * np.cos(np.pi * j / 2), 1 - np.abs(j % 4 - 2) / 2)
     r, a = _col(inner) + (1 - _col(inner)) * wave, _col(turn) + np.pi / 2 * j / _col(points)
     p.draw(r * np.cos(a), r * np.sin(a))
-    _loop(p, 0, 0, .25*inner, .25*inner, p.chance(.25), m=9)
+    _loop(p, 0, 0, 0.25 * inner, 0.25 * inner, p.chance(0.25), m=9)
 
 # %% ../../nbs/00g_doodles.ipynb #96218d76
 def _pencil(p, angle):
@@ -435,89 +400,97 @@ def _pencil(p, angle):
     c, s = _col(np.cos(angle)), _col(np.sin(angle))
 
     def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return c*x - s*y, s*x + c*y
-    w, neck, end = _col(p.uniform(.07, .22)), _col(p.uniform(.45, .8)), -1 + 0*c
-    _path(p, *turned(np.hstack([1 + 0*c, neck, end, end, neck, 1 + 0*c]), w * [0, 1, 1, -1, -1, 0]))
-    _path(p, *turned(np.hstack([neck, neck + _col(p.uniform(-.08, .08)), neck]), w*[1, 0, -1]),
-          p.chance(.6))
-    lead = 1 - (1 - neck) * _col(p.uniform(.25, .4))
-    _path(p, *turned(np.hstack([lead, lead]), w * [.35, -.35]), p.chance(.4))
-    band = _col(p.uniform(-.9, -.65))
+        return c * x - s * y, s * x + c * y
+
+    w, neck, end = _col(p.uniform(0.07, 0.22)), _col(p.uniform(0.45, 0.8)), -1 + 0 * c
+    outline = np.hstack([1 + 0 * c, neck, end, end, neck, 1 + 0 * c])
+    _path(p, *turned(outline, w * [0, 1, 1, -1, -1, 0]))
+    paint = np.hstack([neck, neck + _col(p.uniform(-0.08, 0.08)), neck])
+    _path(p, *turned(paint, w * [1, 0, -1]), p.chance(0.6))
+    lead = 1 - (1 - neck) * _col(p.uniform(0.25, 0.4))
+    _path(p, *turned(np.hstack([lead, lead]), w * [0.35, -0.35]), p.chance(0.4))
+    band = _col(p.uniform(-0.9, -0.65))
     for k in range(2):
-        _path(p, *turned(np.hstack([band, band]) + .12*k, w * [1, -1]), p.chance(.55))
+        _path(p, *turned(np.hstack([band, band]) + 0.12 * k, w * [1, -1]), p.chance(0.55))
     for k in (-1, 1):
-        _path(p, *turned(np.hstack([band, neck]), w * [k/3, k/3]), p.chance(.3))
-    zig = np.linspace(-.85, .5, 12)
-    p.draw(*turned(zig, w * np.where(np.arange(12) % 2, .8, -.8)), p.chance(.08))
+        _path(p, *turned(np.hstack([band, neck]), w * [k / 3, k / 3]), p.chance(0.3))
+    zig = np.linspace(-0.85, 0.5, 12)
+    p.draw(*turned(zig, w * np.where(np.arange(12) % 2, 0.8, -0.8)), p.chance(0.08))
+
 
 def _turned(low, high):
-    "A style: pencils at angles between low and high degrees (clockwise on screen), pointing either way."
+    "A style: pencils at angles between low and high degrees (clockwise), pointing either way."
+
     def style(p: _Pens) -> None:
-        _pencil(p, np.radians(p.uniform(low, high)) + np.pi * p.chance(.5))
+        _pencil(p, np.radians(p.uniform(low, high)) + np.pi * p.chance(0.5))
+
     return style
 
 # %% ../../nbs/00g_doodles.ipynb #95e881cc
 def _iris(p, x, y, r):
     "An iris and its pupil, empty or filled."
-    _loop(p, x, y, r, r * p.uniform(.85, 1.1), p.chance(.93), m=13)
-    small, filled = r * p.uniform(.25, .5), p.chance(.3)
-    _loop(p, x, y, small, small, ~filled & p.chance(.75), m=7)
+    _loop(p, x, y, r, r * p.uniform(0.85, 1.1), p.chance(0.93), m=13)
+    small, filled = r * p.uniform(0.25, 0.5), p.chance(0.3)
+    _loop(p, x, y, small, small, ~filled & p.chance(0.75), m=7)
     _fill(p, x, y, small, small, filled)
+
 
 def _lids(p):
     "Two lids from corner to corner, in one stroke or two, and what is between them."
-    up, down, one = p.uniform(.4, .8), p.uniform(.3, .7), p.chance(.5)
-    y, skew = p.uniform(-.12, .12), p.uniform(-.3, .3)
+    up, down, one = p.uniform(0.4, 0.8), p.uniform(0.3, 0.7), p.chance(0.5)
+    y, skew = p.uniform(-0.12, 0.12), p.uniform(-0.3, 0.3)
     _curve(p, -1, 0, 1, y, skew, -up, ~one, m=9)
     _curve(p, -1, 0, 1, y, skew, down, ~one, m=9)
     t = np.linspace(0, 2, 17)
     bend = 4 * (t % 1) * (1 - t % 1)
-    p.draw(1 - 2*np.abs(t - 1) + _col(skew)*bend,
-           _col(y)*(1 - np.abs(t - 1)) + np.where(t < 1, -_col(up), _col(down))*bend, one)
-    _iris(p, p.uniform(-.2, .2) + skew/2, (down - up)/2 + y/2, p.uniform(.5, .95) * (up + down)/2)
+    p.draw(
+        1 - 2 * np.abs(t - 1) + _col(skew) * bend,
+        _col(y) * (1 - np.abs(t - 1)) + np.where(t < 1, -_col(up), _col(down)) * bend, one,
+    )
+    _iris(
+        p, p.uniform(-0.2, 0.2) + skew / 2, (down - up) / 2 + y / 2,
+        p.uniform(0.5, 0.95) * (up + down) / 2,
+    )
     return up, skew, y
 
-def _lashes_on(p, up, skew, y, low=.25, high=.6, when=True):
+
+def _lashes_on(p, up, skew, y, low=0.25, high=0.6, when=True):
     "Lashes along the upper lid."
-    count, lean = p.uniform(3, 7.9), p.uniform(-.5, .5)
+    count, lean = p.uniform(3, 7.9), p.uniform(-0.5, 0.5)
     for k in range(7):
-        t = np.clip((k + .5) / np.floor(count) + p.uniform(-.05, .05), 0, 1)
-        bend, r, a = 4*t*(1 - t), p.uniform(low, high), (t - .5) * 1.6 + lean + p.uniform(-.15, .15)
-        x, top = 2*t - 1 + skew*bend, y*t - up*bend
-        _curve(p,
-               x,
-               top,
-               x + r*np.sin(a),
-               top - r*np.cos(a),
-               bx=p.uniform(-.06, .06),
-               when=when & (k < np.floor(count)),
-               m=4)
+        t = np.clip((k + 0.5) / np.floor(count) + p.uniform(-0.05, 0.05), 0, 1)
+        bend, r = 4 * t * (1 - t), p.uniform(low, high)
+        a = (t - 0.5) * 1.6 + lean + p.uniform(-0.15, 0.15)
+        x, top = 2 * t - 1 + skew * bend, y * t - up * bend
+        _curve(
+            p, x, top, x + r * np.sin(a), top - r * np.cos(a), bx=p.uniform(-0.06, 0.06),
+            when=when & (k < np.floor(count)), m=4,
+        )
 
 # %% ../../nbs/00g_doodles.ipynb #a914bdef
 def _almond(p):
     _lids(p)
 
+
 def _lashes(p):
     _lashes_on(p, *_lids(p))
 
+
 def _round(p):
-    ry = p.uniform(.6, .95)
+    ry = p.uniform(0.6, 0.95)
     _loop(p, 0, 0, 1, ry, m=22)
-    _iris(p, p.uniform(-.2, .2), p.uniform(-.15, .15), p.uniform(.4, .75) * ry)
-    _lashes_on(p, ry, 0, 0, .2, .5, when=p.chance(.33))
+    _iris(p, p.uniform(-0.2, 0.2), p.uniform(-0.15, 0.15), p.uniform(0.4, 0.75) * ry)
+    _lashes_on(p, ry, 0, 0, 0.2, 0.5, when=p.chance(0.33))
+
 
 def _brow(p):
     up, skew, y = _lids(p)
-    high = up + p.uniform(.2, .45)
-    _curve(p,
-           p.uniform(-1, -.7),
-           -high + .2,
-           p.uniform(.6, 1),
-           -high + y + p.uniform(0, .25),
-           skew,
-           -p.uniform(.1, .4),
-           m=7)
-    _lashes_on(p, up, skew, y, .1, .25, when=p.chance(.5))
+    high = up + p.uniform(0.2, 0.45)
+    _curve(
+        p, p.uniform(-1, -0.7), -high + 0.2, p.uniform(0.6, 1), -high + y + p.uniform(0, 0.25),
+        skew, -p.uniform(0.1, 0.4), m=7,
+    )
+    _lashes_on(p, up, skew, y, 0.1, 0.25, when=p.chance(0.5))
 
 # %% ../../nbs/00g_doodles.ipynb #0a68ca26
 _DRAW = {
@@ -528,6 +501,7 @@ _DRAW = {
     "eye": (_almond, _lashes, _round, _brow),
 }
 
+
 def _group(
     name,  # category
     style,  # number of the style
@@ -536,7 +510,7 @@ def _group(
     "Draw one style for all rows of u."
     p = _Pens(u[:, 2:])
     _DRAW[name][style](p)
-    return _finish(p, tilt=.06, mirror=False) if name == "pencil" else _finish(p)
+    return _finish(p, tilt=0.06, mirror=False) if name == "pencil" else _finish(p)
 
 # %% ../../nbs/00g_doodles.ipynb #b210f15c
 def doodles(
@@ -545,24 +519,22 @@ def doodles(
     categories: tuple = CATEGORIES,  # which categories, all equally probable
     start: int = 0,  # number of the first one: doodle i is the same however one gets there
     chunk: int = 4096,  # so many at a time; bounds memory, changes nothing else
-) -> tuple:  # N sketches int16 [n_i, 3]; category [N], numbers in `categories`; style [N], numbers in STYLES of that category
+) -> tuple:  # sketches, N int16 [n_i, 3]; category [N], of `categories`; style [N], of its STYLES
     "SYNTHETIC drawings as pen movements, with their categories and styles."
     unknown = [c for c in categories if c not in STYLES]
     if unknown or not categories:
-        raise ValueError(
-            f"doodles: expected some of {', '.join(CATEGORIES)}, found {', '.join(map(repr, unknown)) or 'none'}"
-        )
+        found = ", ".join(map(repr, unknown)) or "none"
+        raise ValueError(f"doodles: expected some of {', '.join(CATEGORIES)}, found {found}")
     if n < 0 or start < 0 or seed < 0 or chunk < 1:
-        raise ValueError(
-            f"doodles: n, start and seed are 0 or more and chunk 1 or more, found {n}, {start}, {seed}, {chunk}"
-        )
+        wanted = "n, start and seed are 0 or more and chunk 1 or more"
+        raise ValueError(f"doodles: {wanted}, found {n}, {start}, {seed}, {chunk}")
     sketches, styles = [None] * n, np.array([len(STYLES[c]) for c in categories])
     category, style = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for s in range(0, n, chunk):
         u = _numbers(seed, start + s, min(chunk, n - s))
         c = (u[:, 0] * len(categories)).astype(np.int64)
         k = (u[:, 1] * styles[c]).astype(np.int64)
-        category[s:s + chunk], style[s:s + chunk] = c, k
+        category[s : s + chunk], style[s : s + chunk] = c, k
         for i, j in {*zip(c.tolist(), k.tolist())}:
             which = np.flatnonzero((c == i) & (k == j))
             rows, m = _group(categories[i], j, u[which])

@@ -17,19 +17,13 @@ from importlib import resources
 import numpy as np
 
 # %% ../../nbs/00i_rooms.ipynb #49fea7f5
-FACTORS = {
-    "floor_hue": 10,
-    "wall_hue": 10,
-    "object_hue": 10,
-    "scale": 8,
-    "shape": 4,
-    "orientation": 15
-}
+FACTORS = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10}
+FACTORS |= {"scale": 8, "shape": 4, "orientation": 15}
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 VALUES = {
-    "floor_hue": np.arange(10)/10,
-    "wall_hue": np.arange(10)/10,
-    "object_hue": np.arange(10)/10,
+    "floor_hue": np.arange(10) / 10,
+    "wall_hue": np.arange(10) / 10,
+    "object_hue": np.arange(10) / 10,
     "scale": np.linspace(0.75, 1.25, 8),
     "shape": np.arange(4),
     "orientation": np.linspace(-30, 30, 15),
@@ -45,10 +39,10 @@ def _whole(
     if a.size == 0:
         a = a.astype(np.int64)
     if a.dtype.kind not in "iu":
-        raise ValueError(
-            f"{what}: expected whole numbers, got {a.dtype}; convert them with .astype(int) if they are whole"
-        )
+        convert = "convert them with .astype(int) if they are whole"
+        raise ValueError(f"{what}: expected whole numbers, got {a.dtype}; {convert}")
     return a.astype(np.int64)
+
 
 def factors(
     index: int | Sequence[int] | np.ndarray,  # [n] rows of the official file, 0 to 479,999
@@ -57,9 +51,8 @@ def factors(
     index, sizes = _whole(index, "index"), tuple(FACTORS.values())
     total = int(np.prod(sizes))
     if index.size and (index.min() < 0 or index.max() >= total):
-        raise IndexError(
-            f"index out of range: rooms has pictures 0 to {total - 1:,}, got {index.min():,} to {index.max():,}"
-        )
+        there, got = f"0 to {total - 1:,}", f"{index.min():,} to {index.max():,}"
+        raise IndexError(f"index out of range: rooms has pictures {there}, got {got}")
     return np.stack(np.unravel_index(index, sizes), axis=-1)
 
 # %% ../../nbs/00i_rooms.ipynb #8dff4259
@@ -69,13 +62,13 @@ def index(
     "Equation 0i.1: where a picture stands in the official file."
     f, sizes = _whole(factors, "factors"), np.array(list(FACTORS.values()))
     if f.ndim == 0 or f.shape[-1] != len(sizes):
-        raise ValueError(
-            f"factors: expected [n, {len(sizes)}] ({', '.join(FACTORS)}), got {list(f.shape)}")
+        wanted = f"[n, {len(sizes)}] ({', '.join(FACTORS)})"
+        raise ValueError(f"factors: expected {wanted}, got {list(f.shape)}")
     wrong = ((f < 0) | (f >= sizes)).reshape(-1, len(sizes)).any(axis=0)
     if wrong.any():
-        which = ", ".join(f"{name} goes from 0 to {n - 1}"
-                          for (name, n), w in zip(FACTORS.items(), wrong) if w)
-        raise IndexError(f"factors out of range: {which}")
+        named = zip(FACTORS.items(), wrong)
+        which = (f"{name} goes from 0 to {n - 1}" for (name, n), bad in named if bad)
+        raise IndexError(f"factors out of range: {', '.join(which)}")
     return np.ravel_multi_index(tuple(np.moveaxis(f, -1, 0)), tuple(sizes))
 
 # %% ../../nbs/00i_rooms.ipynb #b8d9bf75
@@ -85,8 +78,9 @@ def published() -> dict:  # "parameters", "errors", "provenance"
     text = resources.files("genmix").joinpath("published", "rooms.json").read_text(encoding="utf-8")
     return json.loads(text)
 
+
 def parameters() -> dict:  # a new copy each time
-    "The fitted numbers: lengths in half room widths, angles in radians, focal length and center in pixels."
+    "The fitted numbers, in half room widths and radians; focal length and center in pixels."
     return json.loads(json.dumps(published()["parameters"]))
 
 # %% ../../nbs/00i_rooms.ipynb #042bb89a
@@ -98,8 +92,9 @@ def camera(
     s, c, tilt = np.sin(phi), np.cos(phi), p["pitch"]
     ahead = np.array([-s * np.cos(tilt), c * np.cos(tilt), np.sin(tilt)])
     right = np.array([c, s, 0.0])
-    return np.array([p["distance"]*s, -p["distance"]*c,
-                     p["height"]]), np.stack([right, np.cross(right, ahead), ahead])
+    center = np.array([p["distance"] * s, -p["distance"] * c, p["height"]])
+    return center, np.stack([right, np.cross(right, ahead), ahead])
+
 
 def project(
     x: np.ndarray,  # points [..., 3]
@@ -128,11 +123,13 @@ def _dot(a, b):
     "Inner products of vectors [..., 3]."
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
+
 def _first(a, b, q):
     "The smaller root of a t^2 + 2 b t + q = 0, where there is one and it is ahead; else infinity."
     with np.errstate(all="ignore"):
         t = (-b - np.sqrt(b * b - a * q)) / a
     return np.where(t > 1e-9, t, np.inf)
+
 
 def hit_sphere(
     o: np.ndarray,  # where the rays start, [3] or [n, 3]
@@ -143,6 +140,7 @@ def hit_sphere(
     "Equation 0i.5."
     o = o - np.array([0, 0, z])
     return _first(_dot(d, d), _dot(o, d), _dot(o, o) - r * r)
+
 
 def _hit_side(o, d, lo, hi, r):
     "The side of an upright cylinder about the z axis: 0i.5 without z."
@@ -163,8 +161,9 @@ def hit_cylinder(
     "The nearer of the side and the lid that the ray meets first."
     with np.errstate(all="ignore"):
         t = np.minimum((lo - o[..., 2]) / d[..., 2], (hi - o[..., 2]) / d[..., 2])
-        inside = (o[..., 0] + t * d[..., 0])**2 + (o[..., 1] + t * d[..., 1])**2 < r * r
+        inside = (o[..., 0] + t * d[..., 0]) ** 2 + (o[..., 1] + t * d[..., 1]) ** 2 < r * r
     return np.minimum(_hit_side(o, d, lo, hi, r), np.where(inside & (t > 1e-9), t, np.inf))
+
 
 def hit_capsule(
     o: np.ndarray,  # where the rays start, [3] or [n, 3]
@@ -174,8 +173,8 @@ def hit_capsule(
     r: float,  # radius
 ) -> np.ndarray:  # t [n], infinite where it misses
     "The nearest of a side and two spheres."
-    return np.minimum(_hit_side(o, d, lo, hi, r),
-                      np.minimum(hit_sphere(o, d, lo, r), hit_sphere(o, d, hi, r)))
+    spheres = np.minimum(hit_sphere(o, d, lo, r), hit_sphere(o, d, hi, r))
+    return np.minimum(_hit_side(o, d, lo, hi, r), spheres)
 
 # %% ../../nbs/00i_rooms.ipynb #322190ba
 def hit_box(
@@ -201,8 +200,11 @@ def solid(
 ) -> tuple:  # what to call, and its measures: hit, *measures = solid(...)
     "One of the four solids."
     z, h, r = scale * np.array(p[SHAPES[shape]])
-    return ((hit_box, z, z + h, r), (hit_cylinder, z, z + h, r), (hit_sphere, z + r, r),
-            (hit_capsule, z + r, z + h - r, r))[shape]
+    if SHAPES[shape] == "sphere":
+        return hit_sphere, z + r, r
+    if SHAPES[shape] == "capsule":
+        return hit_capsule, z + r, z + h - r, r
+    return hit_box if SHAPES[shape] == "cube" else hit_cylinder, z, z + h, r
 
 # %% ../../nbs/00i_rooms.ipynb #f9dbda97
 def normal(
@@ -227,8 +229,9 @@ def normal(
 
 # %% ../../nbs/00i_rooms.ipynb #25ecd352
 SKY, FLOOR, WALL, OBJECT = range(4)
-_INWARD = np.array([[0, 0, 1.0], [1, 0, 0], [-1, 0, 0], [0, -1,
-                                                         0]])  # normals of floor, left, right, back
+# normals of floor, left, right, back
+_INWARD = np.array([[0, 0, 1.0], [1, 0, 0], [-1, 0, 0], [0, -1, 0]])
+
 
 def backdrop(
     c: np.ndarray,  # camera [3]
@@ -237,8 +240,9 @@ def backdrop(
 ) -> tuple:  # material [n], t [n], points [n, 3], normals [n, 3]
     "The room without the solid."
     with np.errstate(all="ignore"):
-        t = np.stack([-c[2]/d[:, 2], (-1 - c[0])/d[:, 0], (1 - c[0])/d[:, 0], (1 - c[1])/d[:, 1]],
-                     axis=-1)
+        floor, left = -c[2] / d[:, 2], (-1 - c[0]) / d[:, 0]
+        right, back = (1 - c[0]) / d[:, 0], (1 - c[1]) / d[:, 1]
+    t = np.stack([floor, left, right, back], axis=-1)
     t[~(t > 0)] = np.inf
     which = t.argmin(-1)
     t = np.take_along_axis(t, which[:, None], axis=1)[:, 0]
@@ -258,7 +262,7 @@ def shade(
     "Equations 0i.7 and 0i.8."
     l = np.array(p["lamp"]) - x
     l /= np.sqrt(_dot(l, l))[:, None]
-    spot = lit * l[:, 2].clip(1e-9)**p["spot"]
+    spot = lit * l[:, 2].clip(1e-9) ** p["spot"]
     cosine = _dot(n, l).clip(0)
     m = p["ambient"] + p["head"] * (-(n @ ahead)).clip(0) + p["lamp_light"] * cosine * spot
     m *= np.array([0, 1, *p["reflect"]])[material]
@@ -266,8 +270,8 @@ def shade(
     return m, w
 
 # %% ../../nbs/00i_rooms.ipynb #6ab99307
-HUES = np.array([colorsys.hsv_to_rgb(h, 1, 1)
-                 for h in VALUES["floor_hue"]])  # [10, 3], all values multiples of 0.2
+# [10, 3], all values multiples of 0.2
+HUES = np.array([colorsys.hsv_to_rgb(h, 1, 1) for h in VALUES["floor_hue"]])
 
 # %% ../../nbs/00i_rooms.ipynb #518f8c1b
 def in_shadow(
@@ -297,9 +301,10 @@ def _window(box, phi, p, k):
     z, h, r = box
     corners = np.array([[x, y, v] for x in (-r, r) for y in (-r, r) for v in (z, z + h)])
     seen = project(corners, phi, p)  # [8, 2] column, row
-    lo, hi = np.floor(seen.min(0)*k - 1).clip(0).astype(int), np.ceil(seen.max(0)*k +
-                                                                      1).clip(max=64*k).astype(int)
+    lo = np.floor(seen.min(0) * k - 1).clip(0).astype(int)
+    hi = np.ceil(seen.max(0) * k + 1).clip(max=64 * k).astype(int)
     return (np.arange(lo[1], hi[1])[:, None] * 64 * k + np.arange(lo[0], hi[0])).ravel()
+
 
 def _reach(box, p):
     "How far from the axis a shadow can fall."
@@ -325,10 +330,11 @@ def trace(
     rays, y = window[o], c + t_solid[o, None] * d[window[o]]
     material[rays] = OBJECT
     m[rays], w[rays] = shade(material[rays], y, normal(y, body), np.ones(len(y)), ahead, p)
-    floor = np.flatnonzero((material == FLOOR) & (x[:, 0]**2 + x[:, 1]**2 < _reach(box, p)**2))
+    near = x[:, 0] ** 2 + x[:, 1] ** 2 < _reach(box, p) ** 2
+    floor = np.flatnonzero((material == FLOOR) & near)
     dark = floor[in_shadow(x[floor], body, p)]
-    m[dark], _ = shade(material[dark], x[dark], np.tile([0, 0, 1.0], (len(dark), 1)),
-                       np.zeros(len(dark)), ahead, p)
+    up = np.tile([0, 0, 1.0], (len(dark), 1))
+    m[dark], _ = shade(material[dark], x[dark], up, np.zeros(len(dark)), ahead, p)
     return material, m, w
 
 # %% ../../nbs/00i_rooms.ipynb #1c76dc59
@@ -340,20 +346,22 @@ def raycast(
     "One picture the slow way: the reference that `render` is tested against."
     p = parameters() if p is None else p
     floor, wall, thing, scale, shape, orientation = (int(v) for v in f)
-    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale],
-                           shape, p, k)
+    phi = np.radians(VALUES["orientation"][orientation])
+    material, m, w = trace(phi, VALUES["scale"][scale], shape, p, k)
     b = np.stack([np.zeros(3), HUES[floor], HUES[wall], HUES[thing]])[material]  # [(64k)^2, 3]
-    color = np.where(material[:, None] == SKY,
-                     np.array(p["sky"])/255, np.minimum(1, m[:, None]*b + w[:, None]))
+    color = np.minimum(1, m[:, None] * b + w[:, None])
+    color = np.where(material[:, None] == SKY, np.array(p["sky"]) / 255, color)
     return color.reshape(64, k, 64, k, 3).mean((1, 3)).transpose(2, 0, 1)
 
 # %% ../../nbs/00i_rooms.ipynb #2f9ea1ba
 _LEVELS, _STEP = 6, 64  # values of b; parts of a gray level
 
+
 @lru_cache(maxsize=1)
 def _room(orientation, k):
     "The last empty room that was asked for (5 MB)."
     return empty_room(np.radians(VALUES["orientation"][orientation]), parameters(), k)
+
 
 def layers(
     scale: int,  # 0 to 7
@@ -363,8 +371,8 @@ def layers(
 ) -> np.ndarray:  # [21, 64, 64] int16: floor, wall, object at b = 0, .2 ... 1; sky red, green, blue
     "Equation 0i.9 in 64ths of a gray level."
     p = parameters()
-    material, m, w = trace(np.radians(VALUES["orientation"][orientation]), VALUES["scale"][scale],
-                           shape, p, k, _room(orientation, k))
+    phi, room = np.radians(VALUES["orientation"][orientation]), _room(orientation, k)
+    material, m, w = trace(phi, VALUES["scale"][scale], shape, p, k, room)
     pixel = np.arange(64 * k) // k
     pixel = (pixel[:, None] * 64 + pixel).ravel()  # which pixel a ray belongs to
     out = np.zeros((3 * _LEVELS + 3, 64 * 64))
@@ -373,33 +381,34 @@ def layers(
         for i in range(_LEVELS):
             light = np.minimum(1, m[rays] * (i / (_LEVELS - 1)) + w[rays])
             out[(j - 1) * _LEVELS + i] = np.bincount(pixel[rays], light, 64 * 64)
-    out[-3:] = np.bincount(pixel[material == SKY], minlength=64*64)*np.array(p["sky"])[:, None]/255
+    sky = np.bincount(pixel[material == SKY], minlength=64 * 64)
+    out[-3:] = sky * np.array(p["sky"])[:, None] / 255
     return np.rint(out * (255 * _STEP / k**2)).astype(np.int16).reshape(-1, 64, 64)
 
 # %% ../../nbs/00i_rooms.ipynb #f482b894
 @lru_cache(maxsize=1)
-def _table(
-) -> tuple[np.ndarray, np.ndarray]:  # [480 * 21, 4096] int16, and which geometries are in it
+def _table() -> tuple:  # [480 * 21, 4096] int16, and which geometries are in it [480]
     "Room for all layers; the memory is only taken as geometries are made."
     return np.zeros((480 * 21, 64 * 64), np.int16), np.zeros(480, bool)
 
+
 def prepare(
-    geometry: Sequence[int] | np.ndarray
-    | None = None,  # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
+    # [n] numbers (scale * 4 + shape) * 15 + orientation; None makes all 480
+    geometry: Sequence[int] | np.ndarray | None = None,
 ) -> int:  # how many were made now
     "Make the layers of some geometries, if they are not there yet."
     table, made = _table()
     geometry = np.arange(480) if geometry is None else np.unique(geometry)
     new = geometry[~made[geometry]]
-    for g in new[np.argsort(
-            new % 15,
-            kind="stable")]:  # one orientation after the other: the empty room is the same
-        table[g * 21:(g + 1) * 21] = layers(g // 60, g // 15 % 4, g % 15).reshape(21, -1)
+    # one orientation after the other: the empty room is the same
+    for g in new[np.argsort(new % 15, kind="stable")]:
+        table[g * 21 : (g + 1) * 21] = layers(g // 60, g // 15 % 4, g % 15).reshape(21, -1)
         made[g] = True
     return len(new)
 
 # %% ../../nbs/00i_rooms.ipynb #ce44305a
 _LEVEL = np.rint(HUES * (_LEVELS - 1)).astype(np.int64)  # [10, 3] which of the six values of b
+
 
 def render(
     index: int | Sequence[int] | np.ndarray,  # [n] rows of the official file, 0 to 479,999
@@ -410,15 +419,15 @@ def render(
         raise ValueError(f"index: expected one number or a row of them, got {list(f.shape[:-1])}")
     table, geometry = _table()[0], (f[:, 3] * 4 + f[:, 4]) * 15 + f[:, 5]
     prepare(geometry)
-    first = np.array([0, _LEVELS, 2*_LEVELS
-                      ])[None, :, None] + _LEVEL[f[:, :3]]  # [n, 3 materials, 3 channels]
-    rows = np.concatenate([first, np.broadcast_to(np.arange(18, 21), (len(f), 1, 3))],
-                          axis=1) + 21*geometry[:, None, None]
+    # [n, 3 materials, 3 channels]
+    first = np.array([0, _LEVELS, 2 * _LEVELS])[None, :, None] + _LEVEL[f[:, :3]]
+    sky = np.broadcast_to(np.arange(18, 21), (len(f), 1, 3))
+    rows = np.concatenate([first, sky], axis=1) + 21 * geometry[:, None, None]
     out = np.empty((len(f), 3, 64 * 64), np.uint8)
     for i in range(0, len(f), 32):  # 32 pictures at a time stay in the processor's cache
-        r = rows[i:i + 32]
+        r = rows[i : i + 32]
         total = np.take(table, r[:, 0], axis=0)  # [32, 3, 4096]
         for j in (1, 2, 3):
             total += np.take(table, r[:, j], axis=0)
-        out[i:i + 32] = (total + _STEP // 2) >> 6
+        out[i : i + 32] = (total + _STEP // 2) >> 6
     return out.reshape(-1, 3, 64, 64)

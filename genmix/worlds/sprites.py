@@ -17,13 +17,8 @@ import numpy as np
 from ..readers import cache
 
 # %% ../../nbs/00h_sprites.ipynb #fec844d2
-FACTORS = {
-    "shape": 3,
-    "scale": 6,
-    "orientation": 40,
-    "posX": 32,
-    "posY": 32
-}  # in the file's order, the last one fastest
+# in the file's order, the last one fastest
+FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "posX": 32, "posY": 32}
 SHAPES = ("square", "ellipse", "heart")
 VALUES = {
     "shape": np.array([1.0, 2.0, 3.0]),
@@ -45,13 +40,13 @@ def _whole(a, what: str) -> np.ndarray:
         raise IndexError(f"{what} are whole numbers, not {a.dtype}")
     return a.astype(np.int64)
 
+
 def _valid(index) -> np.ndarray:
     "Official numbers, checked."
     i = _whole(index, "image numbers")
     if i.size and not 0 <= i.min() <= i.max() < N:
-        raise IndexError(
-            f"image {i.min() if i.min() < 0 else i.max()} does not exist: sprites are numbered 0 to {N - 1:,}"
-        )
+        wrong = i.min() if i.min() < 0 else i.max()
+        raise IndexError(f"image {wrong} does not exist: sprites are numbered 0 to {N - 1:,}")
     return i
 
 # %% ../../nbs/00h_sprites.ipynb #81b98755
@@ -60,6 +55,7 @@ def factors(
 ) -> np.ndarray:  # [..., 5] classes of shape, scale, orientation, posX, posY
     "Equation 0h.1 backwards: the factors of images."
     return np.stack(np.unravel_index(_valid(index), SIZES), axis=-1)
+
 
 def index(
     factors: Sequence | np.ndarray,  # classes [..., 5]
@@ -94,9 +90,10 @@ def _turned(shape: int) -> np.ndarray:  # [6, 40, V, 2]
     "The corners at every size and angle, around the origin."
     theta = VALUES["orientation"] * (np.arange(40) < 39)  # class 39 is a full turn
     c, s = np.cos(theta)[:, None], np.sin(theta)[:, None]
-    u, v = np.moveaxis(np.stack([outline(shape, 9.6*scale) for scale in VALUES["scale"]]), -1,
-                       0)[:, :, None]  # [6, 1, V] each
+    outlines = np.stack([outline(shape, 9.6 * scale) for scale in VALUES["scale"]])  # [6, V, 2]
+    u, v = np.moveaxis(outlines, -1, 0)[:, :, None]  # [6, 1, V] each
     return np.stack([u * c + v * s, v * c - u * s], axis=-1)
+
 
 def corners(
     index: int | Sequence[int] | np.ndarray,  # official numbers [n], all of the same shape
@@ -106,15 +103,16 @@ def corners(
     if len(np.unique(f[:, 0])) != 1:
         raise IndexError("corners wants images of one shape at a time, at least one")
     origin = 16 + 32 * VALUES["posX"][f[:, 3:]]  # [n, 2]; posX and posY take the same values
-    return np.rint(256*(_turned(int(f[0, 0]))[f[:, 1], f[:, 2]] + origin[:, None])).astype(np.int64)
+    places = _turned(int(f[0, 0]))[f[:, 1], f[:, 2]] + origin[:, None]
+    return np.rint(256 * places).astype(np.int64)
 
 # %% ../../nbs/00h_sprites.ipynb #616f22d2
 def _crossings(
     P: np.ndarray,  # int64 [n, V, 2] corners in 1/256 pixel
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # image, row, column: three times [m]
     "Where outlines cross the heights of pixel centers: equation 0h.5."
-    (x0, y0), (x1, y1) = np.moveaxis(P, -1, 0), np.moveaxis(np.roll(P, -1, axis=1), -1,
-                                                            0)  # each [n, V]
+    # each [n, V]
+    (x0, y0), (x1, y1) = np.moveaxis(P, -1, 0), np.moveaxis(np.roll(P, -1, axis=1), -1, 0)
     a, b = (y0 + 128) >> 8, (y1 + 128) >> 8
     count = np.abs(b - a).ravel()  # rows that an edge crosses
     edge = np.repeat(np.arange(count.size), count)  # [m]: each edge once for each of them
@@ -134,20 +132,22 @@ def _words(
         mine = np.flatnonzero(index // (N // 3) == s)
         for n in (mine[a : a + 512] for a in range(0, len(mine), 512)):
             image, row, column = _crossings(corners(index[n]))
-            np.bitwise_xor.at(out, (n[image], row),
-                              np.uint64(2**64 - 1) >> column.astype(np.uint64))
+            bits = np.uint64(2**64 - 1) >> column.astype(np.uint64)
+            np.bitwise_xor.at(out, (n[image], row), bits)
     return out
 
+
 def render_packed(
-    index: int | Sequence[int]
-    | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
+    # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int] | np.ndarray,
 ) -> np.ndarray:  # uint8 [n, 512], as np.packbits packs 64 x 64 pixels
     "Draw images as bits."
     return _words(_valid(index).reshape(-1)).astype(">u8").view(np.uint8)
 
+
 def render(
-    index: int | Sequence[int]
-    | np.ndarray,  # official numbers, in any order, again and again if you like; n of them
+    # official numbers, in any order, again and again if you like; n of them
+    index: int | Sequence[int] | np.ndarray,
 ) -> np.ndarray:  # uint8 [n, 1, 64, 64], 0 or 255
     "Draw images."
     return cache.Packed(render_packed(index), (64, 64))[:]
@@ -165,13 +165,14 @@ def _first_angle(
         same &= word[:, :, None, r] == word[:, None, :, r]
     return same.argmax(axis=2)
 
+
 def find_repeats() -> tuple[np.ndarray, np.ndarray]:
     "All images that repeat an earlier one, and which they repeat: numbers [m] and [m]."
-    f = factors(np.arange(N)).reshape(18, 40, 1024, 5).swapaxes(1, 2).reshape(-1, 40,
-                                                                              5)  # [g, 40, 5]
+    # [g, 40, 5]
+    f = factors(np.arange(N)).reshape(18, 40, 1024, 5).swapaxes(1, 2).reshape(-1, 40, 5)
     groups = f[:, 0, [0, 1, 3, 4]]
-    first = np.concatenate([_first_angle(groups[a:a + 64])
-                            for a in range(0, len(groups), 64)])  # [g, 40]
+    # [g, 40]
+    first = np.concatenate([_first_angle(groups[a : a + 64]) for a in range(0, len(groups), 64)])
     g, angle = np.nonzero(first != np.arange(40))
     repeat, of = index(f[g, angle]), index(f[g, first[g, angle]])
     order = np.argsort(repeat)
@@ -180,10 +181,11 @@ def find_repeats() -> tuple[np.ndarray, np.ndarray]:
 # %% ../../nbs/00h_sprites.ipynb #fb59726b
 @lru_cache(maxsize=1)
 def _repeats() -> tuple[np.ndarray, np.ndarray]:
-    "What `find_repeats` found, apart from the full turn: numbers [m], in order, and which they repeat [m]."
+    "What `find_repeats` found beside the full turn: numbers [m], in order, and what they repeat."
     with resources.files("genmix").joinpath("published", "sprites_repeats.npz").open("rb") as file:
         with np.load(file, allow_pickle=False) as a:
             return a["repeat"].astype(np.int64), a["first"].astype(np.int64)
+
 
 def distinct(
     index: int | Sequence[int] | np.ndarray,  # official numbers [...]
@@ -202,14 +204,18 @@ def _blocks(start: int, n: int):
     for a in range(start, n, 8192):
         yield render_packed(np.arange(a, min(a + 8192, n)))
 
+
 def build_cache(
     progress: bool = True,  # show a progress bar on stderr
     n: int = N,  # only the first n images, to try it
 ) -> cache.Packed:  # uint8 [n, 1, 64, 64]
     "All images, packed, in the cache folder; drawn when they are not there yet."
-    made_of = dict(generator="genmix.worlds.sprites",
-                   sample=zlib.crc32(render_packed(np.arange(0, N, 997)).tobytes()))
+    sample = zlib.crc32(render_packed(np.arange(0, N, 997)).tobytes())
+    made_of = dict(generator="genmix.sprites", sample=sample)  # as in 0.1: its cache stays good
     target = cache.cache_root() / "sprites" / ("sprites.npy" if n == N else f"sprites-{n}.npy")
-    bits = cache.build(target, (n, 512), np.uint8, lambda start: _blocks(start, n), made_of,
-                       progress)
+
+    def blocks(start: int):
+        return _blocks(start, n)
+
+    bits = cache.build(target, (n, 512), np.uint8, blocks, made_of, progress)
     return cache.Packed(bits, (64, 64))

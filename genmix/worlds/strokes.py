@@ -20,6 +20,7 @@ def _array(x, what, **kwargs):
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what}: expected numbers in rows of equal length") from None
 
+
 def _checked(
     sketches,  # drawings, each integer [n, 3]
 ) -> tuple:  # all rows [n_1 + n_2 + ..., 3] and the lengths [N]
@@ -30,20 +31,18 @@ def _checked(
             s = sketches[i] = _array(s, f"drawing {i}")
         if s.ndim != 2 or s.shape[1] != 3 or s.dtype.kind not in "iu":
             found = f"{s.dtype} {list(s.shape)}; round floats first"
-            raise DataError(
-                f"drawing {i}: expected whole numbers [n, 3] (dx, dy, pen lifted), found {found}")
+            wanted = "whole numbers [n, 3] (dx, dy, pen lifted)"
+            raise DataError(f"drawing {i}: expected {wanted}, found {found}")
     n = np.array([len(s) for s in sketches], dtype=np.int64)
     rows = np.concatenate(sketches) if len(sketches) else np.zeros((0, 3), np.int16)
     wrong = np.flatnonzero((rows[:, 2] != 0) & (rows[:, 2] != 1))
     if len(wrong):
         i = int(np.searchsorted(np.cumsum(n), wrong[0], side="right"))
-        raise DataError(
-            f"drawing {i}: the third column says whether the pen is lifted, 0 or 1, found {rows[wrong[0], 2]}"
-        )
-    if len(rows) and (rows.max() > 2**31 or rows.min() < -2**31):
-        raise DataError(
-            f"steps go up to {max(abs(int(rows.max())), abs(int(rows.min())))}: more than 2^31 cannot be added up safely"
-        )
+        wanted = "the third column says whether the pen is lifted, 0 or 1"
+        raise DataError(f"drawing {i}: {wanted}, found {rows[wrong[0], 2]}")
+    if len(rows) and (rows.max() > 2**31 or rows.min() < -(2**31)):
+        longest = max(abs(int(rows.max())), abs(int(rows.min())))
+        raise DataError(f"steps go up to {longest}: more than 2^31 cannot be added up safely")
     return rows, n
 
 # %% ../../nbs/00f_strokes.ipynb #9d712f20
@@ -63,34 +62,33 @@ def from_lines(
     lines = [_array(line, f"line {i}", dtype=float) for i, line in enumerate(lines)]
     for i, line in enumerate(lines):
         if line.ndim != 2 or line.shape[1] != 2 or len(line) == 0 or not np.isfinite(line).all():
-            raise DataError(
-                f"line {i}: expected finite positions [m, 2] with m > 0, found an array {list(line.shape)}"
-            )
+            wanted = "finite positions [m, 2] with m > 0"
+            raise DataError(f"line {i}: expected {wanted}, found an array {list(line.shape)}")
     if not lines:
         return np.zeros((0, 3), np.int16)
     step = np.diff(np.rint(np.concatenate(lines)), axis=0, prepend=0)
     if np.abs(step).max() > 32767:
-        raise DataError(
-            f"a step of {np.abs(step).max():.0f} does not fit into 16 bits: scale the drawing down")
+        far = f"a step of {np.abs(step).max():.0f} does not fit into 16 bits"
+        raise DataError(f"{far}: scale the drawing down")
     pen = np.zeros((len(step), 1))
     pen[np.cumsum([len(line) for line in lines]) - 1] = 1
     return np.concatenate([step, pen], axis=1).astype(np.int16)
 
 # %% ../../nbs/00f_strokes.ipynb #debc19ab
 def from_simplified(
-    drawing: Sequence[Sequence[Sequence[
-        float]]],  # list of strokes, each [[x1, x2, ...], [y1, y2, ...]]: the field "drawing" of a line of QuickDraw's .ndjson
+    # strokes, each [[x1, x2, ...], [y1, y2, ...]]: the field "drawing" in a line of a .ndjson file
+    drawing: Sequence[Sequence[Sequence[float]]],
 ) -> np.ndarray:  # int16 [n, 3]
     "A drawing of QuickDraw's simplified files as pen movements."
     for i, stroke in enumerate(drawing):
         if len(stroke) < 2 or len(stroke[0]) != len(stroke[1]):
-            raise DataError(
-                f"stroke {i}: expected as many x as y, found {[len(v) for v in stroke]}")
+            found = [len(v) for v in stroke]
+            raise DataError(f"stroke {i}: expected as many x as y, found {found}")
     return from_lines([_array(stroke[:2], f"stroke {i}").T for i, stroke in enumerate(drawing)])
 
 # %% ../../nbs/00f_strokes.ipynb #c85b3ea0
 THICKNESS = 16 / 304  # of the pen, as a share of the picture's side: 1.47 pixels of 28
-PADDING = 16.5/304  # free border around the ink, as a share of the picture's side: 1.52 pixels of 28
+PADDING = 16.5 / 304  # free border around the ink, as a share of the side: 1.52 pixels of 28
 
 # %% ../../nbs/00f_strokes.ipynb #994616d9
 def _parts(
@@ -117,39 +115,41 @@ def _parts(
     v = q[j] - a
     cuts = np.maximum(np.ceil(np.sqrt((v**2).sum(axis=1)) / longest), 1).astype(np.int64)
     piece = np.repeat(np.arange(len(j)), cuts)
-    k = np.arange(len(piece)) - np.repeat(np.cumsum(cuts) - cuts,
-                                          cuts)  # number of the part within its piece
+    # number of the part within its piece
+    k = np.arange(len(piece)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
     v = (v / cuts[:, None])[piece]
     return a[piece] + k[:, None] * v, v, drawing[j][piece]
 
 # %% ../../nbs/00f_strokes.ipynb #3da3f3c4
 def _ink(
     out,  # uint8 [N, size, size], changed in place
-    a, v, drawing,  # parts of strokes from `_parts`
+    a,
+    v,
+    drawing,  # parts of strokes from `_parts`
     r,  # half the thickness of the pen in pixels
     longest,  # no part is longer than this
     block=4096,  # parts at a time, so that the arrays stay in the cache
 ):
     "Equations 0f.2 and 0f.3 in a small window around every part."
     size, flat = out.shape[-1], out.reshape(-1)
-    K = int(longest + 2*r + 1) + 1  # equation 0f.4
-    corner = np.ceil(np.minimum(a, a + v) - r - 1).astype(
-        np.int64)  # [M, 2]: of the window, as column and row
+    K = int(longest + 2 * r + 1) + 1  # equation 0f.4
+    # [M, 2]: of the window, as column and row
+    corner = np.ceil(np.minimum(a, a + v) - r - 1).astype(np.int64)
     for s in range(0, len(a), block):
         m = slice(s, s + block)
         pixel = corner[m, :, None] + np.arange(K)  # [m, 2, K]: columns and rows of the window
         w = v[m, :, None].astype(np.float32)  # [m, 2, 1]
-        p = (pixel + .5 - a[m, :, None]).astype(np.float32)  # [m, 2, K]
+        p = (pixel + 0.5 - a[m, :, None]).astype(np.float32)  # [m, 2, K]
         pv = p * (w / np.maximum((w * w).sum(axis=1, keepdims=True), np.float32(1e-12)))
         t = np.clip(pv[:, 1, :, None] + pv[:, 0, None, :], 0, 1)  # [m, K, K]
         d2 = np.square(p[:, 0, None, :] - t * w[:, 0, None])
         d2 += np.square(p[:, 1, :, None] - t * w[:, 1, None])
         inside = (pixel >= 0) & (pixel < size)
-        keep = (d2 < np.float32((r + .5)**2)) & inside[:, 1, :, None] & inside[:, 0, None, :]
+        keep = (d2 < np.float32((r + 0.5) ** 2)) & inside[:, 1, :, None] & inside[:, 0, None, :]
         row = (drawing[m, None] * size + pixel[:, 1]) * size  # [m, K]: where it begins in `flat`
-        c = np.minimum(np.float32(r + .5) - np.sqrt(d2[keep]), 1)
-        np.maximum.at(flat, (row[:, :, None] + pixel[:, 0, None, :])[keep],
-                      np.rint(255*c).astype(np.uint8))
+        c = np.minimum(np.float32(r + 0.5) - np.sqrt(d2[keep]), 1)
+        at = (row[:, :, None] + pixel[:, 0, None, :])[keep]
+        np.maximum.at(flat, at, np.rint(255 * c).astype(np.uint8))
 
 # %% ../../nbs/00f_strokes.ipynb #b885e47c
 def rasterize(
@@ -161,20 +161,19 @@ def rasterize(
     chunk: int = 256,  # drawings at a time; bounds memory, changes nothing else
 ) -> np.ndarray:  # uint8 [N, 1, size, size], 255 = ink
     "Pictures of drawings: each scaled to fit, centered, its proportions kept, with smooth edges."
-    room = 1 - 2*padding - thickness
-    if not (size >= 1 and detail >= 1 and chunk >= 1 and thickness > 0 and padding >= 0
-            and room > 0):
-        found = f"size {size}, thickness {thickness}, padding {padding}, detail {detail}, chunk {chunk}"
-        raise ValueError(f"rasterize: {found} leave no room to draw")
+    room = 1 - 2 * padding - thickness
+    if not (min(size, detail, chunk) >= 1 and thickness > 0 and padding >= 0 and room > 0):
+        found = f"size {size}, thickness {thickness}, padding {padding}, detail {detail}"
+        raise ValueError(f"rasterize: {found}, chunk {chunk} leave no room to draw")
     sketches, big, longest = list(sketches), size * detail, 4.0
     out = np.zeros((len(sketches), 1, size, size), np.uint8)
     for s in range(0, len(sketches), chunk):
-        rows, n = _checked(sketches[s:s + chunk])
+        rows, n = _checked(sketches[s : s + chunk])
         if len(rows) == 0:
             continue
         picture = np.zeros((np.count_nonzero(n), big, big), np.uint8)
         _ink(picture, *_parts(rows, n[n > 0], big, room, longest), big * thickness / 2, longest)
-        total = sum(picture[:, i::detail, j::detail].astype(np.int64) for i in range(detail)
-                    for j in range(detail))
-        out[s:s + chunk][n > 0, 0] = (2*total + detail**2) // (2 * detail**2)  # rounded mean
+        corners = [(i, j) for i in range(detail) for j in range(detail)]
+        total = sum(picture[:, i::detail, j::detail].astype(np.int64) for i, j in corners)
+        out[s : s + chunk][n > 0, 0] = (2 * total + detail**2) // (2 * detail**2)  # rounded mean
     return out
