@@ -1,4 +1,4 @@
-"Chapter 03: rows that learn by themselves, four ways to infer one decoder's codes, and the gaps between them."
+"Chapter 03: rows that learn by themselves, four ways to infer a code, the gaps between them."
 
 import io
 import json
