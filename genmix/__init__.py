@@ -12,7 +12,8 @@ FLOORS = (  # from the bottom to the top
     ("saving", "docstrings"),
     ("configs", "readers", "worlds", "plots"),
     ("data", "training", "runs", "metrics", "systems", "report"),
-    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world", "messages"),  # what chapters are made of
+    # what chapters are made of
+    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world", "messages"),
     ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "priors", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
