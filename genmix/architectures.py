@@ -13,7 +13,7 @@ from genmix.plots import PALETTE, diagram
 
 # %% ../nbs/architectures.ipynb #8ea0d156
 def plot_moe1991() -> plt.Figure:
-    "Adaptive mixtures of local experts, 1991: experts, a gate, and an error that makes them compete (chapter 01)."
+    "The mixture of 1991: experts, a gate, an error that makes them compete (chapter 01)."
     parts = {
         "x": (2.8, .42, "input $x$\n$[N, F]$", "data", 1.5, .64),
         "gate": (.74, 1.5, "gate $p_i$\n$[K, N]$", "gate", 1.2, .7),
@@ -35,7 +35,7 @@ def plot_moe1991() -> plt.Figure:
 
 # %% ../nbs/architectures.ipynb #1c6ddd10
 def plot_latent_opt() -> plt.Figure:
-    "One decoder, two sources of codes: an encoder (left), or a table with a row for every image (right) (chapter 03)."
+    "One decoder, two sources of codes: an encoder, or a row for every image (chapter 03)."
     parts = {
         "left": (1.15, .17, "with an encoder", "words", 2, .3),
         "right": (4.45, .17, "free codes", "words", 2, .3),
@@ -58,6 +58,8 @@ def plot_latent_opt() -> plt.Figure:
 # %% ../nbs/architectures.ipynb #853bb74a
 def plot_smoe_vae() -> plt.Figure:
     "A VAE whose decoder is a mixture of experts, which blend or compete (chapter 04)."
+    compete = ("compete  (4.6)\n$-2\\sigma^2\\ \\log\\ \\Sigma_k\\,p_k\\;\\cdot$\n"
+               "$\\exp(-\\Vert x-D_k\\Vert^2/2\\sigma^2)$")
     parts = {
         "x": (2.85, .4, "image $x$\n$[B, 1, 28, 28]$", "data", 1.7, .64),
         "encoder": (2.85, 1.24, "encoder $\\mu, \\ell$", "encoder", 1.7, .54),
@@ -76,10 +78,7 @@ def plot_smoe_vae() -> plt.Figure:
                   2.35, .72),
         "sse": (1.3, 5.4, "$\\Vert x-\\hat x\\Vert^2$  (4.4)", "loss", 1.8, .5),
         "each": (4.62, 4.0, "each $[B, 1, 28, 28]$", "words", 1.8, .3),
-        "compete": (
-            4.1, 4.85,
-            "compete  (4.6)\n$-2\\sigma^2\\ \\log\\ \\Sigma_k\\,p_k\\;\\cdot$\n$\\exp(-\\Vert x-D_k\\Vert^2/2\\sigma^2)$",
-            "loss", 2.6, 1.1),
+        "compete": (4.1, 4.85, compete, "loss", 2.6, 1.1),
     }
     arrows = [("x", "encoder"), ("encoder", "z"), ("z", "kl", "--"), ("gate", "use", "--"),
               ("z", "gate"), *(("z", k) for k in "01K"), ("gate", "bus", "-"),
@@ -89,7 +88,8 @@ def plot_smoe_vae() -> plt.Figure:
 
 # %% ../nbs/architectures.ipynb #4417f4da
 def plot_beta_vae() -> plt.Figure:
-    "A VAE that pays beta for every nat; its second phase adds lambda times a second reconstruction error (chapter 05)."
+    "A VAE that pays beta for every nat, then lambda for a second error (chapter 05)."
+    kl = "$\\beta\\ \\mathrm{KL}(q(z\\,|\\,x)\\,\\Vert\\,p(z))$"
     parts = {
         "x": (1.05, .42, "image $x$\n$[B, C, 64, 64]$", "data", 1.75, .64),
         "encoder": (1.05, 1.32, "encoder $\\mu, \\ell$", "encoder", 1.75, .56),
@@ -99,8 +99,7 @@ def plot_beta_vae() -> plt.Figure:
         "one": (3.0, .42, "phase 1\nAdam", "words", 1.1, .6),
         "two": (4.7, .42, "phase 2\nfresh Adam", "words", 1.2, .6),
         "same": (3.82, 1.12, "same network,\nsame weights", "words", 1.3, .5),
-        "kl": (3.85, 2.22, "$\\beta\\ \\mathrm{KL}(q(z\\,|\\,x)\\,\\Vert\\,p(z))$", "loss", 3.3,
-               .56),
+        "kl": (3.85, 2.22, kl, "loss", 3.3, .56),
         "bce": (3.85, 4.05, "$\\mathrm{BCE}(x, \\hat x)$", "loss", 3.3, .56),
         "l2": (4.7, 4.78, "$\\lambda\\,\\Vert x-\\hat x\\Vert^2$", "loss", 1.6, .56),
     }
@@ -110,12 +109,13 @@ def plot_beta_vae() -> plt.Figure:
 
 # %% ../nbs/architectures.ipynb #eb74d35e
 def plot_vlae(
-    seen: np.ndarray |
-    None = None,  # bool [rows, width], what the pixel in the middle of the last row sees; None: a window of 5 x 3
+    # bool [rows, width], what the pixel in the middle of the last row sees; None: 5 x 3
+    seen: np.ndarray | None = None,
 ) -> plt.Figure:
     "A code for what is far, a window for what is near, and a prior that is learned (chapter 06)."
-    seen = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]],
-                    bool) if seen is None else np.asarray(seen, bool)
+    if seen is None:
+        seen = [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
+    seen = np.asarray(seen, bool)
     parts = {
         "x": (1.05, .42, "image $x$\n$[B, 1, 28, 28]$", "data", 1.75, .64),
         "encoder": (1.05, 1.3, "encoder $\\mu, \\ell$", "encoder", 1.75, .54),
@@ -137,21 +137,10 @@ def plot_vlae(
                           ("flow", "kl", "--")])
     ax, (rows, w) = fig.axes[0], seen.shape
     s = min(.2, 1.9/w, .6/rows)
-    ax.text(4.15,
-            3.1,
-            "pixel $i$ sees $x_{\\mathrm{window}(i)}$",
-            ha="center",
-            va="center",
-            fontsize=12,
-            zorder=4)
+    text = "pixel $i$ sees $x_{\\mathrm{window}(i)}$"
+    ax.text(4.15, 3.1, text, ha="center", va="center", fontsize=12, zorder=4)
     for r, c in [*zip(*np.nonzero(seen)), (rows - 1, w//2)]:
         fill = PALETTE[4] if (r, c) == (rows - 1, w//2) else "#8a8a8a"
-        ax.add_patch(
-            plt.Rectangle((4.15 + (c - w/2)*s, 3.66 + (r - rows/2)*s),
-                          s,
-                          s,
-                          fc=fill,
-                          ec="white",
-                          lw=1,
-                          zorder=4))
+        corner = 4.15 + (c - w/2)*s, 3.66 + (r - rows/2)*s
+        ax.add_patch(plt.Rectangle(corner, s, s, fc=fill, ec="white", lw=1, zorder=4))
     return fig
