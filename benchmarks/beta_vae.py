@@ -4,8 +4,9 @@
 
 The baseline trains the models one after the other with `fit`'s step, with all threads that the
 process has. The stack trains the same models, to the same weights, as one
-(`genmix.parts.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts
-them, are the third way: one per core, at the same time. Interleaved rounds, median of the ratios.
+(`genmix.parts.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep`
+starts them, are the third way: one per core, at the same time. Interleaved rounds, median of the
+ratios.
 """
 
 import argparse

@@ -26,15 +26,15 @@ from .. import architectures, configs, data
 from ..configs import MoE1991Config, Table1Config
 from ..data import FourVowels, four_vowels
 from ..moe1991 import Backprop, Mixture, experts_and_gate
-from .moe1991_pictures import (animate, confusion, evenly, history, plot_curves, plot_lines,
-                                 plot_regions, plot_trajectories, responsibility_table,
-                                 target_lines)
 from ..parts.moe_tools import Runs, design, train
 from ..plots import caption, heatmap, save, subplots
 from ..report import Part, made_by
 from ..runs import published as published_result
 from ..runs import read_result
 from ..saving import load_arrays, save_arrays, save_json, save_table
+from .moe1991_pictures import (animate, confusion, evenly, history, plot_curves,
+                                             plot_lines, plot_regions, plot_trajectories,
+                                             responsibility_table, target_lines)
 from .moe1991_table1 import (PAPER, RULES, SEARCH_SEEDS, STEP_SIZES, VARIANT, choose,
                                            earlier_init, measure, plot_search, plot_table,
                                            published, summarize, systems, t_tests, variant)
