@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# joblib 1.6.0 (loky): a folder added to sys.path is seen by the workers of the first call, but not by later calls'.
+# joblib 1.6.0 (loky): the second call does not see a folder added to sys.path after the first.
 #
 # Guess: what can be imported here can be run by Parallel; or else the error names the module.
-# Seen: workers copy sys.path when they start, and are kept for the next call. A function from a folder added since
+# Seen: workers get sys.path when they start, and are kept for the next call. A function from a folder added since
 # ends in BrokenProcessPool, "Please ensure that the arguments of the function are all picklable", though they are;
 # only __cause__ tells that a module was not found. The same call made again works: its workers are new.
 # Output:
