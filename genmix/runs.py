@@ -6,7 +6,8 @@
 __all__ = ['LIBRARIES', 'THREADS', 'run_folder', 'only_writer', 'threads', 'command', 'provenance', 'read_result', 'other_data',
            'finished', 'is_first', 'prepare', 'run', 'terms_of', 'draw_curves', 'one_thread', 'Swept', 'sweep', 'table',
            'summarize', 'save_weights', 'Weights', 'load_weights', 'Published', 'published_names', 'published',
-           'pretrained', 'pretrained_table']
+           'pretrained', 'pretrained_table', 'RunError', 'load_arrays', 'plain', 'save_arrays', 'save_json',
+           'save_table']
 
 # %% ../nbs/02b_runs.ipynb #57805c07
 import contextlib
@@ -35,8 +36,10 @@ from . import __version__
 from .configs import (Config, ConfigError, config_hash, from_dict, load_config, slug,
                             system_of, to_dict)
 from .docstrings import explain
-from .saving import (RunError, load_arrays, plain, save_arrays, save_json, save_table,  # noqa: F401
+from .saving import (RunError, load_arrays, plain, save_arrays, save_json, save_table,
                            write_atomic)
+
+_all_ = ["RunError", "load_arrays", "plain", "save_arrays", "save_json", "save_table"]
 
 # %% ../nbs/02b_runs.ipynb #085d5a74
 def run_folder(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['noise_of', 'kl_normal', 'log_normal', 'reparameterize', 'Bernoulli', 'Gaussian', 'ContinuousBernoulli', 'VAE',
            'likelihood_of', 'vae_of', 'model_of', 'gray', 'plot_reconstructions', 'plot_samples', 'active_units',
-           'LogProb', 'importance', 'log_weights', 'chosen', 'log_p_test']
+           'LogProb', 'importance', 'log_weights', 'chosen', 'log_p_test', 'VAEError']
 
 # %% ../nbs/02_conv_vae.ipynb #98a39fc2
 import math
@@ -23,11 +23,12 @@ from .configs import VAEConfig
 from .data import ImageData
 from .docstrings import explain
 from .parts.nets import NETS, ConvDecoder, ConvEncoder, halves
+from .parts.vae_parts import (VAEError, checked_codes, checked_images, count, evaluating,
+                                    full, langevin, log_sinhc)
 from .plots import caption, image_grid
 from .training import Batch, Noise, ramp
-from genmix.parts.vae_parts import (
-    VAEError, checked_codes, checked_images, count, evaluating, full, langevin, log_sinhc
-)
+
+_all_ = ["VAEError"]
 
 # %% ../nbs/02_conv_vae.ipynb #e580c317
 def noise_of(
