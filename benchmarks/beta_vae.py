@@ -4,8 +4,9 @@
 
 The baseline trains the models one after the other with `fit`'s step, with all threads that the
 process has. The stack trains the same models, to the same weights, as one
-(`genmix.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep` starts
-them, are the third way: one per core, at the same time. Interleaved rounds, median of the ratios.
+(`genmix.parts.beta_stack.Stack`). On a CPU, processes with one thread each, as `genmix sweep`
+starts them, are the third way: one per core, at the same time. Interleaved rounds, median of the
+ratios.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from benchmarks.common import compared, go_on, seconds  # first: it sets the num
 
 import torch
 from genmix import beta_vae, training
-from genmix.beta_stack import Stack
+from genmix.parts.beta_stack import Stack
 from genmix.configs import BetaVAEConfig
 from genmix.data import load
 

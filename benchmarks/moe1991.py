@@ -20,7 +20,7 @@ from benchmarks.common import compared, in_turns, measure  # first: it sets the 
 
 import numpy as np
 
-from genmix import moe_tools
+from genmix.parts import moe_tools
 from genmix.data import four_vowels, load
 from genmix.moe1991 import Mixture, train
 from genmix.studies.moe1991 import systems

@@ -11,10 +11,8 @@ __version__ = "0.1.0"
 FLOORS = (  # from the bottom to the top
     ("saving", "docstrings"),
     ("configs", "readers", "worlds", "plots"),
-    ("data", "training", "runs", "metrics", "systems", "report"),
-    # what chapters are made of
-    ("nets", "vae_parts", "row_adam", "smoe_experts", "linear_world", "messages"),
-    ("vae", "moe1991", "latent_opt", "smoe_vae", "beta_vae", "priors", "vlae", "architectures"),
+    ("data", "training", "runs", "metrics", "systems", "report", "parts"),
+    ("moe1991", "vae", "latent_opt", "smoe_vae", "beta_vae", "priors", "vlae", "architectures"),
     ("studies",),
     ("experiments", "figures", "reproduce"),
     ("cli",),

@@ -14,6 +14,7 @@ from torch import nn
 
 from .configs import BetaVAEConfig, ConfigError
 from .data import ImageData
+from .docstrings import explain
 from .training import Batch, Noise, Rows
 from .vae import VAE, Bernoulli, kl_normal, reparameterize
 
@@ -68,7 +69,7 @@ def total_correlation(
     z: torch.Tensor,  # a code of each image of a batch [B, L]
     mu: torch.Tensor,  # means of their q(z|x) [B, L]
     logvar: torch.Tensor,  # logarithms of the variances [B, L]
-) -> torch.Tensor:  # a number, nats
+) -> torch.Tensor:  # a number of nats
     "KL(q(z) || prod_i q(z_i)), estimated from a batch (equation 5.12)."
     distance = (z[:, None] - mu)**2*(-logvar).exp()
     log_q = -.5*(distance + logvar + math.log(2*math.pi))  # [B, B, L]: of image a | image b
@@ -84,7 +85,7 @@ def last_beta(
 
 # %% ../nbs/05_beta_vae.ipynb #cf9a3e91
 class BetaVAE(VAE):
-    "A VAE whose KL term weighs beta; a second phase adds lambda times the squared error."
+    "A VAE whose KL term weighs beta, in two phases; a `ConfigError` for other than 64x64 pixels."
 
     def __init__(
         self,
@@ -161,3 +162,6 @@ def traverse(
     z[:, torch.arange(L), :, torch.arange(L)] = values
     x = torch.cat([model.decode(part) for part in z.reshape(-1, L).split(500)])
     return (x*255).round().byte().cpu().numpy().reshape(n, L, frames, *x.shape[1:])
+
+# %% ../nbs/05_beta_vae.ipynb #1687881b
+explain(__name__)

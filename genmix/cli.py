@@ -26,6 +26,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_orig
 import tyro
 
 from . import __version__, configs, systems
+from .docstrings import brief
 
 # %% ../nbs/09_cli.ipynb #584fbff6
 REMEDY = {
@@ -576,7 +577,9 @@ def parse(
     if words.startswith("train "):
         start["default"] = Train(settings=starting_point(words.split()[1], preset, config))
     text = re.sub(r"(?<=.)\n(?=\w)", " ", describe(words)) + "\n\n" + EXIT_CODES
-    return tyro.cli(COMMANDS[words], prog=f"genmix {words}", description=text, args=args, **start)
+    with brief(*configs.SYSTEMS.values()):  # docstrings as they stand in the source
+        how = dict(prog=f"genmix {words}", description=text, args=args)
+        return tyro.cli(COMMANDS[words], **how, **start)
 
 # %% ../nbs/09_cli.ipynb #442efd95
 def command_in(

@@ -22,6 +22,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from .docstrings import explain
+
 # %% ../nbs/00b_configs.ipynb #b6f71dfb
 class ConfigError(ValueError):
     "A setting that cannot work: the message names the setting, the value, and what is possible."
@@ -96,7 +98,7 @@ def _real(name: str, value: Any) -> tuple[bool, str]:
 # %% ../nbs/00b_configs.ipynb #b1029f21
 @dataclass(frozen=True)
 class Config:
-    "What all settings have in common: they are checked when they are made, and never change."
+    "What settings have in common: they never change; a `ConfigError` says what cannot be."
 
     def __post_init__(self):
         for f in fields(self):
@@ -552,7 +554,7 @@ def _remember(name: str, cls: type) -> str:
 def to_dict(
     config: Config,  # settings
 ) -> dict:  # the same as plain values, ready for JSON
-    "`config` as a dictionary which says what system it belongs to."
+    "`config` as a dictionary with its system's name; a `ConfigError` if it has none."
     return {"config": system_of(config), **asdict(config)}
 
 # %% ../nbs/00b_configs.ipynb #e09fcf05
@@ -668,3 +670,6 @@ def options_table(
             default = " ".join(map(str, f.default))
         rows.append((flag, default, meaning[f.name]))
     return rows
+
+# %% ../nbs/00b_configs.ipynb #0140a641
+explain(__name__)

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'ORIGINS', 'MNIST', 'FASHION', 'PAPER_CATEGORIES', 'QUICKDRAW', 'SETS', 'WORLDS', 'CLASSES', 'GRAY', 'GRIDS',
            'ImageData', 'class_ranks', 'divide', 'same_images', 'stratified', 'File', 'DataSet', 'quickdraw_categories',
            'data_root', 'files_of', 'find', 'fetch', 'resize_matrix', 'resize', 'load', 'is_table', 'binarize',
-           'fixed_binarization', 'listing', 'check']
+           'fixed_binarization', 'listing', 'check', 'four_vowels', 'FourVowels', 'VowelData', 'DataError']
 
 # %% ../nbs/00_data.ipynb #8582797c
 import hashlib
@@ -30,6 +30,8 @@ from .readers.files import DataError, bad
 from .readers.vowels import HEADER, HERTZ, OFFICIAL, read_vowels  # noqa: F401
 from .readers.vowels import FourVowels, VowelData, four_vowels  # noqa: F401
 from .worlds import arms, doodles, formants, rooms, sprites, strokes
+
+_all_ = ["four_vowels", "FourVowels", "VowelData", "DataError"]  # handed on
 
 # %% ../nbs/00_data.ipynb #38dc87a2
 PARTS = ("train", "validation", "test")

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from genmix import configs, data, systems
+from genmix.docstrings import explain
 from genmix.plots import PALETTE, caption, image_grid, save, subplots
 from genmix.readers import cache
 from genmix.runs import (Swept, draw_curves, finished, is_first, load_weights, pretrained,
@@ -614,7 +615,7 @@ def sweep_runs(
     # of a cluster's scheduler; nothing: a cluster of `workers` processes on this machine
     address: str = "",
 ) -> pd.DataFrame:  # a row per run
-    "Train every combination of the given values; write and print the table."
+    "Train every combination of values; print the table. A `ConfigError` if it cannot be had."
     members, values = members_of(system, words, preset)
     record = systems.find(system)
     if stacked and not record.stack:
@@ -729,3 +730,6 @@ def train_all(
         failed = f"{len(swept.failures)} of {len(every)} runs failed, see above"
         raise configs.ConfigError(f"{failed}; the same command goes on with them")
     return swept.done
+
+# %% ../nbs/08_experiments.ipynb #378e5c6c
+explain(__name__)

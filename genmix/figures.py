@@ -17,6 +17,7 @@ import pandas as pd
 
 from genmix import configs, runs, systems
 from genmix.data import DataError
+from genmix.docstrings import explain
 from genmix.plots import PALETTE, caption, save, subplots
 from genmix.saving import load_arrays
 from genmix.systems import Figure, System
@@ -164,3 +165,6 @@ def draw(
         elif names:
             raise DataError(f"this run has no figure {name}")
     return paths
+
+# %% ../nbs/07_figures.ipynb #14f8371a
+explain(__name__)

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from .configs import ConfigError, LatentOptConfig
 from .data import ImageData
+from .docstrings import explain
 from .plots import PALETTE, caption, subplots
-from .row_adam import RowAdam
+from .parts.row_adam import RowAdam
 from .training import Batch, Noise, adam, ramp
 from .vae import VAE, Bernoulli, LogProb, checked_images, gray, kl_normal, reparameterize
 from .vae import vae_of
@@ -291,7 +292,7 @@ def encode(
     x: torch.Tensor,  # new images from 0 to 1 [B, C, H, W]
     rng: Noise | None = None,  # of tosses and samples (None: seed 0)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L] each; logvar is -inf for a point
-    "q(z|x) of new images, by this model's own way."
+    "q(z|x) of new images, by this model's own way; a `VAEError` for what are no images."
     x = checked_images(self, x)
     rng = rng or Noise(0, device=x.device)
     return _pair(self, self.new_code(self.likelihood.prepare(self._fixed(x), rng), rng))
@@ -304,7 +305,7 @@ def codes(
     x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
     i: torch.Tensor | None = None,  # their rows in the training set [B] (None: new images)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L] each
-    "The same for training images: a table is looked up."
+    "`encode`, with a table looked up for training images; a `VAEError` for what are no images."
     return self.encode(x) if self.encoded or i is None else _pair(self, self.table(i))
 
 
@@ -314,7 +315,7 @@ def reconstruct(
     x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
     i: torch.Tensor | None = None,  # their rows in the training set [B] (None: new images)
 ) -> torch.Tensor:  # the same shape as x
-    "What the decoder makes of the code's mean."
+    "What the decoder makes of the code's mean; a `VAEError` for what are no images."
     return self.decode(self.codes(x, i)[0])
 
 # %% ../nbs/03_amortized_vs_latent.ipynb #46530f2d
@@ -325,7 +326,7 @@ def infer(
     steps: int = 300,  # of Adam
     lr: float = .1,  # its step size at the start
     rng: Noise | None = None,  # noise of the steps
-    # mu, logvar to start from (None: 0, 0, the prior)
+    # mu, logvar [B, L] each, to start from (None: 0, 0, the prior)
     start: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar: [B, L] each
     "The best normal q(z|x) of every image under this decoder, by steps on its own mu and logvar."
@@ -371,7 +372,7 @@ def log_prob(
     q: tuple[torch.Tensor, torch.Tensor] | None = None,
     chunk: int = 5_000,  # images decoded at once
 ) -> LogProb:
-    "log p(x) by importance sampling from `q`."
+    "log p(x) by importance sampling from `q`; a `VAEError` for what are no images."
     x = self._fixed(x)
     if q is None:
         q = infer(self, x, self.new_steps) if self.point else self.encode(x)
@@ -449,3 +450,6 @@ def sample_from(
     z = torch.from_numpy(z).float().to(next(model.parameters()).device)
     with torch.no_grad():
         return model.decode(z)
+
+# %% ../nbs/03_amortized_vs_latent.ipynb #21235788
+explain(__name__)

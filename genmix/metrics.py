@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .sap_lines import svm_lines
+from .docstrings import explain
+from .parts.sap_lines import svm_lines
 
 # %% ../nbs/05a_metrics.ipynb #0a46d35a
 KINDS = ("perfect", "rotated", "duplicated", "mixed", "noise")
@@ -111,7 +112,7 @@ def _in_range(whole, factor_sizes, names):
 def paired(
     codes: np.ndarray | Pairs,  # [N, L] real numbers, or what this function returned
     factors: np.ndarray | None = None,  # [N, F] integers from 0
-    # how many values each factor can have (None: what occurs)
+    # [F] values of each factor (None: what occurs)
     factor_sizes: Sequence[int] | np.ndarray | None = None,
     names: Sequence[str] | None = None,  # of the factors (None: "factor 0", ...)
 ) -> Pairs:
@@ -152,7 +153,7 @@ def _varying(p: Pairs, level: int = 3):
 
 # %% ../nbs/05a_metrics.ipynb #5673b447
 def discretize(
-    codes: np.ndarray,  # [N, L]
+    codes: np.ndarray,  # [N, L]; a `MetricError` if they cannot be measured
     bins: int = 20,  # of equal width, from a code's least to its largest value
 ) -> np.ndarray:  # [N, L] integers from 1 to bins
     "The bin of every code, as `np.digitize(x, np.histogram(x, bins)[1][:-1])` gives it."
@@ -167,7 +168,7 @@ def discretize(
 
 
 def mutual_information(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
     bins: int = 20,  # of every code
 ) -> np.ndarray:  # [L, F] nats
@@ -203,9 +204,9 @@ def _gap(M):
 
 
 def mig(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "The mutual information gap (equation 5a.3; Chen et al. 2018)."
@@ -223,9 +224,9 @@ class Assignment(NamedTuple):
 
 
 def im(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     bins: int = 20,  # of every code
 ) -> Assignment:
     "I_m, the mutual information under the best one-to-one assignment (equation 5a.4)."
@@ -265,9 +266,9 @@ def _squared_correlations(p):
 
 
 def sap_matrix(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     continuous: bool = False,  # squared correlations with the factors' numbers, no machines
     held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows
@@ -292,9 +293,9 @@ def sap_matrix(
 
 # %% ../nbs/05a_metrics.ipynb #21e61cc6
 def sap(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     continuous: bool = False,  # squared correlations with the factors' numbers, no machines
     held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows
@@ -341,9 +342,9 @@ def concentration(
 
 # %% ../nbs/05a_metrics.ipynb #0fb02389
 def dci(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     # any of scikit-learn's with feature_importances_ (None: GradientBoostingClassifier)
     classifier: Any = None,
     held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
@@ -407,9 +408,9 @@ def _chunks(n, size=1000):
 
 # %% ../nbs/05a_metrics.ipynb #9656d5d9
 def factor_vae_score(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     batch: int = 64,  # rows that share a value
     draws: int = 10_000,  # votes to learn the rule from
     test_draws: int = 5_000,  # votes to judge it by
@@ -447,9 +448,9 @@ def _logistic(x, y):
 
 # %% ../nbs/05a_metrics.ipynb #9c07a0ef
 def beta_vae_score(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     batch: int = 64,  # pairs of rows that share a value
     draws: int = 10_000,  # vectors to learn from
     test_draws: int = 5_000,  # vectors to judge by
@@ -470,9 +471,9 @@ def beta_vae_score(
 
 # %% ../nbs/05a_metrics.ipynb #d26196dd
 def modularity(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     bins: int = 20,  # of every code
 ) -> float:  # 0 to 1
     "Does each code know one factor at most (5a.8; Ridgeway and Mozer 2018)? Dead codes count 0."
@@ -495,9 +496,9 @@ def _areas(score, truth):
 
 
 def explicitness(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     normalized: bool = False,  # 0 to 1, with chance at 0, and not 0.5 to 1
     held_out: float | np.ndarray = 1/3,  # share of the rows to test on, or which ones, [N] bool
     seed: int = 0,  # of the choice of rows
@@ -567,7 +568,7 @@ def _chosen(metrics):
 def evaluate(
     codes: np.ndarray | Pairs,  # [N, L] real numbers: any representation; posterior means of a VAE
     factors: np.ndarray | None = None,  # [N, F] integers from 0
-    # how many values each factor can have (None: what occurs)
+    # [F] values of each factor (None: what occurs)
     factor_sizes: Sequence[int] | np.ndarray | None = None,
     metrics: str | Sequence[str] = CHEAP,  # names, one name, or "all"
     names: Sequence[str] | None = None,  # of the factors, for messages
@@ -645,9 +646,9 @@ def _repeated(tables, name):
 
 
 def floor(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
     repeats: int = 5,  # shuffles
     seed: int = 0,  # of the shuffles
@@ -662,9 +663,9 @@ def floor(
 
 # %% ../nbs/05a_metrics.ipynb #2e587d26
 def standard_error(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     metrics: str | Sequence[str] = CHEAP,  # as in `evaluate`
     repeats: int = 20,  # draws of N rows with replacement
     seed: int = 0,  # of the draws
@@ -687,9 +688,9 @@ def standard_error(
 
 # %% ../nbs/05a_metrics.ipynb #82be3578
 def per_factor(
-    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`
+    codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
-    factor_sizes: Sequence[int] | np.ndarray | None = None,  # how many values each factor can have
+    factor_sizes: Sequence[int] | np.ndarray | None = None,  # [F] how many values each factor has
     names: Sequence[str] | None = None,  # of the factors
     bins: int = 20,  # of every code
 ) -> Any:  # a pandas DataFrame, a row per factor
@@ -703,3 +704,6 @@ def per_factor(
     return pd.DataFrame({"factor": p.names, "values": p.sizes, "entropy": entropy(p.v),
                          "best": order[0], "nats": top[0], "second": second[0],
                          "its nats": second[1], "assigned": to})
+
+# %% ../nbs/05a_metrics.ipynb #68999ca2
+explain(__name__)

@@ -15,7 +15,8 @@ import numpy as np
 from fastcore.basics import patch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .moe_tools import _Classifier, average_error, design, fit_softmax, one_hot, train
+from .docstrings import explain
+from .parts.moe_tools import _Classifier, average_error, design, fit_softmax, one_hot, train
 
 # %% ../nbs/01_moe1991.ipynb #10e9a742
 def softmax(
@@ -375,3 +376,6 @@ class BackpropClassifier(_Classifier):
 
     def _train(self, X, y, seed):
         return self._gradient_descent(X, y, seed)
+
+# %% ../nbs/01_moe1991.ipynb #5f89831c
+explain(__name__)

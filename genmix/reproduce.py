@@ -21,6 +21,7 @@ import pandas as pd
 
 import genmix
 from genmix import configs, data, systems
+from genmix.docstrings import explain
 from genmix.experiments import first_phase, load_images, train_all
 from genmix.report import Part, markdown, write_report
 from genmix.runs import one_thread, published
@@ -360,3 +361,6 @@ def finish(
     print(f"figures: {out / 'figures'} ({len(figures)} pictures)")
     print(f"runs:    {out / 'runs'}")
     return report
+
+# %% ../nbs/08b_reproduce.ipynb #c4383166
+explain(__name__)

@@ -6,7 +6,8 @@
 __all__ = ['LIBRARIES', 'THREADS', 'run_folder', 'only_writer', 'threads', 'command', 'provenance', 'read_result', 'other_data',
            'finished', 'is_first', 'prepare', 'run', 'terms_of', 'draw_curves', 'one_thread', 'Swept', 'sweep', 'table',
            'summarize', 'save_weights', 'Weights', 'load_weights', 'Published', 'published_names', 'published',
-           'pretrained', 'pretrained_table']
+           'pretrained', 'pretrained_table', 'RunError', 'load_arrays', 'plain', 'save_arrays', 'save_json',
+           'save_table']
 
 # %% ../nbs/02b_runs.ipynb #57805c07
 import contextlib
@@ -34,8 +35,11 @@ import pandas as pd
 from . import __version__
 from .configs import (Config, ConfigError, config_hash, from_dict, load_config, slug,
                             system_of, to_dict)
-from .saving import (RunError, load_arrays, plain, save_arrays, save_json, save_table,  # noqa: F401
+from .docstrings import explain
+from .saving import (RunError, load_arrays, plain, save_arrays, save_json, save_table,
                            write_atomic)
+
+_all_ = ["RunError", "load_arrays", "plain", "save_arrays", "save_json", "save_table"]
 
 # %% ../nbs/02b_runs.ipynb #085d5a74
 def run_folder(
@@ -323,7 +327,7 @@ def sweep(
     # show a bar; or what is called with the settings of every run that has ended
     progress: bool | Callable = True,
 ) -> Swept:
-    "Run all members; failures are told at the end and stop nobody else."
+    "Run all members; failures stop nobody else; a `ConfigError` for an unknown backend."
     from tqdm.auto import tqdm
 
     configs, results = list(configs), {}
@@ -615,3 +619,6 @@ def _all_steps(c: Config, made: dict) -> int | None:
     "Steps of a run with its first phase, where it has one: provenance counts the last phase."
     second = getattr(c, "lambda_steps", 0)
     return made.get("steps") if not second else c.steps + second if c.steps else None
+
+# %% ../nbs/02b_runs.ipynb #5152c491
+explain(__name__)

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from .configs import ConfigError, SMoEVAEConfig
 from .data import ImageData
+from .docstrings import explain
 from .plots import caption, heatmap, image_grid, subplots
-from .smoe_experts import Experts, needed
+from .parts.smoe_experts import Experts, needed
 from .training import Batch, Noise, Rows
 from .vae import LogProb, checked_images, importance, kl_normal, log_normal, noise_of
 from .vae import reparameterize
@@ -111,7 +112,7 @@ def noisy(
 
 # %% ../nbs/04_smoe_vae.ipynb #09895691
 class SMoEVAE(nn.Module):
-    "A shared encoder, a gate on its code, and K decoder experts (arXiv 2509.10025)."
+    "A shared encoder, a gate on its code, K decoder experts; a `ConfigError` if K does not fit."
 
     def __init__(
         self,
@@ -344,7 +345,7 @@ def encode(
     self: SMoEVAE,
     x: torch.Tensor,  # images from 0 to 1 [B, 1, 28, 28]
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mu, logvar [B, L]
-    "What the encoder says of images."
+    "What the encoder says of images; a `VAEError` for what are no images."
     return self.codes(checked_images(self, x))[:2]
 
 @patch
@@ -360,7 +361,7 @@ def reconstruct(
     self: SMoEVAE,
     x: torch.Tensor,  # images from 0 to 1 [B, 1, 28, 28]
 ) -> torch.Tensor:  # images from 0 to 1 [B, 1, 28, 28]
-    "Drawings of the codes' means."
+    "Drawings of the codes' means; a `VAEError` for what are no images."
     return self.decode(self.encode(x)[0])
 
 @patch
@@ -402,7 +403,7 @@ def log_prob(
     soft: bool = False,  # a normal around the blend, instead of the mixture (4.5)
     chunk: int = 4000,  # drawings at once: memory, not the result
 ) -> LogProb:
-    "log p(x) by importance sampling with M codes from q(z|x) (equation 4.10)."
+    "log p(x) by M importance samples (equation 4.10); a `VAEError` for what are no images."
     s2, rng = (sigma**2 if sigma else self.config.beta / 2), rng or Noise(0, device=x.device)
     mu, logvar = self.eval().encode(x)
     constant, rows = -.5 * x[0].numel() * math.log(2 * math.pi * s2), []
@@ -512,3 +513,6 @@ def plot_classes(
     heatmap(table / table.sum(1, keepdims=True), names, [f"{k}" for k in range(K)], ax)
     ax.set(xlabel="expert", ylabel="class")
     return caption(fig, str(s["caption"]))
+
+# %% ../nbs/04_smoe_vae.ipynb #11395a15
+explain(__name__)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from . import configs
+from .docstrings import explain
 
 # %% ../nbs/02d_systems.ipynb #56f0733f
 class Headline(NamedTuple):
@@ -97,7 +98,7 @@ PICTURES = {}  # name -> `Figure` that belongs to no single system
 def register(
     *systems: System,  # records, of this package or of yours
 ) -> None:
-    "Make systems known to the command, the sweeps, the figures and the report."
+    "Make systems known to command, sweeps and report; a `ConfigError` if a name is taken."
     for s in systems:
         configs.add(s.name, s.settings, s.presets)
         REGISTER[s.name] = s
@@ -145,3 +146,6 @@ def chapters() -> dict:  # name -> record
     book = dict.fromkeys(configs.CHAPTERS)
     studied = {s.name: s for s in every() if s.study}
     return {name: studied[name] for name in [*book, *studied] if name in studied}
+
+# %% ../nbs/02d_systems.ipynb #13f90008
+explain(__name__)

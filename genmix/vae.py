@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['noise_of', 'kl_normal', 'log_normal', 'reparameterize', 'Bernoulli', 'Gaussian', 'ContinuousBernoulli', 'VAE',
            'likelihood_of', 'vae_of', 'model_of', 'gray', 'plot_reconstructions', 'plot_samples', 'active_units',
-           'LogProb', 'importance', 'log_weights', 'chosen', 'log_p_test']
+           'LogProb', 'importance', 'log_weights', 'chosen', 'log_p_test', 'VAEError']
 
 # %% ../nbs/02_conv_vae.ipynb #98a39fc2
 import math
-from collections.abc import Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -22,12 +21,14 @@ from torch.nn import functional as F
 
 from .configs import VAEConfig
 from .data import ImageData
-from .nets import NETS, ConvDecoder, ConvEncoder, halves
+from .docstrings import explain
+from .parts.nets import NETS, ConvDecoder, ConvEncoder, halves
+from .parts.vae_parts import (VAEError, checked_codes, checked_images, count, evaluating,
+                                    full, langevin, log_sinhc)
 from .plots import caption, image_grid
 from .training import Batch, Noise, ramp
-from genmix.vae_parts import (
-    VAEError, checked_codes, checked_images, count, evaluating, full, langevin, log_sinhc
-)
+
+_all_ = ["VAEError"]
 
 # %% ../nbs/02_conv_vae.ipynb #e580c317
 def noise_of(
@@ -48,8 +49,8 @@ def kl_normal(
 
 def log_normal(
     z: torch.Tensor,  # [..., L]
-    mu: torch.Tensor | None = None,  # means (None: 0)
-    logvar: torch.Tensor | None = None,  # logarithms of the variances (None: 0)
+    mu: torch.Tensor | None = None,  # means [..., L] (None: 0)
+    logvar: torch.Tensor | None = None,  # logs of the variances [..., L] (None: 0)
 ) -> torch.Tensor:  # [...]
     "log N(z; mu, exp(logvar)), summed over the last dimension; the standard normal without them."
     if mu is None:
@@ -99,13 +100,16 @@ class Bernoulli(nn.Module):
         cost = F.binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none")
         return -cost.flatten(-3).sum(-1)
 
-    def mean(self, out: torch.Tensor) -> torch.Tensor:
+    def mean(
+        self,
+        out: torch.Tensor,  # what the network puts out [..., C, H, W]
+    ) -> torch.Tensor:  # [..., C, H, W]
         "The expected image, from 0 to 1."
         return out.sigmoid()
 
 # %% ../nbs/02_conv_vae.ipynb #c875f8c5
 class Gaussian(nn.Module):
-    "Every pixel, scaled to [-1, 1], is normal around what the network puts out."
+    "Every pixel, scaled to [-1, 1], is normal around the network; a `VAEError` if sigma is not."
 
     bounded = False
 
@@ -123,7 +127,11 @@ class Gaussian(nn.Module):
         else:
             self.register_buffer("log_sigma", s)
 
-    def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
+    def prepare(
+        self,
+        x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+        rng: Noise,  # of tosses, if there are any
+    ) -> torch.Tensor:  # [B, C, H, W]
         "Pixels from 0 to 1 scaled to [-1, 1]."
         return 2*x - 1
 
@@ -137,7 +145,10 @@ class Gaussian(nn.Module):
         constant = sq.shape[-1]*(self.log_sigma + .5*math.log(2*math.pi))
         return -.5*sq.sum(-1)*(-2*self.log_sigma).exp() - constant
 
-    def mean(self, out: torch.Tensor) -> torch.Tensor:
+    def mean(
+        self,
+        out: torch.Tensor,  # what the network puts out [..., C, H, W]
+    ) -> torch.Tensor:  # [..., C, H, W]
         "The expected image, from 0 to 1."
         return ((out + 1)/2).clamp(0, 1)
 
@@ -147,7 +158,11 @@ class ContinuousBernoulli(nn.Module):
 
     bounded = True
 
-    def prepare(self, x: torch.Tensor, rng: Noise) -> torch.Tensor:
+    def prepare(
+        self,
+        x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
+        rng: Noise,  # of tosses, if there are any
+    ) -> torch.Tensor:  # [B, C, H, W]
         "Gray values are data as they are."
         return x
 
@@ -159,7 +174,10 @@ class ContinuousBernoulli(nn.Module):
         "log p(x|z) in nats, summed over pixels."
         return (out*(x - .5) - log_sinhc(out/2)).flatten(-3).sum(-1)
 
-    def mean(self, out: torch.Tensor) -> torch.Tensor:
+    def mean(
+        self,
+        out: torch.Tensor,  # what the network puts out [..., C, H, W]
+    ) -> torch.Tensor:  # [..., C, H, W]
         "The expected image, from 0 to 1."
         return .5 + .5*langevin(out/2)
 
@@ -253,7 +271,7 @@ def encode(
     self: VAE,
     x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, L] each
-    "mu, logvar of q(z|x); gray pixels that must be coins are tossed with a fixed seed."
+    "mu, logvar of q(z|x), coins tossed by a fixed seed; a `VAEError` for what are no images."
     if not torch.is_tensor(x) or not x.is_floating_point():
         checked_images(self, x)  # raises: says what images must be
     return self.encoder(self.likelihood.prepare(x, Noise(0, device=x.device)))
@@ -272,7 +290,7 @@ def reconstruct(
     self: VAE,
     x: torch.Tensor,  # images from 0 to 1 [B, C, H, W]
 ) -> torch.Tensor:  # the same shape
-    "What the decoder makes of the code's mean."
+    "What the decoder makes of the code's mean; a `VAEError` for what are no images."
     return self.decode(self.encode(x)[0])
 
 @patch
@@ -437,3 +455,6 @@ def log_p_test(
         ess_test=float(np.median(v["ess"])),
         ess_least_test=float(v["ess"].min()),
     )
+
+# %% ../nbs/02_conv_vae.ipynb #99a86ee5
+explain(__name__)

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from .configs import ConfigError, VLAEConfig
 from .data import ImageData
-from .messages import code_length, plot_code_length, tiny_world
+from .docstrings import explain
+from .parts.messages import code_length, plot_code_length, tiny_world
 from .plots import caption, subplots
 from .priors import MADE, ClassNormal, Flow, Normal, Prior, TwoLevel, prior_of  # noqa: F401
 from .training import Batch, Noise, Rows, adam, ramp
@@ -340,7 +341,7 @@ def model_of(
     config: VLAEConfig,  # settings
     d: ImageData,  # images to train on
 ) -> VLAE:  # untrained, weights drawn from the settings' seed
-    "The model that the settings describe."
+    "The model that the settings describe; a `ConfigError` if the images do not suit them."
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return VLAE(config, tuple(d.x.shape[1:]), len(d.classes))
@@ -362,7 +363,11 @@ def decode(
     return self.likelihood.net.sample(m, u.expand(len(m), -1, -1))
 
 @patch
-def reconstruct(self: VLAE, x: torch.Tensor, rng: int | Noise = 0) -> torch.Tensor:
+def reconstruct(
+    self: VLAE,
+    x: torch.Tensor,  # images from 0 to 1 [B, 1, H, W]
+    rng: int | Noise = 0,  # a seed, or a `Noise`
+) -> torch.Tensor:  # the same shape
     "An image drawn for the code's mean."
     return self.decode(self.encode(x)[0], rng)
 
@@ -427,3 +432,6 @@ def bayes(
         noise = Noise(seed, 22, k, device=dev)
         found.append(model.log_joint(images(rows).x, M, noise).cpu().numpy())
     return np.concatenate(found)
+
+# %% ../nbs/06_vlae.ipynb #92af12ee
+explain(__name__)

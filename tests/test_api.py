@@ -66,13 +66,15 @@ def test_data_hands_on_what_the_readme_imports_from_it():
 
 # ---------------------------------------------------------------- it is explained
 def comments(module):
-    "line number -> the comment in that line."
+    "line number -> the comment in that line, or on lines of its own above it."
     text = (ROOT / "genmix" / f"{module}.py").read_text(encoding="utf-8")
-    return {
-        t.start[0]: t.string
-        for t in tokenize.generate_tokens(io.StringIO(text).readline)
-        if t.type == tokenize.COMMENT
-    }
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    found = [t for t in tokens if t.type == tokenize.COMMENT]
+    said = {t.start[0]: t.string for t in found}
+    alone = {t.start[0] for t in found if t.line.lstrip().startswith("#")}
+    for number in sorted(alone - {n - 1 for n in alone}):  # the last of several
+        said.setdefault(number + 1, said[number])
+    return said
 
 
 def unexplained(name, node, said):

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from genmix import beta_vae, configs, experiments, figures, reproduce, runs
-from genmix.beta_stack import Stack
+from genmix.parts.beta_stack import Stack
 from genmix.configs import BetaVAEConfig, ConfigError
 from genmix.data import DataError, load
-from genmix.linear_world import (
+from genmix.parts.linear_world import (
     LinearVAE,
     LinearWorld,
     best_decoder,

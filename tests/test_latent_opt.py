@@ -1,4 +1,4 @@
-"Chapter 03: rows that learn by themselves, four ways to infer one decoder's codes, and the gaps between them."
+"Chapter 03: rows that learn by themselves, four ways to infer a code, the gaps between them."
 
 import io
 import json
@@ -14,6 +14,8 @@ from torch import nn
 from genmix import data, latent_opt, training, vae
 from genmix.configs import preset
 from genmix.latent_opt import METHODS, Noise, RowAdam, descend, elbo, gaps, infer, model_of
+from genmix.studies import latent_opt as study
+from genmix.studies import latent_run
 
 torch.set_num_threads(1)
 
@@ -374,7 +376,7 @@ def test_measure_and_figures(digits, method):
     m = model_of(c, train)
     training.fit(m, train, c, progress=False)
     state = {k: v.clone() for k, v in m.state_dict().items()}
-    metrics, arrays = latent_opt.measure(m, train, test, c)
+    metrics, arrays = latent_run.measure(m, train, test, c)
     assert all(torch.equal(v, state[k]) for k, v in m.state_dict().items()), (
         "measuring must not train"
     )
@@ -392,9 +394,9 @@ def test_measure_and_figures(digits, method):
     np.savez_compressed(memory, **arrays)
     assert memory.tell() < 3_000_000
     memory.seek(0)
-    for draw in latent_opt.run_figures(dict(np.load(memory)), c).values():
+    for draw in latent_run.run_figures(dict(np.load(memory)), c).values():
         plt.close(draw())
-    for v in latent_opt.snapshot(m, train, c).values():
+    for v in latent_run.snapshot(m, train, c).values():
         assert v.dtype == np.uint8 and v.shape[1:] == (1, 28, 28)
 
 
@@ -402,8 +404,8 @@ def test_measure_with_few_classes(digits):
     train, test = (d.subset(np.flatnonzero(np.isin(d.y, (1, 7)))) for d in digits)
     c = config(method="map", epochs=1)
     m = model_of(c, train)
-    _, arrays = latent_opt.measure(m, train, test, c)
-    for draw in latent_opt.run_figures(arrays, c).values():
+    _, arrays = latent_run.measure(m, train, test, c)
+    for draw in latent_run.run_figures(arrays, c).values():
         plt.close(draw())
 
 
@@ -414,7 +416,7 @@ def test_frechet_is_the_formula():
         rng.normal(size=(5000, 1, 1, 3)) * [1, 2, 3] + [0, 1, 0],
     )
     assert (
-        abs(latent_opt.frechet(a, b, 3) - (1 + 1 + 4)) < 0.5 and latent_opt.frechet(b, b, 3) < 1e-8
+        abs(latent_run.frechet(a, b, 3) - (1 + 1 + 4)) < 0.5 and latent_run.frechet(b, b, 3) < 1e-8
     )
 
 
@@ -428,7 +430,7 @@ def test_principal_directions_are_those_of_the_covariance():
     z = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [3.0, 1.0, 0.5, 0.1]
     )
-    mean, V, s = latent_opt.principal(z, 2)
+    mean, V, s = latent_run.principal(z, 2)
     lam = torch.linalg.eigvalsh(z.T.cov()).flip(0)[:2]
     assert (
         torch.allclose(s**2, lam, rtol=1e-4)
@@ -439,7 +441,7 @@ def test_principal_directions_are_those_of_the_covariance():
 
 def test_the_explorer_follows_its_sliders(digits):
     m = model_of(config(method="svi"), digits[0])
-    picture, controls = latent_opt.explore(m, digits[0], k=2, rows=30).children
+    picture, controls = latent_run.explore(m, digits[0], k=2, rows=30).children
     seen = [picture.value]
     for k, v in ((1, 2.5), (0, "images"), (5, 0.5), (3, 9)):
         controls.children[k].value = v
@@ -448,13 +450,13 @@ def test_the_explorer_follows_its_sliders(digits):
 
 
 def test_gap_configs_run_the_same_number_of_steps():
-    cs = latent_opt.gap_configs("paper")
+    cs = study.gap_configs("paper")
     assert (
         len({c.steps for c in cs}) == 1
         and len({(c.n, c.width) for c in cs}) == len(cs) == 6
         and cs[2].n == 20_000
     )
-    table = latent_opt.gap_table(
+    table = study.gap_table(
         [
             (
                 c,
@@ -475,16 +477,16 @@ def test_gap_configs_run_the_same_number_of_steps():
 def test_the_classifier_learns_and_is_measured(digits):
     train = data.load("digits", "train")
     c = replace(preset("quick", "classifier"), width=8, epochs=4)
-    m = latent_opt.classifier_of(c, train)
+    m = study.classifier_of(c, train)
     training.fit(m, train, c, progress=False)
-    metrics, arrays = latent_opt.measure_classifier(m, train, digits[1], c)
+    metrics, arrays = study.measure_classifier(m, train, digits[1], c)
     right = (m.predict(latent_opt.images(digits[1])).numpy() == np.asarray(digits[1].y)).mean()
     assert metrics["accuracy_test"] == pytest.approx(right) and right > 0.8
     assert arrays["confusion"].sum() == 60 and arrays["confusion"].trace() == round(right * 60)
     assert len(arrays["wrong"]) == 60 - arrays["confusion"].trace()
-    for draw in latent_opt.classifier_figures(arrays, c).values():
+    for draw in study.classifier_figures(arrays, c).values():
         plt.close(draw())
     assert torch.equal(
-        latent_opt.classifier_of(c, train).net[0].weight,
-        latent_opt.classifier_of(c, train).net[0].weight,
+        study.classifier_of(c, train).net[0].weight,
+        study.classifier_of(c, train).net[0].weight,
     )

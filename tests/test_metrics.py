@@ -1,4 +1,5 @@
-"The disentanglement metrics: against loops written from the definitions, against scikit-learn, on codes with known scores; tables that cannot work."
+"""The disentanglement metrics: against loops written from the definitions, against scikit-learn, on
+codes with known scores; tables that cannot work."""
 
 import itertools
 import math
@@ -489,7 +490,8 @@ def test_evaluate_with_one_factor_leaves_out_what_compares_factors():
     z, v = table()
     with pytest.warns(
         MetricWarning,
-        match="only size varies: left out, since they compare factors: modularity, dci, factor_vae, beta_vae",
+        match="only size varies: left out, since they compare factors: "
+        "modularity, dci, factor_vae, beta_vae",
     ):
         t = evaluate(z, v[:, 2:], metrics="all", names=["size"])
     assert t.metric.tolist() == ["mig", "sap", "im", "im_share", "explicitness"]
@@ -547,7 +549,9 @@ def test_per_factor():
 def test_importing_is_cheap(python):
     done = python(
         "-c",
-        "import sys, genmix.metrics; print(*sorted({'torch', 'sklearn', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))",
+        "import sys, genmix.metrics; "
+        "heavy = {'torch', 'sklearn', 'pandas', 'scipy', 'matplotlib'}; "
+        "print(*sorted(heavy & set(sys.modules)))",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
@@ -676,7 +680,7 @@ def quiet(f, *args):
 @given(st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
 def test_small_ragged_tables_give_finite_numbers(seed):
-    "Few rows, rare values, dead and repeated codes: every cheap score is a number between its bounds."
+    "Few rows, rare values, dead and repeated codes: cheap scores are numbers between their bounds."
     rng = np.random.default_rng(seed)
     N, L = int(rng.integers(10, 40)), int(rng.integers(1, 5))
     v = np.stack([rng.integers(k, size=N) * rng.integers(0, 2, size=N) for k in (2, 5, 30)], 1)

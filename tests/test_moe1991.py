@@ -1,4 +1,5 @@
-"""Chapter 01 beyond its notebook: published numbers recomputed, the earlier run, scikit-learn's suite, killed studies, the benchmark."""
+"""Chapter 01 beyond its notebook: published numbers recomputed, the earlier run, scikit-learn's
+suite, killed studies, the benchmark."""
 
 import re
 import random
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from genmix import configs, experiments, moe1991, moe_pictures
+from genmix import configs, experiments, moe1991
+from genmix.studies import moe1991_pictures as moe_pictures
 from genmix.data import four_vowels, load
 from genmix.studies import moe1991 as study
 
@@ -104,7 +106,8 @@ def test_scikit_learns_suite_on_the_defaults(kind):
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_tables(tmp_path):
-    "SIGKILL at random moments; what is called complete is whole, and the final tables are those of an undisturbed run."
+    """SIGKILL at random moments; what is called complete is whole, and the final tables are those
+    of an undisturbed run."""
     command = [
         sys.executable,
         "-m",
@@ -185,7 +188,7 @@ def test_every_table_of_the_quick_study_finds_its_step_sizes(name):
 
 @pytest.mark.slow
 def test_the_readmes_first_command(python, tmp_path):
-    "`genmix reproduce` with no data anywhere: synthetic, and says so first; ends by naming what exists."
+    "`genmix reproduce` with no data anywhere: synthetic, said first; ends by naming what exists."
     done = python(
         "-m", "genmix", "reproduce", cwd=tmp_path, env={"GENMIX_DATA": str(tmp_path / "empty")}
     )

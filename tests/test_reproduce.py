@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from genmix import configs, experiments, report, reproduce, runs
+from genmix import configs, experiments, report, reproduce, runs, systems
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -89,8 +89,10 @@ def test_expected_seconds_are_the_published_ones():
     known = runs.published("costs", "costs").value["runs"]
     every = [
         c
-        for name, s in reproduce.STUDIES.items()
-        for c in reproduce.flat(s.members("quick", "formants" if name == "moe1991" else "auto"))
+        for name, s in systems.chapters().items()
+        for c in reproduce.flat(
+            s.study.members("quick", "formants" if name == "moe1991" else "auto")
+        )
     ]
     every += [c for c in map(experiments.first_phase, every) if c]
     assert {configs.config_hash(c) for c in every} <= set(known)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from genmix import data, moe1991, smoe_vae, training
 from genmix.configs import ConfigError, SMoEVAEConfig, preset
-from genmix.smoe_experts import Experts, doubled, needed
+from genmix.parts.smoe_experts import Experts, doubled, needed
 from genmix.smoe_vae import balance, balanced, compete, division, entropy, model_of, view
 from genmix.studies import smoe_run
 from genmix.studies import smoe_vae as study

@@ -1,4 +1,4 @@
-"Chapter 02: the ELBO and its scale, likelihoods that integrate to 1, networks of every shape, and log p(x) against exact answers."
+"Chapter 02: the ELBO, likelihoods that integrate to 1, networks, log p(x) against exact answers."
 
 import math
 from dataclasses import replace
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import distributions as D
 from torch import nn
 
-from genmix import data, nets, training, vae
+from genmix import data, training, vae
+from genmix.parts import nets
 from genmix.configs import ConfigError, VAEConfig, preset
 from genmix.studies import vae as study
 from genmix.studies.vae import measure
@@ -58,9 +59,9 @@ def digits():
     )
 
 
-# ---------------------------------------------------------------- a model for which everything is known
+# ------------------------------------------------- a model for which everything is known
 class Known:
-    "A linear decoder: log p(x) and, if the columns of W are orthogonal, a posterior with independent latents."
+    "A linear decoder: log p(x), and a posterior with independent latents if W's columns allow."
 
     def __init__(self, L=3, side=5, sigma=0.4, seed=0, orthogonal=True):
         rng = np.random.default_rng(seed)
@@ -191,7 +192,7 @@ def test_importance_wants_a_table():
             importance(bad)
 
 
-# ---------------------------------------------------------------- chunks, memory, arguments of log_prob
+# ------------------------------------------------- chunks, memory, arguments of log_prob
 def test_chunks_change_nothing_but_rounding():
     m, x = vae_of(config(), (1, 28, 28)).eval(), images(7)
     whole = m.log_prob(x, 50, Noise(3), chunk=10_000)
@@ -647,7 +648,8 @@ def test_the_bottleneck_says_what_it_cannot_do():
     d = SimpleNamespace(x=np.zeros((2, 3, 64, 64), np.uint8))
     with pytest.raises(
         ConfigError,
-        match="net bottleneck draws 28x28 images only, and these are 3x64x64; net conv and residual fit any size",
+        match="net bottleneck draws 28x28 images only, and these are 3x64x64; "
+        "net conv and residual fit any size",
     ):
         vae.model_of(config(net="bottleneck"), d)
     with pytest.raises(ConfigError, match="at least 23x23"):

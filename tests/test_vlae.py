@@ -1,4 +1,5 @@
-"Chapter 06: windows, exact sums, drawing, priors, the estimators, training and its controls, and what impossible settings are told."
+"""Chapter 06: windows, exact sums, drawing, priors, the estimators, training and its controls,
+and what impossible settings are told."""
 
 import math
 from copy import deepcopy
@@ -8,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from genmix import configs, experiments, figures, messages, reproduce, runs, vlae
+from genmix import configs, experiments, figures, reproduce, runs, vlae
+from genmix.parts import messages
 from genmix.cli import main
 from genmix.configs import ConfigError, VLAEConfig
 from genmix.data import load
@@ -200,7 +202,8 @@ def test_made_sees_only_what_is_before():
     ids=lambda p: type(p).__name__ + str(p.K),
 )
 def test_kl_estimates_agree_and_samples_have_the_density(prior):
-    "The prior's own KL against the plain estimate from draws; and samples against log p: the mean of its gradient over samples is 0."
+    """The prior's own KL against the plain estimate from draws; and samples against log p: the mean
+    of its gradient over samples is 0."""
     loosened(prior, 0.1)
     L, y = prior.latent, torch.arange(4000) % 4 if prior.K else None
     mu, logvar = torch.randn(1, L).double(), 0.3 * torch.randn(1, L).double()
@@ -359,7 +362,8 @@ def test_stopped_and_continued_is_the_same(prior, digits, tmp_path):
 
 
 def test_prior_learns_the_classes(digits):
-    "On a labeled set the prior of classes ends with a lower KL given the label than without any training of the prior."
+    """On a labeled set the prior of classes ends with a lower KL given the label than without any
+    training of the prior."""
     c = replace(C, prior="class", steps=60, lr=5e-3, ema=0.0)
     model = vlae.model_of(c, digits)
     batch = Rows(digits)(torch.arange(100))

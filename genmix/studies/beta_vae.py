@@ -25,10 +25,10 @@ import pandas as pd
 
 import genmix
 from .. import configs, data
-from ..beta_stack import Stack
+from ..parts.beta_stack import Stack
 from ..beta_vae import last_beta, model_of
 from ..configs import BetaVAEConfig, ConfigError, load_config
-from ..linear_world import linear_world, plot_gains, plot_water, theory_table
+from ..parts.linear_world import linear_world, plot_gains, plot_water, theory_table
 from ..plots import MARKERS, PALETTE, caption, contrast, heatmap, subplots
 from ..report import Part, made_by
 from ..runs import published, read_result

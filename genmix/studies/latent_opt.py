@@ -340,6 +340,8 @@ HEADLINES = (
     Headline("accuracy of the classifier, test %", 97, "an earlier project's aim (at least)",
              partial(metric_of, "classifier", "accuracy_test", 100), f"{MADE} 10 epochs"),
 )
+
+# %% ../../nbs/03b_latent_study.ipynb #87f242c3
 SHOWS = {
     "reconstructions_train": "training images above their reconstructions",
     "reconstructions_test": "test images above their reconstructions",
@@ -371,7 +373,7 @@ for method, what in {"amortized": "an encoder", "svi": "a free code for every im
 about = "diagram: an encoder, or a free code for every image"
 PUBLISHED["latent-opt-architecture"] = Figure(about, architectures.plot_latent_opt)
 
-# %% ../../nbs/03b_latent_study.ipynb #ea1f2115
+# %% ../../nbs/03b_latent_study.ipynb #afd05de9
 def suits(
     name: str,  # of data
 ) -> bool:

@@ -22,19 +22,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .. import configs, data
+from .. import architectures, configs, data
 from ..configs import MoE1991Config, Table1Config
 from ..data import FourVowels, four_vowels
 from ..moe1991 import Backprop, Mixture, experts_and_gate
-from ..moe_pictures import (animate, confusion, evenly, history, plot_curves, plot_lines,
-                                 plot_regions, plot_trajectories, responsibility_table,
-                                 target_lines)
-from ..moe_tools import Runs, design, train
+from ..parts.moe_tools import Runs, design, train
 from ..plots import caption, heatmap, save, subplots
 from ..report import Part, made_by
 from ..runs import published as published_result
 from ..runs import read_result
 from ..saving import load_arrays, save_arrays, save_json, save_table
+from .moe1991_pictures import (animate, confusion, evenly, history, plot_curves,
+                                             plot_lines, plot_regions, plot_trajectories,
+                                             responsibility_table, target_lines)
 from .moe1991_table1 import (PAPER, RULES, SEARCH_SEEDS, STEP_SIZES, VARIANT, choose,
                                            earlier_init, measure, plot_search, plot_table,
                                            published, summarize, systems, t_tests, variant)
@@ -710,7 +710,8 @@ def figures() -> dict:  # name -> `Figure`
         for key, what in SHOWS.items():
             description = f"{run} experts, real vowels: {what}"
             found[f"moe1991-{run}-{key}"] = Figure(description, partial(draw_published, run, key))
-    return found
+    diagram = "diagram: the mixture of local experts of 1991"
+    return found | {"moe1991-architecture": Figure(diagram, architectures.plot_moe1991)}
 
 # %% ../../nbs/01b_moe1991_study.ipynb #c5ef7d95
 def table1_of(

@@ -19,7 +19,7 @@ from scipy import stats
 
 from ..data import FourVowels
 from ..moe1991 import Backprop, Mixture, in_use
-from ..moe_tools import train
+from ..parts.moe_tools import train
 from ..plots import MARKERS, PALETTE, subplots
 
 # %% ../../nbs/01d_table1.ipynb #e1489d94

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import moe1991, moe_pictures, runs, systems
+from .. import moe1991, runs, systems
+from . import moe1991_pictures as moe_pictures
 from ..plots import subplots
 
 # %% ../../nbs/07b_overview.ipynb #e1876489

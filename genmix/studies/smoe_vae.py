@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .. import configs, data
+from .. import architectures, configs, data
 from ..configs import SMoEVAEConfig, load_config
 from ..plots import MARKERS, PALETTE, caption, subplots
 from ..report import Part, made_by
@@ -487,7 +487,9 @@ def figures() -> dict:  # name -> `Figure`
             about = f"a published run ({routing}): {about}"
             found[f"smoe-vae-{routing}-{key}"] = Figure(about, partial(draw_run, routing, key))
     used = "quickdraw: experts in use over time, by how they are kept in use"
-    return found | {"smoe-vae-study-used-quickdraw": Figure(used, draw_used)}
+    found["smoe-vae-study-used-quickdraw"] = Figure(used, draw_used)
+    diagram = "diagram: the mixture of decoder experts"
+    return found | {"smoe-vae-architecture": Figure(diagram, architectures.plot_smoe_vae)}
 
 # %% ../../nbs/04b_smoe_study.ipynb #e94e33d7
 MADE = "QuickDraw, 20 categories, 5 seeds, 1,500 steps, lite nets"

@@ -28,7 +28,7 @@ from genmix.vae import (
     VAE, Bernoulli, Gaussian, active_units, chosen, evaluating, gray, kl_normal, log_normal,
     log_p_test, model_of, plot_reconstructions, plot_samples, reparameterize
 )
-from ..vae_parts import full
+from ..parts.vae_parts import full
 
 # %% ../../nbs/02c_vae_study.ipynb #a8661d09
 class Aggregate(NamedTuple):

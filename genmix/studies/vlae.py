@@ -19,9 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .. import configs, data
+from .. import architectures, configs, data
 from ..configs import VLAEConfig, load_config
-from ..messages import plot_code_length, tiny_world
+from ..parts.messages import plot_code_length, tiny_world
 from ..plots import MARKERS, PALETTE, caption, subplots
 from ..report import Part, made_by
 from ..runs import published, read_result
@@ -370,7 +370,8 @@ def figures() -> dict:  # name -> `Figure`
     for name, about in SHOWS.items():
         about = f"a published model of MNIST: {about}"
         found[f"vlae-mnist-{name}"] = Figure(about, partial(draw_run, name))
-    return found
+    diagram = "diagram: the variational lossy autoencoder"
+    return found | {"vlae-architecture": Figure(diagram, architectures.plot_vlae)}
 
 # %% ../../nbs/06b_vlae_study.ipynb #0406e2ec
 LONG = "MNIST, seed 0, 19,550 steps; 1,000 samples, 1,000 test images"

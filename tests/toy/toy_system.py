@@ -48,7 +48,8 @@ def measure(model, train, test, c):
     x = torch.from_numpy(test.x[:]).to(model.mean.device) / 255
     with torch.no_grad():
         error = (x - model.mean).square().sum((1, 2, 3)).mean().item()
-    return {"toy_error": error}, {"mean": model.mean.detach().cpu().numpy()}
+    mean = (model.mean.detach().clamp(0, 1) * 255).byte().cpu().numpy()
+    return {"toy_error": error}, {"mean": mean}
 
 
 def run_figures(arrays, c):
