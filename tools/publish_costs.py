@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core.
 
-    python tools/publish_costs.py                       both, on an otherwise idle machine
-    python tools/publish_costs.py --reproduce           only that; the other's numbers stay
-    python tools/publish_costs.py --notebooks --jobs 2  only these, two at a time
-    python tools/publish_costs.py --reproduce --keep DIR     leave the report in DIR, an empty folder
-    python tools/publish_costs.py --tests "2,100 passed ..." 28   the tests' last line, their minutes
+    python tools/publish_costs.py                         both, on an otherwise idle machine
+    python tools/publish_costs.py --reproduce             only that; the other's numbers stay
+    python tools/publish_costs.py --reproduce --keep DIR  leave the report in DIR, an empty folder
+    python tools/publish_costs.py --notebooks --jobs 2    only these, two at a time
+    python tools/publish_costs.py --tests "2,100 passed" 28   the tests' last line, their minutes
 
 Writes genmix/published/costs/costs.json. Both together take about a quarter of an hour.
 """
