@@ -6,9 +6,9 @@
 __all__ = ['REMEDY', 'Dir', 'MaybeDir', 'MaybeFile', 'Names', 'Values', 'Flag', 'Settings', 'Preset', 'PRESETS', 'USUAL',
            'OTHERS', 'DATA', 'COMMANDS', 'OF_TABLES', 'OF_IMAGES', 'EXIT_CODES', 'explain', 'one_line', 'shown',
            'Command', 'DataCommand', 'DataList', 'megabytes', 'for_each', 'DataFetch', 'DataCheck', 'DataShow', 'Train',
-           'show_at_once', 'Sweep', 'Metrics', 'Sample', 'Reproduce', 'Figures', 'plain_names', 'train_command',
-           'commands', 'describe', 'overview', 'option', 'starting_point', 'parse', 'command_in', 'dispatch',
-           'say_warning', 'prepare_terminal', 'flush', 'main']
+           'show_at_once', 'Sweep', 'Metrics', 'Sample', 'Reproduce', 'repeat', 'Figures', 'plain_names',
+           'train_command', 'commands', 'describe', 'overview', 'option', 'starting_point', 'parse', 'command_in',
+           'dispatch', 'say_warning', 'prepare_terminal', 'flush', 'main']
 
 # %% ../nbs/09_cli.ipynb #80ddd4d4
 import errno
@@ -408,19 +408,23 @@ class Reproduce(Command):
             raise configs.ConfigError(f"--config says what to run: leave out {named}")
         show_at_once()
         if self.config:
-            self.again(configs.load_config(self.config))
+            repeat(configs.load_config(self.config), self)
         else:
             from genmix.reproduce import reproduce
 
             names = ("preset", "out", "data", "download", "cost")
             reproduce(list(self.systems), **{name: getattr(self, name) for name in names})
 
-    def again(self, config: configs.Config) -> None:
-        "Repeat a single run."
-        from genmix.experiments import train
+# %% ../nbs/09_cli.ipynb #25e2b6b1
+def repeat(
+    config: configs.Config,  # of the run
+    how: Reproduce,  # its data, folder and download count
+) -> None:
+    "Train a single run again."
+    from genmix.experiments import train
 
-        config = config if self.data == "auto" else replace(config, data=self.data)
-        train(config, out=self.out, download=self.download)
+    config = config if how.data == "auto" else replace(config, data=how.data)
+    train(config, out=how.out, download=how.download)
 
 # %% ../nbs/09_cli.ipynb #e2b72f5b
 @dataclass(frozen=True)

@@ -411,7 +411,7 @@ def value_of(
     except (KeyError, ValueError):
         raise configs.ConfigError(f"{name} cannot be {text!r}; it is {wanted}") from None
 
-
+# %% ../nbs/08_experiments.ipynb #077cd5f7
 def values_of(
     system: str,  # what to train
     words: list,  # texts such as "seed=0,1,2"
@@ -550,7 +550,7 @@ def check_backend(
         mend = "loky works on this machine only; add --backend dask or ray"
         raise configs.ConfigError(f"address is {address!r}: {mend}")
 
-
+# %% ../nbs/08_experiments.ipynb #8bcbf36b
 @contextlib.contextmanager
 def cluster(
     backend: str,  # joblib's: loky, dask or ray
@@ -602,7 +602,7 @@ def members_of(
         raise configs.ConfigError("a value is given twice")
     return members, values
 
-
+# %% ../nbs/08_experiments.ipynb #0bfc5b15
 def sweep_runs(
     system: str,  # what to train
     words: list = (),  # texts such as "seed=0,1,2": every combination is trained

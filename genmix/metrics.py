@@ -264,7 +264,7 @@ def _squared_correlations(p):
     dead = sd <= 1e-9*len(z)*np.outer(np.abs(p.z).max(0), np.abs(p.raw).max(0))
     return np.where(dead, 0, (z.T @ v/np.where(dead, 1, sd))**2)
 
-
+# %% ../nbs/05a_metrics.ipynb #d5a02cbd
 def sap_matrix(
     codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]
@@ -494,7 +494,7 @@ def _areas(score, truth):
     if both.any():
         return (((rank*truth).sum(0) - n*(n + 1)/2)[both]/(n*(len(rank) - n))[both]).mean()
 
-
+# %% ../nbs/05a_metrics.ipynb #b5341861
 def explicitness(
     codes: np.ndarray | Pairs,  # [N, L], or `Pairs`; a `MetricError` if they cannot be measured
     factors: np.ndarray | None = None,  # [N, F]

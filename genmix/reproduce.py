@@ -88,7 +88,7 @@ def steps_of(
     second = getattr(c, "lambda_steps", 0)
     return second or c.steps or c.epochs*-(-images_in(c)//c.batch)
 
-
+# %% ../nbs/08b_reproduce.ipynb #6ee489c3
 def step_seconds(
     c: configs.FitConfig,
     repeat: int = 3,  # steps that are timed, after one that is not
@@ -277,7 +277,7 @@ def data_for(named: list, data: str, download: bool) -> dict:
             which[name] = real
     return which
 
-
+# %% ../nbs/08b_reproduce.ipynb #6053cdd9
 def reproduce(
     systems: list = (),  # chapters, by the names that `genmix reproduce` takes; none: all
     preset: str = "quick",  # quick, debug or paper

@@ -36,8 +36,8 @@ from . import __version__
 from .configs import (Config, ConfigError, config_hash, from_dict, load_config, slug,
                             system_of, to_dict)
 from .docstrings import explain
-from .saving import (RunError, load_arrays, plain, save_arrays, save_json, save_table,
-                           write_atomic)
+from .saving import RunError, load_arrays, plain, save_json, save_table, write_atomic
+from .saving import save_arrays  # noqa: F401  (handed on)
 
 _all_ = ["RunError", "load_arrays", "plain", "save_arrays", "save_json", "save_table"]
 

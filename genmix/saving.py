@@ -12,12 +12,9 @@ import math
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../nbs/00m_saving.ipynb #e423a1ad
 def write_atomic(
@@ -72,7 +69,7 @@ def load_arrays(
 
 def save_table(
     path: str | Path,  # a .csv file
-    df: "pd.DataFrame",  # without its index
+    df: Any,  # a `pandas.DataFrame`; its index is not written
     **kwargs: Any,  # for `DataFrame.to_csv`
 ) -> Path:  # the file
     "Write a table as CSV, whole or not at all."

@@ -54,7 +54,7 @@ def nothing(*_: Any) -> dict:
     "No figures, no films."
     return {}
 
-
+# %% ../nbs/02d_systems.ipynb #a1c16121
 @dataclass(frozen=True, kw_only=True)
 class System:
     "What the general rooms know of a system."
@@ -110,7 +110,7 @@ def load_plugins() -> dict:  # name -> record
         point.load()
     return REGISTER
 
-
+# %% ../nbs/02d_systems.ipynb #c0d0493a
 def find(
     name: str,  # what `genmix train` calls it
 ) -> System:

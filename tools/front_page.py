@@ -42,6 +42,7 @@ ORDER = (
     "02_conv_vae",
     "02a_training",
     "02b_runs",
+    "02d_systems",
     "03_amortized_vs_latent",
     "04_smoe_vae",
     "05a_metrics",

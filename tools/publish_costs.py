@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core ->
-genmix/published/costs/costs.json.
+"""Measure what this book costs: `genmix reproduce` from nothing, and every notebook on one core.
 
-python tools/publish_costs.py                                 both, on an otherwise idle machine
-(about a quarter of an hour) python tools/publish_costs.py --reproduce | --notebooks       one of
-them; the other's numbers stay python tools/publish_costs.py --reproduce --keep DIR          work in
-DIR, an empty folder, and leave the report there python tools/publish_costs.py --tests "2,100 passed
-..." 28   what the tests' last line said, and their minutes
+    python tools/publish_costs.py                         both, on an otherwise idle machine
+    python tools/publish_costs.py --reproduce             only that; the other's numbers stay
+    python tools/publish_costs.py --reproduce --keep DIR  leave the report in DIR, an empty folder
+    python tools/publish_costs.py --notebooks --jobs 2    only these, two at a time
+    python tools/publish_costs.py --tests "2,100 passed" 28   the tests' last line, their minutes
+
+Writes genmix/published/costs/costs.json. Both together take about a quarter of an hour.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,31 +81,24 @@ def told(stdout):
     return [*short, "...", *lines[end:]]
 
 
-def notebooks(write):
-    """Seconds that every notebook takes, top to bottom, on one thread; with `write` their outputs
-    are stored, too."""
-    found = {}
-    for path in sorted((ROOT / "nbs").glob("[!_.]*.ipynb")):
+def notebooks(write, jobs=1):
+    "Seconds that every notebook takes on one thread; with `write` their outputs are stored, too."
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def timed(path):
+        words = [sys.executable, "tools/execute.py", *([] if write else ["--check"])]
         start = time.perf_counter()
-        command = [
-            sys.executable,
-            "tools/execute.py",
-            *([] if write else ["--check"]),
-            f"nbs/{path.name}",
-        ]
         done = subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            [*words, f"nbs/{path.name}"], cwd=ROOT, capture_output=True, text=True, env=env
         )
-        found[path.stem] = round(time.perf_counter() - start, 1)
-        print(
-            f"{found[path.stem]:6.1f} s  {done.stdout.strip() or done.stderr.strip()[-300:]}",
-            flush=True,
-        )
-    return {"notebooks": found}
+        seconds = round(time.perf_counter() - start, 1)
+        said = done.stdout.strip() or done.stderr.strip()[-300:]
+        print(f"{seconds:6.1f} s  {said}", flush=True)
+        return path.stem, seconds
+
+    paths = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"))
+    with ThreadPoolExecutor(jobs) as pool:
+        return {"notebooks": dict(pool.map(timed, paths))}
 
 
 def main():
@@ -116,6 +111,7 @@ def main():
     parser.add_argument(
         "--write", action="store_true", help="with --notebooks: store what they print"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="with --notebooks: so many at a time")
     parser.add_argument("--tests", nargs=2, metavar=("SAID", "MINUTES"))
     a = parser.parse_args()
     both = not (a.reproduce or a.notebooks or a.tests)
@@ -123,7 +119,7 @@ def main():
     if a.reproduce or both:
         found |= reproduced(a.keep)
     if a.notebooks or both:
-        found |= notebooks(a.write)
+        found |= notebooks(a.write, a.jobs)
     if a.tests:
         found["tests"] = {"said": a.tests[0], "minutes": float(a.tests[1])}
     from genmix import runs

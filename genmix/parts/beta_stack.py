@@ -46,7 +46,7 @@ def _agree(configs, data):
         what = "a stack cannot clip the gradients of its models one by one"
         raise ConfigError(f"clip is not 0: {what}")
 
-
+# %% ../../nbs/05g_beta_stack.ipynb #9673888f
 class Stack(nn.Module):
     "Models of one build as one: its loss is the sum of theirs; a `ConfigError` if they disagree."
 

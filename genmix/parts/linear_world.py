@@ -52,7 +52,6 @@ class LinearVAE(NamedTuple):
 def _t(M):
     return np.swapaxes(M, -1, -2)
 
-
 def _trace(M):
     return np.trace(M, axis1=-2, axis2=-1)
 

@@ -220,7 +220,7 @@ def heat(
     rows, cols = ([f"{v:g}" for v in names] for names in (M.index, M.columns))
     heatmap(M.to_numpy(), rows, cols, ax, **how)
 
-
+# %% ../../nbs/05b_beta_study.ipynb #79df8a96
 def change_panel(
     ax: plt.Axes,
     d: pd.DataFrame,  # of `change`, of a data set
@@ -303,7 +303,7 @@ def pareto_panel(
             ax.annotate(f"{beta:g}", at, color=PALETTE[k], **near)
     ax.margins(.12)
 
-
+# %% ../../nbs/05b_beta_study.ipynb #b61bc75e
 def plot_pareto(
     df: pd.DataFrame,  # of `collect`
     text: str,  # caption
@@ -612,7 +612,7 @@ def draw_study(
     df = main_study(df) if grid else df
     return plot(df, f"published, genmix {made['genmix']}: {study_text(df)}")
 
-
+# %% ../../nbs/05b_beta_study.ipynb #5157c2a0
 def draw_run(
     name: str,  # of a published model
     plot: str,  # name of a run's figure
