@@ -195,12 +195,12 @@ def judged_again(path):
 
 def show(rows):
     print(
-        f"\n{'chapter':13} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} "
+        f"\n{'chapter':14} {'ours':45} {'against':39} {'promised':>11} {'median':>8} {'least':>8} "
         f"{'largest':>8} {'pairs':>5} {'threads':>7}  holds"
     )
     for r in rows:
         print(
-            f"{r['chapter']:13} {r['ours']:45} {r['baseline']:39} "
+            f"{r['chapter']:14} {r['ours']:45} {r['baseline']:39} "
             f"{written(r['kind'], r['number']):>11} "
             + " ".join(
                 f"{r[k]:8.2f}" if r[k] < 100 else f"{r[k]:8,.0f}"

@@ -156,7 +156,7 @@ def table():
     say("cold, large batches", "arms painted, tables made first", rays, "none", None, words)
 
     say, words = (
-        chapter("moe1991", "01_moe1991"),
+        chapter("moe1991", "01a_moe_tools"),
         "`benchmarks/moe1991.py` measures the gain against the loop that one would write first",
     )
     for system in ("4 experts", "8 experts", "BP, 6 hidden", "BP, 12 hidden"):
