@@ -313,6 +313,7 @@ def train_images(
         print(in_two_phases(c), flush=True)
         mark, out = task.train.fingerprint(), folder.parents[1]
         first = run(before, partial(train_images, task), out, task.data, fingerprint=mark)
+        training.wait_for_all()  # until the first of them has written the weights
         load_weights(first).into(model)
     how = replace(c, steps=c.lambda_steps) if before else c
 

@@ -331,6 +331,9 @@ def sweep(
     from tqdm.auto import tqdm
 
     configs, results = list(configs), {}
+    for c in configs:
+        with contextlib.suppress(ConfigError):
+            system_of(c)  # a class of one's own is known from here on, in this process too
     workers = workers or os.cpu_count() or 1
     with tqdm(total=len(configs), disable=progress is not True, unit="run", leave=False) as bar:
         told = progress if callable(progress) else lambda _: bar.update()
@@ -361,6 +364,17 @@ def _gather(configs: list, results: dict) -> Swept:
     return Swept([value for value, why in every if why is None], failures)
 
 # %% ../nbs/02b_runs.ipynb #5a8933ae
+def _settings_of(folder: Path) -> dict:
+    "The settings of a run; as they are written, where nobody knows their class."
+    try:
+        return to_dict(load_config(folder))
+    except ConfigError:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("config"), str):
+            raise
+        return found
+
+
 def table(
     folders: Iterable[str | Path],  # run folders
 ) -> pd.DataFrame:  # a row per finished run
@@ -371,7 +385,7 @@ def table(
             metrics = read_result(folder)["metrics"]
         except (FileNotFoundError, RunError):
             continue
-        configs.append(to_dict(load_config(folder)))
+        configs.append(_settings_of(folder))
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float, str, type(None)))}
         rows.append(numbers | {"run": folder.name})
     names = dict.fromkeys(k for c in configs for k in c)
