@@ -64,6 +64,21 @@ def test_data_hands_on_what_the_readme_imports_from_it():
     assert data.four_vowels is vowels.four_vowels and data.DataError is files.DataError
 
 
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("vowels", "four_vowels", "data"),
+        ("vowels", "read_vowels", "readers.vowels"),
+        ("files", "DataError", "data"),
+        ("files", "read_npz", "readers.files"),
+    ],
+)
+def test_old_addresses_warn_and_lead_to_the_new_ones(old, name, new):
+    with pytest.warns(DeprecationWarning, match=re.escape(f"use genmix.{new}.{name}")):
+        found = getattr(importlib.import_module(f"genmix.{old}"), name)
+    assert found is getattr(importlib.import_module(f"genmix.{new}"), name)
+
+
 # ---------------------------------------------------------------- it is explained
 def comments(module):
     "line number -> the comment in that line, or on lines of its own above it."

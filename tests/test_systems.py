@@ -4,6 +4,7 @@ And a system from outside comes in by the same door.
 """
 
 import importlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -122,21 +123,56 @@ def test_toy_has_presets_and_settings_that_are_checked(toy):
         experiments.sweep_runs("toy", ["seed=0,1"], stacked=True)
 
 
-def test_the_command_finds_a_system_that_a_package_names(tmp_path, python):
+@pytest.fixture
+def site(tmp_path, python):
+    "An environment with packages that name a system: site(name, module) -> command(*words)."
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "toy_system.py").write_bytes((TOY / "toy_system.py").read_bytes())
+    env = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+    def install(name, module):
+        about = folder / f"{name}_system-1.0.dist-info"
+        about.mkdir()
+        meta = f"Metadata-Version: 2.1\nName: {name}-system\nVersion: 1.0\n"
+        (about / "METADATA").write_text(meta)
+        (about / "entry_points.txt").write_text(f"[genmix.systems]\n{name} = {module}\n")
+        return lambda *words: python("-m", "genmix", *words, cwd=tmp_path, env=env)
+
+    return install
+
+
+def test_every_command_finds_a_system_that_a_package_names(site, tmp_path):
     "As an installed package would: a module, and metadata with the entry point."
-    site = tmp_path / "site"
-    about = site / "toy_system-1.0.dist-info"
-    about.mkdir(parents=True)
-    (site / "toy_system.py").write_bytes((TOY / "toy_system.py").read_bytes())
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-system\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[genmix.systems]\ntoy = toy_system\n")
-    env = {"PYTHONPATH": f"{site}:{ROOT}" if sys.platform != "win32" else f"{site};{ROOT}"}
-    command = ("-m", "genmix", "train", "toy", "--epochs", "1", "--start", "0.3")
-    done = python(*command, cwd=tmp_path, env=env)
+    genmix = site("toy", "toy_system")
+    done = genmix("train", "toy", "--epochs", "1", "--start", "0.3")
     assert done.returncode == 0, done.stderr
-    assert "toy_error" in done.stdout and list((tmp_path / "runs" / "toy").iterdir())
-    shown = python("-m", "genmix", "--help", cwd=tmp_path, env=env)
+    [folder] = (tmp_path / "runs" / "toy").iterdir()
+    assert "toy_error" in done.stdout
+    drawn = genmix("figures", "--run", str(folder))
+    assert drawn.returncode == 0 and "toy-mean.png" in drawn.stdout, drawn.stderr
+    assert genmix("figures", "toy-line").returncode == 0
+    again = genmix("train", "vae", "--config", str(folder / "config.json"))
+    assert again.returncode == 2 and "settings of toy, not of vae" in again.stderr
+    swept = genmix("sweep", "toy", "seed=0,1", "--preset", "grey", "--workers", "1")
+    assert swept.returncode == 0 and "2 runs of toy" in swept.stdout, swept.stderr
+    shown = genmix("--help")
     assert "genmix train toy" in shown.stdout and "Train a mean image (a toy)." in shown.stdout
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_left_out(site):
+    genmix = site("gone", "not_there")
+    shown = genmix("--help")
+    assert shown.returncode == 0 and "genmix train vae" in shown.stdout
+    assert "genmix: note: the system 'gone' of gone-system is left out: not_there" in shown.stderr
+    wrong = genmix("train", "gan")
+    assert wrong.returncode == 2 and "there is genmix train moe1991" in wrong.stderr
+
+
+def test_presets_of_another_system_are_not_replaced(toy):
+    with pytest.raises(ConfigError, match="'mnist' belongs to VLAEConfig"):
+        configs.add("toy", toy.ToyConfig, {"mnist": toy.ToyConfig()})
+    assert "mnist" in configs.preset_names("vlae")
 
 
 def test_an_unknown_system_is_refused_in_one_sentence():
@@ -169,6 +205,8 @@ def test_runs_and_sweeps_take_settings_that_nobody_registered(tmp_path):
 
     swept = runs.sweep([OwnConfig(size=k) for k in (1, 2)], member, workers=2, progress=False)
     assert not swept.failures
+    assert runs.table(swept.done)[["size", "twice"]].values.tolist() == [[1, 2], [2, 4]]
+    configs._OWN.pop("own")  # as in another process, which never saw the class
     assert runs.table(swept.done)[["size", "twice"]].values.tolist() == [[1, 2], [2, 4]]
 
 
