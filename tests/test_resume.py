@@ -18,7 +18,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from torch import nn
 from torch.nn import functional as F
-from genmix import configs, data, training
+from genmix import configs, data, saving, training
 
 where, seed = sys.argv[1], int(sys.argv[2])
 digits = data.load("digits", "train", n=90, seed=1)
@@ -70,9 +70,9 @@ def aim(moment, call):
             if calls[0] == call: die()
             return out
         return g
-    if moment == "before rename": configs.os.replace = wrapped(os.replace, True)
-    if moment == "after rename": configs.os.replace = wrapped(os.replace, False)
-    if moment == "before fsync": configs.os.fsync = wrapped(os.fsync, True)
+    if moment == "before rename": saving.os.replace = wrapped(os.replace, True)
+    if moment == "after rename": saving.os.replace = wrapped(os.replace, False)
+    if moment == "before fsync": saving.os.fsync = wrapped(os.fsync, True)
     if moment == "inside bytes":
         def half(path, mode):
             f, write = open(path, mode), None
@@ -83,7 +83,7 @@ def aim(moment, call):
                 def __exit__(self, *e): f.close()
                 def write(self, b): f.write(b[:len(b) // 2]); f.flush(); die()
             return Half()
-        configs.open = half
+        saving.open = half
 
 
 def attempt(folder, moment=None, call=0, delay=None):

@@ -110,7 +110,7 @@ def test_symbols_are_shown_once_and_in_order(site):
 
     No signature twice, no links in code.
     """
-    page = next(p for p in site if p.name == "moe1991.html").read_text(encoding="utf-8")
+    page = next(p for p in site if p.name == "moe_tools.html").read_text(encoding="utf-8")
     text = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert page.index('id="design"') < page.index('id="one_hot"')
     assert text.count("def design(") == text.count("def one_hot(") == 1
