@@ -203,3 +203,13 @@ def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
         json.dumps(sorted(p.name[:14] for p in (tmp_path / "breaks").glob("*.pt")))
         == '["step-000000002", "step-000000003"]'
     )
+
+@pytest.mark.slow
+def test_a_second_phase_waits_for_the_weights_of_the_first(tmp_path):
+    "Only one process writes the first phase's weights; both read them."
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["-m", "genmix", "train", "beta-vae", "--preset", "debug", "--no-plots"]
+    command = [sys.executable, *launch, *words, "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(tmp_path.glob("runs/beta-vae/*/result.json"))) == 2
