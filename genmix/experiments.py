@@ -182,10 +182,14 @@ def snapshot(
     train: data.ImageData,  # what it trains on
     config: configs.FitConfig,  # its settings
 ) -> dict:  # name -> uint8 images [N, C, H, W], ten in a row
-    "Reconstructions and samples; the same images and the same noise at every epoch."
+    "Reconstructions and samples, alike at every epoch; a `ConfigError` if the model has none."
     import torch
     from genmix.training import Noise
 
+    if missing := [name for name in ("reconstruct", "sample") if not hasattr(model, name)]:
+        said = f"plots is on, and {type(model).__name__} has no {missing[0]}"
+        mend = "give it one, give its system's record a snapshot, or set plots to false"
+        raise configs.ConfigError(f"{said}: {mend}")
     device = next(model.parameters()).device
     rows = data.stratified(train.y, min(10, len(train)), config.seed)
     x = torch.from_numpy(train.x[rows]).to(device)/255

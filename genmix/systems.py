@@ -77,7 +77,8 @@ class System:
     figures: Callable = nothing  # (arrays, settings) -> {name: function that draws}
     films: Callable = nothing  # (arrays) -> {name: function that writes a GIF to a path}
     shows: dict = field(default_factory=dict)  # name of a run's figure -> what it shows
-    snapshot: Callable | None = None  # (model, train, settings) -> {name: images}; None: the usual
+    # (model, train, settings) -> {name: images}; None: the model's `reconstruct` and `sample`
+    snapshot: Callable | None = None
     every_epoch: bool = False  # a snapshot after every epoch, not only after some
     read_run: Callable | None = None  # (folder, settings) -> {name: function that draws}
     metrics: tuple[str, ...] = ()  # the numbers that one looks at first
