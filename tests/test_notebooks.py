@@ -78,39 +78,14 @@ def test_there_are_notebooks():
 def executor(tmp_path_factory):
     "Runs a notebook of a copy of the tree: executor(name) -> (did all go well, what was said)."
     tree = copy_of_the_tree(tmp_path_factory.mktemp("executed"))
-    scratch = tmp_path_factory.mktemp("ipython")
-    if not hasattr(os, "fork"):
-        run = [sys.executable, str(tree / "tools" / "execute.py"), "--check"]
-        settings = dict(cwd=tree, capture_output=True, text=True, encoding="utf-8")
+    run = [sys.executable, str(tree / "tools" / "execute.py"), "--check"]
+    how = dict(cwd=tree, capture_output=True, text=True, encoding="utf-8", timeout=1200)
 
-        def once(name):
-            done = subprocess.run([*run, str(tree / "nbs" / name)], **settings)
-            return done.returncode == 0, done.stdout + done.stderr
+    def once(name):
+        done = subprocess.run([*run, str(tree / "nbs" / name)], **how)
+        return done.returncode == 0, done.stdout + done.stderr
 
-        yield tree, once
-        return
-    env = tool("execute").environment(scratch, False) | {"PYTHONPATH": str(tree)}
-    server = subprocess.Popen(
-        [sys.executable, str(tree / "tools" / "execute.py"), "--serve"],
-        cwd=tree,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-
-    def ask(name):
-        server.stdin.write(f"{tree / 'nbs' / name}\n")
-        server.stdin.flush()
-        answer = server.stdout.readline()
-        assert answer, f"the process that runs notebooks ended: {server.wait()}"
-        answer = json.loads(answer)
-        return answer["good"], answer["said"]
-
-    yield tree, ask
-    server.stdin.close()
-    server.wait(60)
+    return tree, once
 
 
 @pytest.mark.slow
