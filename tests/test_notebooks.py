@@ -5,7 +5,6 @@ And they keep the house's habits.
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
